@@ -1,0 +1,81 @@
+"""Penalties on the gradient of the loss: by the inputs, by activations, by the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from losses.forward import Forward
+from losses.penalty import Penalty, one_of, squared_norm, total
+
+
+class InputGradient(Penalty):
+    """The mean squared gradient of each example's loss by its input, mean_n ||d l_n / d x_n||^2.
+
+    Of each example's own loss: the gradients of the mean loss would be B times smaller, their squares B^2
+    times. It vanishes on examples fitted with confidence; `Jacobian` does not.
+
+    Source: Drucker and LeCun 1992 (double backpropagation); Ross and Doshi-Velez 2018, arXiv 1711.09404.
+    """
+
+    per_example = True
+    prefers_contiguous = True
+
+    def __init__(self, weight: float = 0.01, every: int = 1, warmup: float = 0.0) -> None:
+        super().__init__(weight, every, warmup)
+
+    def __call__(self, forward: Forward) -> Tensor:
+        (gradient,) = forward.vjp(forward.loss_gradient())
+        return squared_norm(gradient).mean()
+
+
+class ActivationGradient(Penalty):
+    """The mean squared gradient of each example's loss by activations, mean_n sum_l ||d l_n / d h_l(x_n)||^2.
+
+    Args:
+        layers: names of the layers l, at least one.
+        reduction: "example": as above. "batch": gradients of the mean loss, summed over the batch, which is B
+            times less; the scale of the question below, where it makes the penalty too weak to be seen.
+
+    Raises:
+        ValueError: for no layers or a value out of range.
+
+    Source: forum question "Activation gradient penalty", stackoverflow.com/q/57310682.
+    """
+
+    per_example = True
+
+    def __init__(
+        self,
+        layers: Sequence[str],
+        weight: float = 0.01,
+        reduction: Literal["example", "batch"] = "example",
+        every: int = 1,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__(weight, every, warmup)
+        if isinstance(layers, str) or not layers:
+            raise ValueError(f"layers must be a list of at least one layer name, got {layers!r}")
+        one_of("reduction", reduction, ("example", "batch"))
+        self.layers, self.reduction = tuple(layers), reduction
+
+    def __call__(self, forward: Forward) -> Tensor:
+        gradients = forward.vjp(forward.loss_gradient(), at=self.layers)
+        value = total(squared_norm(gradient).mean() for gradient in gradients)
+        return value if self.reduction == "example" else value / len(forward.inputs)
+
+
+class WeightGradient(Penalty):
+    """The squared gradient of the mean loss by the parameters, ||d mean_n l_n / d w||^2.
+
+    Source: forum question "Activation gradient penalty", stackoverflow.com/q/57310682: what it says works.
+    """
+
+    def __init__(self, weight: float = 0.01, every: int = 1, warmup: float = 0.0) -> None:
+        super().__init__(weight, every, warmup)
+
+    def __call__(self, forward: Forward) -> Tensor:
+        cotangent = forward.loss_gradient() / len(forward.losses)
+        return total(gradient.square().sum() for gradient in forward.vjp(cotangent, at=tuple(forward.params)))

@@ -1,0 +1,157 @@
+"""Penalties on the Jacobian of the outputs, or of a layer, by the inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from losses.forward import Forward
+from losses.penalty import Penalty, Tangent, one_of, positive_or_null, squared_norm, total
+
+Noise = Literal["rademacher", "sphere", "orthonormal"]
+
+
+class Jacobian(Penalty):
+    """The mean squared Frobenius norm of the input-output Jacobian, mean_n ||J(x_n)||_F^2.
+
+    Estimated by ||J||_F^2 = E ||v^T J||^2 for random v with E v v^T = I, one v per example (one for the whole
+    batch would have seven times the error), or exact, v running through the C unit vectors. Where D < C
+    (regression on the line) by forward mode, ||J||_F^2 = E ||J t||^2, exact in D passes.
+
+    Args:
+        projections: random directions per example, >= 1, or null: exact. A number that spans the whole space
+            is exact too.
+        noise: "rademacher" (components +-1), "sphere" (independent directions, uniform), "orthonormal"
+            (mutually orthogonal directions of length sqrt(C / n)), or null: rademacher for one projection,
+            orthonormal for more, the least error in either case.
+        of: what J is the Jacobian of: "outputs" (logits) or the name of a layer, flattened.
+        mode: "reverse", "forward", or "auto": forward where D < C, and for D = 1, where forward mode is exact
+            in the one pass that the data loss needs anyway.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Source: Hoffman, Roberts, Yaida 2019, arXiv 1908.02729, algorithm 1. They write lam/2: their lam is twice
+    our weight.
+    """
+
+    per_example = True
+    prefers_contiguous = True
+
+    def __init__(
+        self,
+        weight: float = 0.01,
+        projections: int | None = 1,
+        noise: Noise | None = None,
+        of: str = "outputs",
+        mode: Literal["auto", "reverse", "forward"] = "auto",
+        every: int = 1,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__(weight, every, warmup)
+        positive_or_null("projections", projections)
+        one_of("noise", noise, ("rademacher", "sphere", "orthonormal", None))
+        one_of("mode", mode, ("auto", "reverse", "forward"))
+        self.projections, self.of, self.mode = projections, of, mode
+        self.noise = noise or ("rademacher" if projections == 1 else "orthonormal")
+        self.layers = () if of == "outputs" else (of,)
+
+    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
+        """Declare the direction where it is certain that there is exactly one and that it is a tangent."""
+        size = inputs[0].numel()
+        forward_mode = self.mode == "forward" or (self.mode == "auto" and size == 1)
+        if not (forward_mode and 1 in (size, self.projections)):
+            return None
+        return Tangent(next(self._directions(inputs, generator)))
+
+    def __call__(self, forward: Forward) -> Tensor:
+        if self in forward.tangents:
+            return squared_norm(forward.jvp(forward.tangents[self].direction, self.of)).mean()
+        inputs, values = (
+            forward.inputs,
+            forward.outputs if self.of == "outputs" else forward.activations[self.of],
+        )
+        if self.mode == "forward" or (self.mode == "auto" and inputs[0].numel() < values[0].numel()):
+            tangents = self._directions(inputs, forward.generator)
+            return total(squared_norm(forward.jvp(tangent, self.of)).mean() for tangent in tangents)
+        cotangents = self._directions(values, forward.generator)
+        return total(squared_norm(forward.vjp(v, of=self.of)[0]).mean() for v in cotangents)
+
+    def _directions(self, values: Tensor, generator: Generator | None) -> Iterator[Tensor]:
+        """Yield v_i shaped like `values` (B, *H) with sum_i v_i v_i^T = I, at least in expectation."""
+        size = values[0].numel()
+        if self.projections is None or self.projections >= size:
+            return unit_vectors(values)
+        return random_directions(values, self.projections, self.noise, generator)
+
+
+class JacobianSpectral(Penalty):
+    """The mean squared spectral norm of the input-output Jacobian, mean_n sigma_1(J(x_n))^2.
+
+    With u the leading left singular vector, held constant, sigma_1^2 = ||u^T J||^2, and its gradient is that
+    of sigma_1^2 too (as long as that singular value is simple). u is the leading eigenvector of the Gram
+    matrix J J^T, from C vector-Jacobian products without a graph, or comes from power iteration u <- J J^T u
+    with a random start, which gives a lower bound.
+
+    Args:
+        iterations: steps of power iteration, >= 1, or null: exact, by the Gram matrix (best for few outputs).
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Source: Johansson et al. 2022, arXiv 2206.13581.
+    """
+
+    per_example = True
+    prefers_contiguous = True
+
+    def __init__(
+        self, weight: float = 0.01, iterations: int | None = None, every: int = 1, warmup: float = 0.0
+    ) -> None:
+        super().__init__(weight, every, warmup)
+        positive_or_null("iterations", iterations)
+        self.iterations = iterations
+
+    def __call__(self, forward: Forward) -> Tensor:
+        direction = self._leading(forward) if self.iterations is None else self._iterated(forward, self.iterations)
+        return squared_norm(forward.vjp(direction)[0]).mean()
+
+    def _leading(self, forward: Forward) -> Tensor:
+        rows = [forward.vjp(unit, create_graph=False)[0].flatten(1) for unit in unit_vectors(forward.outputs)]
+        jacobian = torch.stack(rows, dim=1)  # (B, C, D)
+        return torch.linalg.eigh(jacobian @ jacobian.mT).eigenvectors[:, :, -1]
+
+    def _iterated(self, forward: Forward, iterations: int) -> Tensor:
+        (direction,) = random_directions(forward.outputs, 1, "sphere", forward.generator)
+        for _ in range(iterations):
+            tangent = forward.vjp(direction, create_graph=False)[0]
+            direction = normalize(forward.jvp(tangent, create_graph=False), dim=1)
+        return direction
+
+
+def unit_vectors(values: Tensor) -> Iterator[Tensor]:
+    """Yield the unit vectors of one example's space, the same for all, shaped like `values` (B, *H)."""
+    for index in range(values[0].numel()):
+        unit = torch.zeros(len(values), values[0].numel(), dtype=values.dtype, device=values.device)
+        unit[:, index] = 1
+        yield unit.view(values.shape)
+
+
+def random_directions(values: Tensor, n: int, noise: Noise, generator: Generator | None) -> Iterator[Tensor]:
+    """Yield n random v_i, one per example, with E sum_i v_i v_i^T = I, shaped like `values` (B, *H)."""
+    size = values[0].numel()
+    real = torch.promote_types(values.dtype, torch.float32)  # the decompositions know no half precision
+    drawn = torch.randn(len(values), size, n, dtype=real, device=values.device, generator=generator)
+    if noise == "rademacher":
+        directions = drawn.sign() / math.sqrt(n)
+    elif noise == "sphere":
+        directions = normalize(drawn, dim=1) * math.sqrt(size / n)
+    else:
+        directions = torch.linalg.qr(drawn).Q * math.sqrt(size / n)
+    for direction in directions.to(values.dtype).unbind(-1):
+        yield direction.reshape(values.shape)

@@ -1,0 +1,97 @@
+"""Tangent Prop: derivatives along given directions in input space are brought to given values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from losses.forward import Forward
+from losses.penalty import Penalty, Tangent, squared_norm, total
+
+
+class TangentProp(Penalty):
+    """The mean squared error of directional derivatives, mean_n sum_k ||J(x_n) t_k(x_n) - K_k(x_n)||^2.
+
+    K = 0, the default, makes the outputs invariant along the tangents. Any number of tangents costs one
+    Jacobian-vector product, carried by the forward pass of the data loss: they are mixed, per example, with
+    random signs e_k, and E ||J sum_k e_k t_k - sum_k e_k K_k||^2 = sum_k ||J t_k - K_k||^2. With one tangent
+    the value is exact.
+
+    Args:
+        tangents: inputs (B, *I) -> tangents (K, B, *I). If it has K as its `len` and a method
+            `combined(inputs, signs (K, B))` -> (B, *I), that gives the mixture, which may cost less than its
+            terms. If it has `derivatives_at(inputs)` -> (K, B, C) or (K, B, 1) or None, that gives K_k.
+        exact: the sum over k by K forward-mode passes, without random signs.
+
+    Raises:
+        ValueError: for a value out of range; in use, for tangents or derivatives of another shape.
+
+    Source: Simard, Victorri, LeCun, Denker 1991, "Tangent Prop", NIPS 4.
+    """
+
+    per_example = True
+    wants_smooth = True
+
+    def __init__(
+        self,
+        tangents: Any,
+        weight: float = 0.1,
+        exact: bool = False,
+        every: int = 1,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__(weight, every, warmup)
+        self.tangents, self.exact = tangents, exact
+
+    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
+        if self.exact:
+            return None
+        if hasattr(self.tangents, "combined"):
+            signs = random_signs(len(self.tangents), inputs, generator)
+            direction = self.tangents.combined(inputs, signs)
+            check_shape(direction.unsqueeze(0), inputs)
+        else:
+            tangents = self._tangents(inputs)
+            signs = random_signs(len(tangents), inputs, generator)
+            direction = torch.einsum("kb,kb...->b...", signs, tangents)
+        return Tangent(direction, torch.einsum("kb,kbc->bc", signs, self._derivatives(inputs, len(signs))))
+
+    def __call__(self, forward: Forward) -> Tensor:
+        if not self.exact:
+            direction, derivative = forward.tangents[self]
+            return squared_norm(forward.jvp(direction) - derivative).mean()
+        tangents = self._tangents(forward.inputs)
+        derivatives = self._derivatives(forward.inputs, len(tangents))
+        pairs = zip(tangents, derivatives, strict=True)
+        return total(squared_norm(forward.jvp(t) - derivative).mean() for t, derivative in pairs)
+
+    def _tangents(self, inputs: Tensor) -> Tensor:
+        return check_shape(self.tangents(inputs.detach()), inputs)
+
+    def _derivatives(self, inputs: Tensor, count: int) -> Tensor:
+        """Return K_k(x_n), (K, B, C or 1)."""
+        given = self.tangents.derivatives_at(inputs.detach()) if hasattr(self.tangents, "derivatives_at") else None
+        if given is None:
+            return inputs.new_zeros(count, len(inputs), 1)
+        if given.ndim != 3 or given.shape[:2] != (count, len(inputs)):
+            got = tuple(given.shape)
+            raise ValueError(f"derivatives must have the shape (K, B, C) = ({count}, {len(inputs)}, C), got {got}")
+        return given
+
+
+def random_signs(count: int, inputs: Tensor, generator: Generator | None) -> Tensor:
+    """Return e_k for each example, +-1 with equal odds, (K, B); for one tangent, whose sign is idle, ones."""
+    if count == 1:
+        return inputs.new_ones(1, len(inputs))
+    bits = torch.randint(2, (count, len(inputs)), generator=generator, device=inputs.device)
+    return (2 * bits - 1).to(inputs.dtype)
+
+
+def check_shape(tangents: Tensor, inputs: Tensor) -> Tensor:
+    """Return the tangents; raise ValueError unless they are K >= 1 for each input, (K, B, *I)."""
+    if tangents.shape[1:] != inputs.shape or not len(tangents):
+        wanted = ", ".join(map(str, ("K", *inputs.shape)))
+        raise ValueError(f"tangents must have the shape (K, B, *I) = ({wanted}), got {tuple(tangents.shape)}")
+    return tangents

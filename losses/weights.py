@@ -1,0 +1,131 @@
+"""Penalties on the weights alone: L2, L1, elastic net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from losses.forward import Forward
+from losses.penalty import Penalty, at_least, one_of, total
+
+
+class L2(Penalty):
+    """The sum of the squared parameters, sum w^2.
+
+    No factor 1/2: plain SGD with weight lam is the same as `weight_decay=2*lam`.
+
+    Args:
+        biases: count the parameters of one dimension (biases, batch-norm gains) too.
+
+    Source: Hoerl and Kennard 1970; lecture EE-559 5.4.
+    """
+
+    of_weights = True
+
+    def __init__(self, weight: float = 0.001, biases: bool = True, every: int = 1, warmup: float = 0.0) -> None:
+        super().__init__(weight, every, warmup)
+        self.biases = biases
+
+    def __call__(self, forward: Forward) -> Tensor:
+        return total(param.square().sum() for param in chosen(forward.params.values(), self.biases))
+
+
+class L1(Penalty):
+    """The sum of the absolute values of the parameters, sum |w|.
+
+    `proximal`: after the optimizer's step, w <- sign(w) * max(|w| - weight, 0): exact zeros, and never across
+    zero. The threshold is the weight itself, not lr * weight (so a coefficient weight / lr in the objective);
+    `scale_by_lr` makes it lr * weight (ISTA). The value is reported but is no term of the objective.
+    `subgradient`: a term of the objective; it fluctuates round zero and gives no exact zeros.
+
+    Args:
+        method: "proximal" or "subgradient".
+        scale_by_lr: multiply the threshold by the learning rate (proximal only).
+        biases: count the parameters of one dimension too.
+
+    Source: Tibshirani 1996; Daubechies, Defrise, De Mol 2004 (ISTA); lecture EE-559 5.4.
+    """
+
+    of_weights = True
+
+    def __init__(
+        self,
+        weight: float = 1e-5,
+        method: Literal["proximal", "subgradient"] = "proximal",
+        scale_by_lr: bool = False,
+        biases: bool = True,
+        every: int = 1,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__(weight, every, warmup)
+        one_of("method", method, ("proximal", "subgradient"))
+        if method == "proximal" and every != 1:
+            raise ValueError(f"every must be 1 for method=proximal, got {every}: a proximal step follows each step")
+        self.in_objective = method == "subgradient"
+        self.scale_by_lr, self.biases = scale_by_lr, biases
+
+    def __call__(self, forward: Forward) -> Tensor:
+        return total(param.abs().sum() for param in chosen(forward.params.values(), self.biases))
+
+    def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:
+        if not self.in_objective:
+            soft_threshold_(chosen(params, self.biases), weight * lr if self.scale_by_lr else weight)
+
+
+class ElasticNet(Penalty):
+    """l1 * sum |w| + l2 * sum w^2, by its proximal operator.
+
+    After the optimizer's step: soft-threshold by weight * l1, then divide by 1 + 2 * lr * weight * l2.
+
+    Args:
+        l1: coefficient of sum |w|, >= 0; a threshold as in `L1`, not multiplied by lr unless `scale_by_lr`.
+        l2: coefficient of sum w^2, >= 0.
+        scale_by_lr, biases: as in `L1`.
+
+    Source: Zou and Hastie 2005; Parikh and Boyd 2014, section 6.5.3.
+    """
+
+    of_weights = True
+    in_objective = False
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        l1: float = 1e-5,
+        l2: float = 1e-3,
+        scale_by_lr: bool = False,
+        biases: bool = True,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__(weight, 1, warmup)
+        at_least("l1", l1, 0)
+        at_least("l2", l2, 0)
+        self.l1, self.l2, self.scale_by_lr, self.biases = l1, l2, scale_by_lr, biases
+
+    def __call__(self, forward: Forward) -> Tensor:
+        params = chosen(forward.params.values(), self.biases)
+        return total(self.l1 * param.abs().sum() + self.l2 * param.square().sum() for param in params)
+
+    @torch.no_grad()
+    def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:
+        params = chosen(params, self.biases)
+        soft_threshold_(params, weight * self.l1 * (lr if self.scale_by_lr else 1.0))
+        if params:  # a group of biases alone may be left with none
+            torch._foreach_div_(params, 1 + 2 * lr * weight * self.l2)
+
+
+@torch.no_grad()
+def soft_threshold_(params: list[Tensor], threshold: float) -> None:
+    """w <- sign(w) * max(|w| - threshold, 0) in place: w less its projection onto [-threshold, threshold]."""
+    if params:
+        clamped = torch._foreach_clamp_max(params, threshold)
+        torch._foreach_clamp_min_(clamped, -threshold)
+        torch._foreach_sub_(params, clamped)
+
+
+def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
+    """Return the parameters, those of one dimension (biases, gains) only if asked for."""
+    return [param for param in params if biases or param.ndim > 1]

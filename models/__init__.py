@@ -1,0 +1,36 @@
+"""Models, their initialisation, and the autograd functions of EE-559's lecture 5.7."""
+
+from models.convnets import CIFAR10Convnet, LargeMarginConvnet, MNISTConvnet
+from models.functions import AbsoluteProduct, KillHead, absolute_product, kill_head
+from models.init import (
+    Initialisation,
+    KaimingNormal,
+    KaimingUniform,
+    Normal,
+    Orthogonal,
+    TorchDefault,
+    XavierNormal,
+    XavierUniform,
+)
+from models.layers import Feedforward
+from models.mlp import MLP
+
+__all__ = [
+    "MLP",
+    "AbsoluteProduct",
+    "CIFAR10Convnet",
+    "Feedforward",
+    "Initialisation",
+    "KaimingNormal",
+    "KaimingUniform",
+    "KillHead",
+    "LargeMarginConvnet",
+    "MNISTConvnet",
+    "Normal",
+    "Orthogonal",
+    "TorchDefault",
+    "XavierNormal",
+    "XavierUniform",
+    "absolute_product",
+    "kill_head",
+]

@@ -1,0 +1,189 @@
+"""Initialisations: each draws the weights of all linear and convolutional layers of a model.
+
+    models.KaimingNormal()(model)
+
+They draw from torch's global generator; the runner seeds it around the construction of the model and its
+initialisation, and restores it afterwards. All set the biases of those layers to 0, except `TorchDefault`.
+Other layers (batch normalisation) keep what their constructors gave them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+# 1 / sqrt(E act(z)^2) for a standard normal z: what keeps the mean square of the signal from layer to
+# layer (He et al. 2015, arXiv 1502.01852, section 2.2). tanh: 5/3, torch's own choice, not 1.5925.
+GAINS: dict[type[nn.Module], float] = {
+    nn.ReLU: 2**0.5,
+    nn.Tanh: 5 / 3,
+    nn.Softplus: 1.0419,
+    nn.GELU: 1.5335,
+    nn.ELU: 1.2452,
+    nn.SiLU: 1.6765,
+}
+
+
+def gain_of(model: nn.Module) -> float:
+    """The gain of the model's first activation layer.
+
+    Raises:
+        ValueError: the model has none of the known activation layers.
+    """
+    for layer in model.modules():
+        if type(layer) in GAINS:
+            return GAINS[type(layer)]
+    known = ", ".join(kind.__name__ for kind in GAINS)
+    raise ValueError(f"gain must be a number for a model without activation layers ({known}), got null")
+
+
+class Initialisation(ABC):
+    """Draws a model's weights anew, in place, when called with the model."""
+
+    @abstractmethod
+    def __call__(self, model: nn.Module) -> None: ...
+
+
+class TorchDefault(Initialisation):
+    """Leaves weights and biases as torch's constructors drew them: uniform in +-1/sqrt(fan_in)."""
+
+    def __call__(self, model: nn.Module) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Normal(Initialisation):
+    """Weights from N(0, std^2), biases 0.
+
+    Args:
+        std: standard deviation (positive).
+
+    Raises:
+        ValueError: std not positive and finite.
+    """
+
+    std: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_positive("std", self.std)
+
+    def __call__(self, model: nn.Module) -> None:
+        for weight in weights_with_zero_biases(model):
+            nn.init.normal_(weight, std=self.std)
+
+
+@dataclass(frozen=True)
+class Scaled(Initialisation):
+    """Base of the initialisations whose scale follows from the layer's size, times a gain."""
+
+    gain: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gain is not None:
+            check_positive("gain", self.gain)
+
+    def __call__(self, model: nn.Module) -> None:
+        gain = gain_of(model) if self.gain is None else self.gain
+        for weight in weights_with_zero_biases(model):
+            self.draw(weight, gain)
+
+    @abstractmethod
+    def draw(self, weight: Tensor, gain: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class XavierNormal(Scaled):
+    """Weights from N(0, gain^2 * 2 / (fan_in + fan_out)), biases 0.
+
+    Args:
+        gain: multiplies the standard deviation (positive); null: by the model's activation.
+
+    Raises:
+        ValueError: gain not positive and finite; when called, a null gain for a model without activation.
+
+    Source: Glorot and Bengio 2010, AISTATS, section 4.2.1, with gain 1.
+    """
+
+    gain: float | None = 1.0
+
+    def draw(self, weight: Tensor, gain: float) -> None:
+        nn.init.xavier_normal_(weight, gain)
+
+
+@dataclass(frozen=True)
+class XavierUniform(Scaled):
+    """Weights uniform in +-gain * sqrt(6 / (fan_in + fan_out)), biases 0.
+
+    Arguments, errors and source as for `XavierNormal`.
+    """
+
+    gain: float | None = 1.0
+
+    def draw(self, weight: Tensor, gain: float) -> None:
+        nn.init.xavier_uniform_(weight, gain)
+
+
+@dataclass(frozen=True)
+class KaimingNormal(Scaled):
+    """Weights from N(0, gain^2 / fan_in), biases 0.
+
+    Args:
+        gain: multiplies the standard deviation (positive); null: by the model's activation (relu sqrt(2),
+            tanh 5/3, softplus 1.04, gelu 1.53, elu 1.25, silu 1.68).
+
+    Raises:
+        ValueError: gain not positive and finite; when called, a null gain for a model without activation.
+
+    Source: He et al. 2015, arXiv 1502.01852, section 2.2.
+    """
+
+    def draw(self, weight: Tensor, gain: float) -> None:
+        nn.init.normal_(weight, std=gain * fan_in(weight) ** -0.5)
+
+
+@dataclass(frozen=True)
+class KaimingUniform(Scaled):
+    """Weights uniform in +-gain * sqrt(3 / fan_in), biases 0.
+
+    Arguments, errors and source as for `KaimingNormal`.
+    """
+
+    def draw(self, weight: Tensor, gain: float) -> None:
+        bound = gain * (3 / fan_in(weight)) ** 0.5
+        nn.init.uniform_(weight, -bound, bound)
+
+
+@dataclass(frozen=True)
+class Orthogonal(Scaled):
+    """Weights, as matrices (outputs, fan_in), gain times random with orthonormal rows or columns; biases 0.
+
+    Arguments and errors as for `KaimingNormal`.
+
+    Source: Saxe, McClelland, Ganguli 2013, arXiv 1312.6120.
+    """
+
+    def draw(self, weight: Tensor, gain: float) -> None:
+        nn.init.orthogonal_(weight, gain)
+
+
+def fan_in(weight: Tensor) -> int:
+    """How many inputs each output of the layer sums."""
+    return weight[0].numel()
+
+
+def weights_with_zero_biases(model: nn.Module) -> Iterator[Tensor]:
+    """Each linear and convolutional layer's weight, after its bias was set to 0."""
+    for layer in model.modules():
+        if isinstance(layer, WEIGHTED):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+            yield layer.weight
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless the value is positive and finite."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value}")

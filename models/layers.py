@@ -1,0 +1,66 @@
+"""What all models share: layers that bear names, one after the other."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+# Linear on pieces of the input space; batch normalisation is so outside training mode.
+PIECEWISE_LINEAR = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Identity)
+
+
+class LogSoftmax(nn.Module):
+    """log softmax over the last dimension, in differences that do not overflow.
+
+    Instead of torch's own, whose forward mode changes in place what its gradient needs (a RuntimeError in torch 2.15).
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shifted = inputs - inputs.detach().amax(-1, keepdim=True)
+        return shifted - shifted.exp().sum(-1, keepdim=True).log()
+
+
+class Feedforward(nn.Module):
+    """Apply named layers one after the other: outputs = layer_n(... layer_1(inputs)).
+
+    Every layer is an attribute under its name (`model.relu1`), so that penalties, optimizer groups and
+    hooks can ask for it. No layer works in place: what a penalty has recorded stays what it was.
+
+    Args:
+        layers: name -> layer, in the order of application.
+        log_softmax: append `log_softmax`, so that the outputs are log-probabilities (for `losses.NLL`).
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], log_softmax: bool = False) -> None:
+        super().__init__()
+        self.log_probabilities = log_softmax
+        last = {"log_softmax": LogSoftmax()} if log_softmax else {}
+        for name, layer in (layers | last).items():
+            self.add_module(name, layer)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for layer in self.children():
+            inputs = layer(inputs)
+        return inputs
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether all second derivatives in the inputs are 0, so that no penalty can bend the function."""
+        return all(isinstance(layer, PIECEWISE_LINEAR) for layer in self.children())
+
+
+def scaled(size: int, width: float) -> int:
+    """A hidden size times the width multiplier, rounded, at least 1."""
+    return max(1, round(width * size))
+
+
+def check_sizes(outputs: int, width: float) -> None:
+    """Raise ValueError unless there is an output, and a positive, finite width multiplier."""
+    if outputs < 1:
+        raise ValueError(f"outputs must be at least 1, got {outputs}")
+    if not 0 < width < float("inf"):
+        raise ValueError(f"width must be positive and finite, got {width}")
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape as people write it: 1x28x28."""
+    return "x".join(map(str, shape)) if shape else "scalar"
