@@ -1,0 +1,25 @@
+"""Data sets as tensors on a device, and tangent vectors of images."""
+
+from data.dataset import Dataset, Part, Raw, prepare
+from data.files import DataError
+from data.npz import Npz
+from data.public import CIFAR10, MNIST, FashionMNIST
+from data.sources import Digits, Line, Plateaus, Sine
+from data.tangents import Tangents
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "DataError",
+    "Dataset",
+    "Digits",
+    "FashionMNIST",
+    "Line",
+    "Npz",
+    "Part",
+    "Plateaus",
+    "Raw",
+    "Sine",
+    "Tangents",
+    "prepare",
+]

@@ -1,0 +1,89 @@
+"""Sources that need no file: the embedded digits and the small regression problems of the literature."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.dataset import Part, Raw
+
+
+class Digits:
+    """1,797 real handwritten digits that come with scikit-learn, brought from 8x8 to 1x28x28.
+
+    Test set: 360 of them, always the same, spread evenly over the digits sorted by class (which stratifies).
+    Source: UCI, Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998).
+    """
+
+    TEST_SIZE = 360
+
+    def load(self) -> Raw:
+        """Read the 1,437 training and 360 test digits."""
+        from sklearn.datasets import load_digits  # late: takes a second
+
+        digits = load_digits()
+        labels = torch.from_numpy(digits.target).long()
+        small = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
+        large = torch.nn.functional.interpolate(small, (24, 24), mode="bilinear").round().byte()
+        images = torch.nn.functional.pad(large, (2, 2, 2, 2))  # a margin, as MNIST has it
+        spread = torch.arange(self.TEST_SIZE) * len(labels) // self.TEST_SIZE
+        test = torch.zeros(len(labels), dtype=torch.bool)
+        test[labels.argsort(stable=True)[spread]] = True
+        return Raw(Part(images[~test], labels[~test]), Part(images[test], labels[test]), classes=10)
+
+
+class Line:
+    """Five points 0, .25, .5, .75, 1 on the line y = x, to learn from and to test on.
+
+    Source: the forum question "Tangent Prop".
+    """
+
+    def load(self) -> Raw:
+        """Read the five points."""
+        points = _points(torch.linspace(0, 1, 5), torch.linspace(0, 1, 5))
+        return Raw(points, points, classes=None)
+
+
+class Plateaus:
+    """Three points to be fitted with slope zero (`penalty=tangent_prop`), to learn from and to test on.
+
+    The setting of Simard, Victorri, LeCun and Denker, Tangent Prop, NIPS 4 (1991), figure 6 (a 1-20-1 net);
+    the points and levels are ours.
+    """
+
+    def load(self) -> Raw:
+        """Read the three points."""
+        points = _points(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([-0.5, 0.5, 0.0]))
+        return Raw(points, points, classes=None)
+
+
+class Sine:
+    """Noisy values of sin(pi x), x uniform in -1 to 1, to learn from; 201 clean ones on a grid to test on.
+
+    n:     training examples (1 or more)
+    noise: standard deviation of the Gaussian noise (0 or more)
+    seed:  of the points and the noise (0 to 2^32 - 1)
+    """
+
+    def __init__(self, n: int = 100, noise: float = 0.1, seed: int = 0) -> None:
+        if n < 1:
+            raise ValueError(f"n must be 1 or more, got {n}")
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be 0 or more and finite, got {noise}")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be 0 to {2**32 - 1}, got {seed}")
+        self.n, self.noise, self.seed = n, noise, seed
+
+    def load(self) -> Raw:
+        """Draw the training points."""
+        random = np.random.RandomState(self.seed)  # a stream frozen for good: the same points with every version
+        inputs = torch.from_numpy(random.uniform(-1, 1, self.n))
+        noise = torch.from_numpy(random.standard_normal(self.n)) * self.noise
+        grid = torch.linspace(-1, 1, 201, dtype=torch.float64)
+        train = _points(inputs, torch.sin(math.pi * inputs) + noise)
+        return Raw(train, _points(grid, torch.sin(math.pi * grid)), classes=None)
+
+
+def _points(inputs: Tensor, targets: Tensor) -> Part:
+    return Part(inputs.float().unsqueeze(1), targets.float().unsqueeze(1))
