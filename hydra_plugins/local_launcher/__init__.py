@@ -1,0 +1,48 @@
+"""What Hydra finds of this project's sweeps: thin classes, read at every start, so torch stays out (`runner.pool`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """Runs each job in a process of its own on this machine, some at a time; a bad job ends alone.
+
+    Args:
+        n_jobs: jobs at a time (>= 1; null: as many as cores).
+    """
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs that are not done yet, and return the objectives of all."""
+        from runner.pool import run_all
+        from runner.sweep import checked_directories
+
+        directories = checked_directories(self.loader, self.config, job_overrides)
+        objectives = run_all(directories, self.n_jobs)
+        return [
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
+            for overrides, objective in zip(job_overrides, objectives, strict=True)
+        ]
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper, but that the configs of all jobs are checked whole before any starts."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Leave with exit code 2 and a sentence for each problem; the local launcher does so by itself."""
+        from runner.sweep import checked_directories
+
+        if not isinstance(self.launcher, LocalLauncher):
+            checked_directories(self.hydra_context.config_loader, self.config, batch)

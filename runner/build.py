@@ -1,0 +1,199 @@
+"""From a checked config to the objects of a run; whatever does not fit is told before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from data import Dataset, Part, prepare
+from losses import Penalty
+from losses.criterion import Criterion
+from runner.check import ConfigError
+from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
+from runner.construct import Problems, check_signatures, common_options, construct, own_options
+from runner.probes import Probe
+from runner.schedule import Schedule
+
+
+@dataclass
+class Parts:
+    """All that the loop works with."""
+
+    dataset: Dataset
+    model: nn.Module
+    criterion: Criterion
+    penalties: dict[str, Penalty]
+    probes: dict[str, Probe]
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    device: torch.device
+
+
+def build(config: Mapping[str, Any]) -> Parts:
+    """Build every part of a run, and try each penalty on two examples.
+
+    Raises:
+        ConfigError: with a sentence for everything that does not fit.
+    """
+    if config["allow_targets"] and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where a user's own package is
+    device = choose_device(config["device"])
+    be_deterministic(device)
+    check_signatures(config)
+    problems = Problems()
+    criterion = problems.collect("loss", lambda: construct(own_options(config, "loss")))
+    schedule = problems.collect("scheduler", lambda: construct(config["scheduler"]))
+    dataset = problems.collect("data", lambda: build_dataset(config, device))
+    problems.raise_if_any()  # the rest depends on these
+    inputs = dataset.train.inputs
+    penalties = problems.collect_each("penalty", config["penalty"], lambda node: construct(node, inputs))
+    probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, inputs))
+    model = problems.collect("model", lambda: build_model(config, dataset, device))
+    problems.raise_if_any()
+    if is_channels_last(config, dataset, penalties.values()):
+        model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
+    optimizer = problems.collect("optimizer", lambda: build_optimizer(config, model, schedule))
+    parts = Parts(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
+    problems.collect("loss", lambda: check_criterion(config, criterion, dataset))
+    problems.collect("", lambda: check_metric(config, dataset))
+    for name, penalty in penalties.items():
+        problems.collect(f"penalty.{name}", partial(check_penalty, penalty, config, model, dataset))
+    problems.collect_each("probe", probes, lambda probe: probe.check(dataset))
+    problems.raise_if_any()
+    problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, parts))
+    problems.raise_if_any()
+    if config["batch_norm"] == "frozen":
+        freeze_batch_norm(model, inputs)
+    return parts
+
+
+def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
+    """Read the data and put it on the device."""
+    source = construct(own_options(config, "data"))
+    return prepare(source.load(), **common_options(config, "data"), device=device)
+
+
+def is_channels_last(config: Mapping[str, Any], dataset: Dataset, penalties: Iterable[Penalty]) -> bool:
+    """Tell whether images and convolutions are laid out channels last, which torch's LBFGS cannot take."""
+    if len(dataset.shape) != 3 or config["optimizer"]["_target_"].endswith("LBFGS"):
+        return False
+    if config["channels_last"] is not None:
+        return config["channels_last"]
+    return not any(penalty.prefers_contiguous and penalty.weight for penalty in penalties)
+
+
+def laid_out_channels_last(dataset: Dataset) -> Dataset:
+    """Return the same images in the memory layout channels last."""
+
+    def laid_out(part: Part) -> Part:
+        return replace(part, inputs=part.inputs.contiguous(memory_format=torch.channels_last))
+
+    validation = dataset.validation and laid_out(dataset.validation)
+    return replace(dataset, train=laid_out(dataset.train), validation=validation, test=laid_out(dataset.test))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` is CUDA where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["device must be auto or cpu on this machine, got cuda: torch sees no CUDA device"])
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def be_deterministic(device: torch.device) -> None:
+    """On CUDA, have torch take algorithms that give the same bits each time, and warn where it has none.
+
+    cuBLAS reads its variable when it is first used, so before anything is computed.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False  # it chooses by the clock
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs, helps none
+
+
+def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
+    """Build and initialise the model, from a generator of its own, and see that it takes the data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config["seed"], "init"))
+        model = construct(config["model"], input_shape=dataset.shape, outputs=dataset.outputs)
+        construct(config["init"])(model)
+    model.to(device)
+    if config["precision"] == "bf16":
+        use_bfloat16(model, device)
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(dataset.train.inputs[:2])
+    except RuntimeError as error:
+        shape = "x".join(map(str, dataset.shape))
+        raise ValueError(f"it does not take {shape} inputs: {str(error).splitlines()[0]}") from error
+    wanted = (len(dataset.train.inputs[:2]), dataset.outputs)
+    if tuple(outputs.shape) != wanted:
+        raise ValueError(f"its outputs for 2 examples must be of shape {wanted}, got {tuple(outputs.shape)}")
+    return model.train()
+
+
+def use_bfloat16(model: nn.Module, device: torch.device) -> None:
+    """Run the model under autocast to bfloat16; weights and outputs stay float32."""
+    forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
+    model.forward = lambda inputs: forward(inputs).float()
+
+
+def build_optimizer(config: Mapping[str, Any], model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """Build the optimizer, with a parameter group for each layer that has options of its own."""
+    layers = config["optimizer"]["groups"] or {}
+    owned: dict[str, list[Tensor]] = {name: [] for name in ("", *layers)}
+    for name, param in model.named_parameters():
+        owner = max((layer for layer in layers if f"{name}.".startswith(f"{layer}.")), key=len, default="")
+        owned[owner].append(param)
+    for layer in layers:
+        if not owned[layer]:
+            known = ", ".join(name for name, module in model.named_modules() if name and list(module.parameters(False)))
+            raise ValueError(f"groups must name layers with parameters, {known}, got {layer!r}")
+    options = own_options(config, "optimizer")
+    if schedule.initial is not None:
+        options["lr"] = schedule.initial
+    taken = set(options) - {"_target_"}
+    for layer, own in layers.items():
+        if not isinstance(own, dict) or not set(own) <= taken:
+            raise ValueError(f"groups.{layer} must map options among {', '.join(sorted(taken))} to values, got {own}")
+    groups = [{"params": params, **layers.get(layer, {})} for layer, params in owned.items() if params]
+    return construct(options, params=groups)
+
+
+def freeze_batch_norm(model: nn.Module, inputs: Tensor) -> None:
+    """Set the statistics of batch norm to those of the training inputs, once, and keep them.
+
+    Then no example depends on the others, and the derivatives of one are its own.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for module in norms:
+        module.momentum = None  # a plain mean over the batches
+        module.reset_running_stats()
+    model.train()
+    with torch.no_grad():
+        for batch in inputs.split(500):
+            model(batch)
+    for module in norms:
+        keep_in_evaluation(module)
+
+
+def keep_in_evaluation(module: nn.Module) -> None:
+    """Put a module into evaluation mode for good: `model.train()` passes it by."""
+    module.eval()
+    module.train = lambda mode=True: module  # type: ignore[method-assign]
+
+
+def stream_seed(seed: int, *purpose: object) -> int:
+    """Return the seed of one stream of random numbers, a pure function of its arguments: no stream shifts another."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

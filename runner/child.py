@@ -1,0 +1,42 @@
+"""The process of one job, forked from the sweep (`runner.pool`)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+from runner.directory import Busy, RunDirectory
+from runner.job import train_job
+from runner.outcome import BUSY
+from runner.signals import Interrupted
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def child(directory: RunDirectory, threads: int, parent: int) -> None:
+    """Train in this process, which is all its own."""
+    os.setpgid(0, 0)  # a Ctrl-C reaches the sweep alone, which hands it on
+    die_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    log = os.open(directory.path / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
+    os.dup2(log, 2)
+    try:
+        train_job(directory)
+    except Busy:
+        sys.exit(BUSY)
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
+
+
+def die_with(parent: int) -> None:
+    """Have the system kill this process as soon as its parent is gone, so that its lock is free again."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it went before the line above
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,93 @@
+"""Whether the parts of a run fit together: told before training starts, and before anything is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from data import Dataset
+from losses import EagerForward, Penalty
+
+if TYPE_CHECKING:
+    from runner.build import Parts
+
+
+def check_criterion(config: Mapping[str, Any], criterion: Any, dataset: Dataset) -> None:
+    """Raise ValueError for a criterion that is not meant for these targets or these outputs."""
+    targets, name = getattr(criterion, "targets", None), config["loss"]["_target_"].rpartition(".")[2]
+    if targets == "values" and dataset.classes is not None:
+        raise ValueError(
+            f"{name} takes real values as targets and the data has class labels: choose loss=cross_entropy, "
+            "or loss=mse_one_hot for squared errors"
+        )
+    if targets == "classes" and dataset.classes is None:
+        raise ValueError(f"{name} takes class labels and the data has real values as targets: choose loss=mse")
+    if getattr(criterion, "wants_log_probabilities", False) and config["model"].get("log_softmax") is False:
+        raise ValueError(f"{name} takes log-probabilities: add model.log_softmax=true")
+
+
+def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise ValueError if this data has no such metric as a sweeper is to minimise."""
+    parts = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
+    kinds = ("loss",) if dataset.classes is None else ("loss", "error")
+    known = [f"{part}/{kind}" for part in parts for kind in kinds]
+    metric = config["objective_metric"]
+    if metric is not None and metric.removeprefix("best/") not in known and not metric.startswith("probe/"):
+        raise ValueError(
+            f"objective_metric must be one of {', '.join(known)}, also with best/ or probe/, got {metric!r}"
+        )
+
+
+def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
+    """Raise ValueError for layers that are not there or batch norm where examples must not mix; warn of the rest."""
+    names = [name for name, _ in model.named_modules() if name]
+    missing = [layer for layer in penalty.layers if layer not in ("inputs", *names)]
+    if missing:
+        raise ValueError(f"layers must be among inputs, {', '.join(names)}, got {', '.join(missing)}")
+    if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        check_batch_norm(penalty)
+    name = type(penalty).__name__
+    moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
+    if not penalty.in_objective and moving:
+        warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")
+    if penalty.wants_smooth and dataset.classes is None and getattr(model, "piecewise_linear", False):
+        warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
+
+
+def check_batch_norm(penalty: Penalty) -> None:
+    """Raise ValueError, or warn, if a penalty differentiates each example by itself where batch norm mixes them."""
+    if penalty.per_example and not penalty.tolerates_batch_norm:
+        raise ValueError(
+            "it differentiates each example by itself, and batch norm mixes them in training: "
+            "add batch_norm=frozen, or model.batch_norm=false"
+        )
+    if penalty.per_example:
+        warn(
+            f"{type(penalty).__name__}: batch norm mixes the examples, so that the derivatives are those of the batch, "
+            "as in the reference; batch_norm=frozen makes them each example's own"
+        )
+
+
+def warn(sentence: str) -> None:
+    """Warn the user; `run` collects the warnings and prints them as lines."""
+    warnings.warn(sentence, stacklevel=3)
+
+
+def value_of(penalty: Penalty, parts: Parts) -> Tensor:
+    """Return a penalty's value on two training examples, with random directions of its own.
+
+    Before training it tells what does not fit; later it is the value of a penalty on the weights alone.
+    """
+    two = parts.dataset.train[:2]
+    generator = torch.Generator(parts.device).manual_seed(0)
+    parts.model.eval()  # not to touch the statistics of batch norm
+    value = penalty(EagerForward(parts.model, parts.criterion, two.inputs, two.targets, [penalty], generator))
+    parts.model.train()
+    if value.dim() != 0:
+        raise ValueError(f"its value must be a scalar, got shape {tuple(value.shape)}")
+    return value.detach()

@@ -1,0 +1,117 @@
+"""What a user sees of a run: a progress bar on a terminal, plain lines elsewhere, all lines in the run's log."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+BAR_SECONDS = 0.1  # between two drawings of the progress bar
+LINE_SECONDS = 1.0  # between two plain lines about epochs
+
+
+class Console:
+    """Prints lines, keeps them in a log, and shows how far training is."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+        self.log: TextIO | None = None
+        self.bar: Progress | None = None
+        self.drawn = self.told = 0.0
+
+    def say(self, line: str) -> None:
+        """Print a line, and keep it."""
+        self.terminal.print(line)
+        self.note(line)
+
+    def note(self, text: str) -> None:
+        """Keep a text in the log alone."""
+        if self.log:
+            self.log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
+            self.log.flush()
+
+    def open_log(self, path: Path) -> None:
+        """Keep lines in a file from now on, and tell what the runner's modules log."""
+        self.log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        self.handler = logging.Handler()
+        self.handler.emit = lambda record: self.say(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
+        logging.getLogger("runner").addHandler(self.handler)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+        if self.log:
+            logging.getLogger("runner").removeHandler(self.handler)
+            self.log.close()
+            self.log = None
+
+    def progress(self, epochs_done: float, epochs: int, latest: Mapping[str, float]) -> None:
+        """Show how far training is: the bar on a terminal, redrawn now and then."""
+        now = time.monotonic()
+        if not self.terminal.is_terminal or now - self.drawn < BAR_SECONDS:
+            return
+        self.drawn = now
+        if self.bar is None:
+            columns = (
+                BarColumn(),
+                TextColumn("epoch {task.completed:.1f}/{task.total:.0f}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, TextColumn("{task.fields[latest]}"), console=self.terminal, transient=True)
+            self.bar.add_task("", total=epochs, latest="")
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=epochs_done, latest=brief(latest))
+
+    def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+        """Tell the numbers of an epoch in a plain line, at most one a second but the last, unless there is a bar."""
+        line = f"epoch {epoch}/{epochs}  {brief(row)}"
+        now = time.monotonic()
+        if self.terminal.is_terminal or (now - self.told < LINE_SECONDS and epoch < epochs):
+            self.note(line)
+            return
+        self.told = now
+        self.say(line)
+
+
+def brief(row: Mapping[str, float]) -> str:
+    """Return the few numbers of a row that tell how training goes."""
+    names = (
+        "train/objective",
+        "train/error",
+        "validation/error",
+        "test/error",
+        "validation/loss",
+        "test/loss",
+    )
+    wanted = [name for name in names if name in row and not (name.endswith("loss") and "test/error" in row)]
+    return "  ".join(f"{name.removeprefix('train/o')} {row[name]:.4g}" for name in wanted).replace(
+        "bjective", "objective"
+    )
+
+
+def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:
+    """Return the six lines at the end of a run."""
+    kind = "error" if "test/error" in result else "loss"
+    parts = [part for part in ("train", "validation", "test") if f"{part}/{kind}" in result]
+
+    def values(prefix: str) -> str:
+        return "  ".join(f"{part} {result[f'{prefix}{part}/{kind}']:.4g}" for part in parts)
+
+    last = f"{kind}, last   {values('')}  (epoch {result['epoch']})"
+    best = f"{kind}, best   {values('best/')}  (epoch {result['best/epoch']}, by {result['best/by']})"
+    return [
+        last,
+        best,
+        f"seconds       {result['seconds']:.1f}",
+        f"examples/s    {result['examples_per_second']:.0f}",
+        f"directory     {directory}",
+        f"look at it    tensorboard --logdir {shlex.quote(str(directory))}",
+    ]

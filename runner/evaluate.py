@@ -1,0 +1,40 @@
+"""Losses and errors of a trained model on a part of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data import Part
+
+BATCH = 500  # examples; fixed, since the bits of a sum depend on it
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The model's outputs (N, C) and losses (N,) on a part; `error` is None for a regression."""
+
+    outputs: Tensor
+    losses: Tensor
+    loss: float
+    error: float | None
+
+    def metrics(self, part: str) -> dict[str, float]:
+        """Return loss and error under their tags."""
+        error = {} if self.error is None else {f"{part}/error": self.error}
+        return {f"{part}/loss": self.loss, **error}
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], part: Part, classes: int | None
+) -> Evaluation:
+    """Return outputs and losses of all examples, their mean loss and the fraction of wrong classes."""
+    model.eval()
+    outputs = torch.cat([model(batch) for batch in part.inputs.split(BATCH)])
+    losses = criterion(outputs, part.targets)
+    error = None if classes is None else (outputs.argmax(1) != part.targets).double().mean().item()
+    return Evaluation(outputs, losses, losses.double().mean().item(), error)

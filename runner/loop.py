@@ -1,0 +1,189 @@
+"""Training, on one page: data on the device, one forward pass, penalties, backward, step, proximal step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses import EagerForward, Penalty
+from runner.build import Parts, stream_seed
+
+CHECK_EVERY = 50  # steps between looks at the objectives: each look waits for the device
+
+
+class Diverged(Exception):
+    """The objective became NaN or infinite; `step` is where, `last_finite` what it was before."""
+
+    def __init__(self, step: int, last_finite: float) -> None:
+        super().__init__(f"the objective is not finite at step {step}; it was {last_finite:.6g} before")
+        self.step, self.last_finite = step, last_finite
+
+
+class Means:
+    """Means of named scalars over the steps of an epoch, summed on the device and read once."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value.double()
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def compute(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+
+class Loop:
+    """The training of one model.
+
+    Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the parts' own states,
+    the generators and the sums for the means of the epoch (`state_dict`). The order of the examples is a pure
+    function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions have a generator of
+    their own; torch's own generators serve what a model draws by itself (dropout).
+    """
+
+    def __init__(self, parts: Parts, config: dict[str, Any]) -> None:
+        self.parts, self.config = parts, config
+        self.params = [param for param in parts.model.parameters() if param.requires_grad]
+        self.generator = torch.Generator(parts.device).manual_seed(stream_seed(config["seed"], "penalty"))
+        torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
+        self.base_lrs = [group["lr"] for group in parts.optimizer.param_groups]
+        self.epoch, self.batch, self.checked = 0, 0, 0
+        self.means = Means()
+        self.objectives = torch.zeros(self.steps_per_epoch, device=parts.device)
+        self.last_finite = float("nan")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return 1 if self.full_gradient else -(-len(self.parts.dataset.train) // self.config["batch_size"])
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.parts.device.type == "cuda"
+
+    @property
+    def full_gradient(self) -> bool:
+        return self.config["optimizer"]["gradient"] == "full"
+
+    def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Train to the end of the epoch under way and return the means of its objective and penalties."""
+        self.set_lrs()
+        self.parts.model.train()
+        for batches in list(self.steps())[self.batch :]:
+            before_step()
+            self.step(batches)
+            self.batch += 1
+            if self.batch % CHECK_EVERY == 0:
+                self.check_finite()
+        self.check_finite()
+        means = self.means.compute()
+        self.epoch, self.batch, self.checked, self.means = self.epoch + 1, 0, 0, Means()
+        return means
+
+    def steps(self) -> Iterator[Sequence[Tensor]]:
+        """Yield, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
+        count = len(self.parts.dataset.train)
+        generator = torch.Generator().manual_seed(stream_seed(self.config["seed"], "order", self.epoch))
+        shuffled = self.config["order"] == "shuffled"
+        order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
+        batches = order.to(self.parts.device).split(self.config["batch_size"])
+        yield from [batches] if self.full_gradient else ([batch] for batch in batches)
+
+    def step(self, batches: Sequence[Tensor]) -> None:
+        """Make one step on the sum of the objectives of some mini-batches."""
+        steps_done = self.epoch * self.steps_per_epoch + self.batch
+        epoch = steps_done / self.steps_per_epoch
+        active = [
+            (name, penalty, penalty.every * penalty.weight_at(epoch))
+            for name, penalty in self.parts.penalties.items()
+            if penalty.in_objective and penalty.weight and steps_done % penalty.every == 0
+        ]
+        directions = self.generator.get_state()
+
+        def closure() -> Tensor:
+            self.generator.set_state(directions)  # LBFGS calls again: the same random directions
+            self.parts.optimizer.zero_grad()
+            total = torch.zeros((), device=self.parts.device)
+            for number, indices in enumerate(batches):
+                # A penalty on the weights alone counts once per step, not once per mini-batch.
+                penalties = [term for term in active if number == 0 or not term[1].of_weights]
+                objective = self.objective(indices, penalties)
+                objective.backward(inputs=self.params)
+                total += objective.detach()
+            if self.config["optimizer"]["clip"]:
+                torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
+            return total
+
+        objective: Any = self.parts.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
+        self.objectives[self.batch] = objective
+        self.means.add("train/objective", objective)
+        for penalty in self.parts.penalties.values():
+            if not penalty.in_objective and penalty.weight:
+                for group in self.parts.optimizer.param_groups:
+                    penalty.prox_(group["params"], penalty.weight_at(epoch), group["lr"])
+
+    def objective(self, indices: Tensor, penalties: Sequence[tuple[str, Penalty, float]]) -> Tensor:
+        """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass."""
+        batch = self.parts.dataset.train[indices]
+        forward = EagerForward(
+            self.parts.model,
+            self.parts.criterion,
+            batch.inputs,
+            batch.targets,
+            [penalty for _, penalty, _ in penalties],
+            self.generator,
+        )
+        objective = self.config["loss"]["weight"] * forward.losses.mean()
+        for name, penalty, weight in penalties:
+            value = penalty(forward)
+            objective = objective + weight * value
+            self.means.add(f"train/penalty/{name}", value.detach())
+        return objective
+
+    def set_lrs(self) -> None:
+        """Set the learning rates of the epoch under way."""
+        factor = self.parts.schedule(self.epoch, self.config["epochs"])
+        for group, base in zip(self.parts.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+
+    def check_finite(self) -> None:
+        """Remember the last finite objective; raise Diverged if a later one is not and `on_nan` is stop."""
+        for number, objective in enumerate(self.objectives[self.checked : self.batch].tolist(), self.checked):
+            if math.isfinite(objective):
+                self.last_finite = objective
+            elif self.config["on_nan"] == "stop":
+                raise Diverged(self.epoch * self.steps_per_epoch + number + 1, self.last_finite)
+        self.checked = self.batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, for a checkpoint."""
+        self.check_finite()
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "last_finite": self.last_finite,
+            "means": {"sums": self.means.sums, "counts": self.means.counts},
+            "model": self.parts.model.state_dict(),
+            "optimizer": self.parts.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(self.parts.device) if self.on_cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.epoch, self.batch, self.checked = state["epoch"], state["batch"], state["batch"]
+        self.last_finite = state["last_finite"]
+        self.means.sums = {name: total.to(self.parts.device) for name, total in state["means"]["sums"].items()}
+        self.means.counts = dict(state["means"]["counts"])
+        self.parts.model.load_state_dict(state["model"])
+        self.parts.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_generator"])
+        if self.on_cuda and state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.parts.device)

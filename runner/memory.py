@@ -1,0 +1,21 @@
+"""How this process deals with memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next step, instead of handing it back to the system.
+
+    By default glibc returns blocks of the size of activations with each `free`, so that every step faults all its
+    pages in again: a fifth (fp32) to a third (bf16) of an epoch of the lecture's network. Blocks of up to 256 MiB
+    and 512 MiB in all are kept; results do not change. Other C libraries are left alone.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT)

@@ -1,0 +1,70 @@
+"""How a run ends, for a person (one sentence and an exit code) and for a sweeper (a number to minimise)."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runner.check import ConfigError
+from runner.directory import Busy, RunDirectory
+from runner.signals import Interrupted
+
+FAILED, BAD_CONFIG, BUSY = 1, 2, 3
+
+
+@contextmanager
+def told(directory: RunDirectory) -> Iterator[None]:
+    """Turn what can end a run early into sentences and an exit code."""
+    try:
+        yield
+    except (ConfigError, Busy, Interrupted, Exception) as error:
+        sentences, code = verdict(error, directory)
+        print("\n".join(sentences), file=sys.stderr)
+        sys.exit(code)
+    except KeyboardInterrupt:  # while torch is imported and the parts are built; later the run itself heeds it
+        print("stopped by SIGINT before training began: nothing is lost", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def verdict(error: Exception, directory: RunDirectory) -> tuple[list[str], int]:
+    """Return the sentences and the exit code for what ended a run."""
+    if isinstance(error, ConfigError):
+        return str(error).splitlines(), BAD_CONFIG
+    if isinstance(error, Busy):
+        return [str(error)], BUSY
+    if isinstance(error, Interrupted):
+        return [f"{error}; go on with: {shlex.join(['python', *sys.argv])}"], error.exit_code
+    return [f"failed: {reason_of(error, directory)}; log in {directory.path / 'train.log'}"], FAILED
+
+
+def reason_of(error: Exception | SystemExit, directory: RunDirectory) -> str:
+    """Return an error in one line; for a lack of memory, with what would help."""
+    text = next(iter(str(error).splitlines()), "")
+    memory = isinstance(error, MemoryError) or "alloc" in text.lower() or "out of memory" in text.lower()
+    advice = f" (out of memory with batch_size={directory.config['batch_size']}: lower it)" if memory else ""
+    return f"{type(error).__name__}: {text}{advice}"
+
+
+def conclude(directory: RunDirectory, trained: bool) -> float:
+    """Tell a stored result that was not trained anew, and return its objective; with none, leave with exit code 1."""
+    result = directory.result()
+    if not trained:
+        from runner.console import summary_lines
+
+        lines = summary_lines(result, directory.path) if result["status"] == "done" else [result["reason"]]
+        print("\n".join(["trained before; force=true trains again", *lines]))
+    if result["status"] != "done":
+        sys.exit(FAILED)
+    return objective(directory)
+
+
+def objective(directory: RunDirectory) -> float:
+    """Return what a sweeper minimises, from the stored result: infinite unless the run is done."""
+    result = directory.result()
+    if result.get("status") != "done":
+        return math.inf
+    return float(result[directory.config["objective_metric"] or result["best/by"]])

@@ -1,0 +1,104 @@
+"""What a user sees of a sweep: a live overview on a terminal, a line for each end of a job elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console as Terminal
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from runner.directory import RunDirectory
+
+DRAW_SECONDS = 0.5  # between two drawings on a terminal
+LINE_SECONDS = 60.0  # between two plain lines about what is running
+SHOWN = 12  # running jobs on a terminal
+
+
+class Overview:
+    """Shows how many jobs are done, running, failed and waiting, and the time left.
+
+    Args:
+        directories: of the jobs to run.
+        total: jobs of the sweep, those settled before included.
+    """
+
+    def __init__(self, directories: Sequence[RunDirectory], total: int) -> None:
+        self.jobs, self.total = len(directories), total
+        self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+        # No thread of rich's draws it: a fork beside a thread may copy a lock that nobody will open.
+        self.live = Live(console=self.terminal, auto_refresh=False, transient=True)
+        self.running: dict[str, RunDirectory] = {}
+        self.ends: dict[str, int] = {}
+        self.epochs = sum(directory.config["epochs"] for directory in directories)
+        self.epochs_before = sum(epoch_of(directory) for directory in directories)
+        self.epochs_ended = 0
+        self.began = self.drawn = time.monotonic()
+
+    def __enter__(self) -> Overview:
+        if self.terminal.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the overview if there is one."""
+        self.terminal.print(line)
+
+    def started(self, directory: RunDirectory) -> None:
+        self.running[directory.path.name] = directory
+
+    def ended(self, directory: RunDirectory, status: str) -> None:
+        """Tell how a job ended."""
+        self.running.pop(directory.path.name)
+        self.ends[status] = self.ends.get(status, 0) + 1
+        self.epochs_ended += directory.config["epochs"]
+        result, number = directory.result(), sum(self.ends.values())
+        judge = result.get("best/by", "")
+        facts = {
+            "done": f"{judge} {result.get(judge, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
+            "busy": "another process is training it",
+        }.get(status, f"{result.get('reason')}; log in {directory.path / 'train.log'}")
+        self.say(f"[{number}/{self.jobs}] {status}: {directory.path.name}  {facts}")
+
+    def draw(self) -> None:
+        """Draw the overview anew, or say what is running, each now and then."""
+        now = time.monotonic()
+        if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
+            return
+        self.drawn = now
+        epochs = {name: epoch_of(directory) for name, directory in self.running.items()}
+        lines = [f"{name}  epoch {epoch}/{self.running[name].config['epochs']}" for name, epoch in epochs.items()]
+        head = self.head(sum(epochs.values()), now - self.began)
+        if self.terminal.is_terminal:
+            self.live.update(Group(Text(head), *(Text("  " + line) for line in lines[:SHOWN])), refresh=True)
+        else:
+            self.say(f"{head}: {'; '.join(lines)}")
+
+    def head(self, epochs_running: int, seconds: float) -> str:
+        """Return the line of numbers."""
+        ended = sum(self.ends.values())
+        numbers = {"done": self.total - self.jobs + self.ends.get("done", 0), "running": len(self.running)}
+        numbers |= {status: number for status, number in self.ends.items() if status != "done"}
+        numbers["waiting"] = self.jobs - ended - len(self.running)
+        trained = self.epochs_ended + epochs_running - self.epochs_before
+        left = seconds / trained * (self.epochs - self.epochs_ended - epochs_running) if trained > 0 else None
+        told = [f"{number} {name}" for name, number in numbers.items() if number]
+        return ", ".join(told) + (f", about {clock(left)} left" if left is not None else "")
+
+
+def epoch_of(directory: RunDirectory) -> int:
+    """Return the last epoch that a run has written down, 0 before that."""
+    result = directory.result()
+    return 0 if directory.config["force"] and result.get("status") != "running" else result.get("epoch", 0)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

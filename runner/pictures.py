@@ -1,0 +1,198 @@
+"""Pictures of what a model has learned: the curve of a regression, the confusions, the worst mistakes.
+
+Made with matplotlib's figures alone, since pyplot would keep each of them. NaN is left out, never an error.
+"""
+
+from math import ceil
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data import Dataset
+from runner.evaluate import Evaluation
+
+Array = NDArray[np.float64]
+
+GRID = 513  # points of the curve
+MARGIN = 0.2  # of the curve beyond the data, on each side, in ranges of the data
+TANGENTS = 20  # at most so many, spread over the points in order: more would hide each other
+TANGENT = 0.1  # a tangent's length, in widths of the picture
+READABLE = 20  # classes: beyond them the numbers in the cells would overlap
+COLUMNS = 8  # images in a row
+BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "0.65"
+
+
+def figures_of(model: nn.Module, dataset: Dataset, test: Evaluation) -> dict[str, Figure | None]:
+    """Return the pictures that suit the data: confusions and mistakes of classes, or the curve of a 1-D regression."""
+    if dataset.classes is None:
+        return {"curve": regression_figure(model, dataset)}
+    inputs, targets = dataset.test.inputs, dataset.test.targets
+    figures: dict[str, Figure | None] = {
+        "test/confusion": confusion_figure(test.outputs, targets, dataset.classes, "test")
+    }
+    if len(dataset.shape) == 3:
+        figures["test/mistakes"] = mistakes_figure(inputs, test.outputs, targets, test.losses, dataset)
+    return figures
+
+
+def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
+    """The learned curve, the examples, and short tangents with the model's slope at the training points.
+
+    In units of the raw data. None if the data is not a regression of one number on one number.
+    """
+    if dataset.classes is not None or dataset.shape != (1,) or dataset.outputs != 1:
+        return None
+    offset, scale = float(dataset.offset), float(dataset.scale)
+    train, test = ((_array(part.inputs) * scale + offset, part) for part in (dataset.train, dataset.test))
+    figure, axes = _figure(6.4, 4.4)
+    if not torch.equal(dataset.test.inputs, dataset.train.inputs):
+        axes.plot(test[0], _array(test[1].targets), ".", markersize=2, color=GREY, label="test points")
+    targets = _array(dataset.train.targets)
+    axes.scatter(train[0], targets, s=16, color="black", zorder=3, label="training points")
+    _curve(axes, model, dataset)
+    _tangents(axes, model, dataset)
+    axes.set(xlabel="input (units of the data)", ylabel="output (units of the data)")
+    axes.set_title("Learned curve, and its slope at the training points", fontsize=10)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def confusion_figure(outputs: Tensor, targets: Tensor, classes: int, title: str) -> Figure:
+    """How many examples of each class, in its row, the model takes for which; shaded by their share of the row.
+
+    Args:
+        outputs: (N, C); the largest of a row is the prediction.
+        targets: class numbers (N,).
+        classes: their number C.
+        title: what the examples are; the error is written behind it.
+    """
+    pairs = torch.bincount(targets * classes + outputs.argmax(1), minlength=classes**2)
+    counts = pairs.reshape(classes, classes).cpu().numpy()
+    total, wrong = counts.sum(), counts.sum() - counts.trace()
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    side = 2.0 + 0.3 * min(classes, READABLE)
+    figure, axes = _figure(side, side)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if classes <= READABLE:
+        axes.set(xticks=range(classes), yticks=range(classes))
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=7)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"{title}: error {wrong / max(total, 1):.2%} ({wrong} of {total})", fontsize=9)
+    return figure
+
+
+def mistakes_figure(
+    inputs: Tensor, outputs: Tensor, targets: Tensor, losses: Tensor, dataset: Dataset, count: int = 24
+) -> Figure | None:
+    """The worst mistakes: wrongly classified images, those with the highest losses first.
+
+    Under each stand true → predicted class and the softmax of the outputs at the predicted one (its
+    probability, where the model was trained by cross-entropy). None for inputs that are no images.
+
+    Args:
+        inputs: images as the model sees them (N, C, H, W), C = 1 or 3.
+        outputs: (N, C), logits or log-probabilities.
+        targets: class numbers (N,).
+        losses: losses of the examples (N,); NaN counts as the highest.
+        dataset: of which the images are, to undo its normalisation.
+        count: how many images to show at most (1 or more).
+    """
+    if inputs.dim() != 4 or inputs.shape[1] not in (1, 3):
+        return None
+    predicted = outputs.argmax(1)
+    wrong = (predicted != targets).nonzero().flatten()
+    worst = wrong[losses[wrong].nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)[:count]]
+    probabilities = outputs[worst].float().softmax(1).amax(1).tolist()
+    rows = max(1, ceil(len(worst) / COLUMNS))
+    figure, axes = _figure(COLUMNS * 0.95, rows * 1.15 + 0.4, left=0.15, bottom=0.1)
+    axes.axis("off")
+    axes.set_title(f"{len(wrong)} of {len(targets)} wrong; true → predicted, probability", fontsize=10)
+    if len(worst):
+        height, width = _mosaic(axes, _array(inputs[worst] * dataset.scale + dataset.offset))
+    for index, (true, taken) in enumerate(zip(targets[worst].tolist(), predicted[worst].tolist(), strict=True)):
+        row, column = divmod(index, COLUMNS)
+        text = f"{true} → {taken}  {probabilities[index]:.0%}"
+        axes.text((column + 0.5) * width, (row + 0.9) * height, text, ha="center", va="center", fontsize=7)
+    return figure
+
+
+def _figure(width: float, height: float, left: float = 0.75, bottom: float = 0.5) -> tuple[Figure, Axes]:
+    """A figure and its axes; all in inches. Axes in a fixed place cost half as much as fitted ones."""
+    figure = Figure(figsize=(width, height), dpi=100)
+    right, top = 0.15, 0.35
+    inner = ((width - left - right) / width, (height - bottom - top) / height)
+    return figure, figure.add_axes((left / width, bottom / height, *inner))
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().double().cpu().numpy()
+
+
+def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
+    """Draw the model's outputs over the data's range and a margin; the picture shows a bit more than the data."""
+    inputs, targets = dataset.train.inputs, _array(dataset.train.targets)
+    low, high = float(inputs.min()), float(inputs.max())
+    margin = MARGIN * ((high - low) or 1.0)
+    grid = torch.linspace(low - margin, high + margin, GRID, device=inputs.device).unsqueeze(1)
+    values, _ = _values_and_slopes(model, grid)
+    bottom, top = targets.min(), targets.max()
+    room = (top - bottom) or 1.0
+    # A diverged curve leaves the picture, and stays within what can be drawn.
+    values = values.clip(bottom - 9 * room, top + 9 * room)
+    axes.plot(_array(grid) * float(dataset.scale) + float(dataset.offset), values, color=BLUE, label="model")
+    seen = values[np.isfinite(values)]
+    axes.set_ylim(
+        max(bottom - room, min([bottom, *seen])) - 0.05 * room, min(top + room, max([top, *seen])) + 0.05 * room
+    )
+
+
+def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
+    """Draw segments, all of the same length on the picture, through the model's outputs at training points."""
+    inputs = dataset.train.inputs[dataset.train.inputs[:, 0].argsort()]
+    inputs = inputs[:: ceil(len(inputs) / TANGENTS)]
+    values, slopes = _values_and_slopes(model, inputs)
+    points = np.stack([_array(inputs)[:, 0] * float(dataset.scale) + float(dataset.offset), values], 1)
+    bottom, top = axes.get_ylim()
+    seen = np.isfinite(slopes) & (bottom <= values) & (values <= top)
+    points, slopes = points[seen], slopes[seen] / float(dataset.scale)
+    width = np.ptp(axes.get_xlim())
+    steepness = slopes * width / (top - bottom) * axes.bbox.height / axes.bbox.width
+    run = 0.5 * TANGENT * width / np.hypot(1, steepness)
+    step = np.stack([run, run * slopes], 1)
+    segments = np.stack([points - step, points + step], 1)
+    axes.add_collection(LineCollection(list(segments), colors=ORANGE, linewidths=2, zorder=4, label="slope"))
+
+
+def _values_and_slopes(model: nn.Module, inputs: Tensor) -> tuple[Array, Array]:
+    """The model's outputs (N,) at inputs (N, 1), and their derivatives (N,), in evaluation mode."""
+    training = model.training
+    model.eval()  # no example changes another's output: the gradient of the sum holds all derivatives
+    with torch.enable_grad():
+        points = inputs.detach().clone().requires_grad_()
+        outputs = model(points)[:, 0]
+        (slopes,) = torch.autograd.grad(outputs.sum(), points, materialize_grads=True)
+    model.train(training)
+    return _array(outputs), _array(slopes)[:, 0]
+
+
+def _mosaic(axes: Axes, images: Array) -> tuple[int, int]:
+    """Show images (N, C, H, W) as one picture, in rows; return height and width in pixels of an image's cell."""
+    count, channels, height, width = images.shape
+    rows = ceil(count / COLUMNS)
+    images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
+    low, high = images.min(), images.max()
+    shades = (images - low) / ((high - low) or 1.0)
+    gap, line = ceil(width / 12), ceil(height / 4)  # between the images, and below them for the text
+    cells = np.ones((rows * COLUMNS, height + line, width + gap, channels))
+    cells[:count, :height, gap // 2 : gap // 2 + width] = shades.transpose(0, 2, 3, 1)
+    cells = cells.reshape(rows, COLUMNS, height + line, width + gap, channels).swapaxes(1, 2)
+    picture = cells.reshape(rows * (height + line), COLUMNS * (width + gap), channels)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return height + line, width + gap

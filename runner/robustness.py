@@ -1,0 +1,143 @@
+"""Probes of robustness: the test error after the inputs were disturbed.
+
+Sizes are fractions of the range of an image (0 to 1, whatever the normalisation), or raw units for other data.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from data import Dataset, Part
+from runner.evaluate import BATCH, evaluate
+from runner.probes import Probe, Subject, require_classes
+
+
+class Disturbance(Probe):
+    """The error on disturbed test examples, for each of some sizes.
+
+    Args:
+        sizes: of the disturbance (each >= 0).
+        examples: how many test examples, the first ones (>= 1; null: all).
+    """
+
+    images_only = False
+
+    def __init__(self, sizes: Sequence[float], examples: int | None = None) -> None:
+        super().__init__(examples)
+        if not sizes or not all(0 <= size < float("inf") for size in sizes):
+            raise ValueError(f"sizes must be a list of finite numbers of at least 0, got {list(sizes)}")
+        self.sizes = list(sizes)
+
+    def check(self, dataset: Dataset) -> None:
+        require_classes(type(self).__name__.lower(), dataset)
+        if self.images_only and len(dataset.shape) != 3:
+            shape = "x".join(map(str, dataset.shape))
+            raise ValueError(
+                f"{type(self).__name__.lower()} is about images, and this data has inputs of shape {shape}"
+            )
+
+    def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
+        return {f"{size:g}": self.error(subject, size) for size in self.sizes}
+
+    def error(self, subject: Subject, size: float) -> float:
+        """Return the error after a disturbance of one size; the mean over its directions."""
+        part = self.part(subject)
+        errors = []
+        for inputs in self.disturbed(subject, part, size):
+            disturbed = Part(inputs, part.targets)
+            errors.append(evaluate(subject.model, subject.criterion, disturbed, subject.dataset.classes).error or 0.0)
+        return sum(errors) / len(errors)
+
+    @abstractmethod
+    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+        """Return the disturbed inputs, once for each direction."""
+
+
+class Noise(Disturbance):
+    """Gaussian noise of the given standard deviations, not clipped."""
+
+    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+        noise = torch.randn(part.inputs.shape, generator=subject.generator, device=part.inputs.device)
+        return [part.inputs + size * subject.dataset.unit / subject.dataset.scale * noise]
+
+
+class Shift(Disturbance):
+    """Shifts by the given numbers of pixels, left, right, up and down; black comes in."""
+
+    images_only = True
+
+    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+        height, width = part.inputs.shape[-2:]
+        directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]
+        moves = [[[1, 0, 2 * size * x / width], [0, 1, 2 * size * y / height]] for x, y in directions]
+        return [warped(part.inputs, move, subject.dataset) for move in moves]
+
+
+class Rotation(Disturbance):
+    """Rotations about the centre by the given angles, in degrees, either way; black comes in."""
+
+    images_only = True
+
+    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+        angle = torch.tensor(size).deg2rad()
+        cos, sin = angle.cos().item(), angle.sin().item()
+        return [warped(part.inputs, [[cos, -s, 0], [s, cos, 0]], subject.dataset) for s in (sin, -sin)]
+
+
+class Attack(Disturbance):
+    """A perturbation of each input within [-size, size], found by gradient ascent on the loss; images stay images.
+
+    Args:
+        sizes: greatest change of a pixel (each >= 0).
+        steps: of projected gradient ascent (>= 1). One step of full size from the input itself is FGSM; more start
+            at a random point and take steps of 2.5 * size / steps (PGD).
+        examples: how many test examples, the first ones (>= 1; null: all).
+
+    Source: Goodfellow, Shlens, Szegedy 2014, arXiv 1412.6572; Madry et al. 2017, arXiv 1706.06083.
+    """
+
+    def __init__(self, sizes: Sequence[float], steps: int = 1, examples: int | None = None) -> None:
+        super().__init__(sizes, examples)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.steps = steps
+
+    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+        batches = zip(part.inputs.split(BATCH), part.targets.split(BATCH), strict=True)
+        return [torch.cat([self.ascend(subject, inputs, targets, size) for inputs, targets in batches])]
+
+    def ascend(self, subject: Subject, inputs: Tensor, targets: Tensor, size: float) -> Tensor:
+        """Return the perturbed inputs of one batch."""
+        data = subject.dataset
+        radius = size * data.unit / data.scale
+        low, high = inputs - radius, inputs + radius
+        if len(data.shape) == 3:
+            low = torch.maximum(low, -data.offset / data.scale)
+            high = torch.minimum(high, (data.unit - data.offset) / data.scale)
+        moved, step = inputs, radius
+        if self.steps > 1:
+            start = torch.rand(inputs.shape, generator=subject.generator, device=inputs.device) * 2 - 1
+            moved, step = clipped(inputs + radius * start, low, high), radius * 2.5 / self.steps
+        for _ in range(self.steps):
+            moved = moved.detach().requires_grad_()
+            losses = subject.criterion(subject.model(moved), targets)
+            (ascent,) = torch.autograd.grad(losses.sum(), moved)
+            moved = clipped(moved.detach() + step * ascent.sign(), low, high)
+        return moved
+
+
+def clipped(inputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(inputs, low), high)
+
+
+def warped(inputs: Tensor, matrix: list[list[float]], data: Dataset) -> Tensor:
+    """Return images resampled through an affine map of centred coordinates, raw zero coming in from outside."""
+    theta = torch.tensor(matrix, dtype=inputs.dtype, device=inputs.device).expand(len(inputs), 2, 3)
+    grid = affine_grid(theta, list(inputs.shape), align_corners=False)
+    raw = inputs * data.scale + data.offset
+    return (grid_sample(raw, grid, align_corners=False) - data.offset) / data.scale

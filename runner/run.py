@@ -1,0 +1,293 @@
+"""One run, from a checked config to its result: build, train, evaluate, record, save."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import traceback
+import warnings
+from typing import Any, TextIO
+
+import torch
+
+from runner import checkpoint, pictures
+from runner.build import Parts, build, stream_seed
+from runner.compatibility import value_of
+from runner.console import Console, summary_lines
+from runner.directory import RunDirectory
+from runner.evaluate import Evaluation, evaluate
+from runner.files import remove_stale_temporaries
+from runner.loop import Diverged, Loop
+from runner.memory import keep_freed_memory
+from runner.outcome import reason_of
+from runner.probes import Subject
+from runner.provenance import provenance
+from runner.record import Recorder
+from runner.signals import Interrupted, StopSignals
+
+MOST_EVALUATIONS = 100  # with evaluate_every=null
+EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: some epochs last a millisecond
+
+
+def run(directory: RunDirectory, stream: TextIO | None = None) -> dict[str, Any]:
+    """Train in a directory, from its checkpoint if it has one, and return the result.
+
+    Args:
+        directory: of a checked config.
+        stream: where the lines go that the log keeps, too (null: the standard output).
+
+    Raises:
+        ConfigError: if the parts do not fit; nothing is written then.
+        Busy: if another process works in the directory.
+        Interrupted: after a signal, with the state saved.
+    """
+    console = Console(stream)
+    torch.set_num_threads(directory.config["threads"] or threads_given())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parts = build(directory.config)
+    keep_freed_memory()
+    with directory.locked(), StopSignals() as signals:
+        if directory.is_finished:  # another process was faster
+            return directory.result()
+        console.open_log(directory.path / "train.log")
+        console.say(f"device {parts.device}, {torch.get_num_threads()} threads")
+        for warning in caught:
+            console.say(f"warning: {warning.message}")
+        try:
+            return Session(directory, parts, console, signals).run()
+        finally:
+            console.close()
+
+
+def threads_given() -> int:
+    """Return this process's share of the cores: what a launcher says by OMP_NUM_THREADS, or all there are."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else len(os.sched_getaffinity(0))
+
+
+class Session:
+    """One sitting of a run; an interrupted run takes several.
+
+    Beside the loop's state it keeps the history (a row of numbers for each evaluated epoch), the best row, and
+    the seconds spent, so that a resumed run ends with the same record as an undisturbed one.
+    """
+
+    def __init__(self, directory: RunDirectory, parts: Parts, console: Console, signals: StopSignals) -> None:
+        self.directory, self.parts, self.console, self.signals = directory, parts, console, signals
+        self.config = directory.config
+        self.loop = Loop(parts, self.config)
+        self.history: list[dict[str, float]] = []
+        self.seconds = self.training_seconds = 0.0  # of earlier sittings; of training alone
+        self.began = self.saved = time.monotonic()
+        resume_at = self.restore()
+        self.recorder = Recorder(
+            directory.path,
+            hparams=directory.hparams,
+            group=directory.group_name,
+            resume_at=resume_at,
+            history=self.history,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or as far as it goes, and return the result, which says how it ended."""
+        self.directory.write_config()
+        self.write("running")
+        try:
+            self.train()
+            result = self.finish("done")
+        except Diverged as divergence:
+            facts = {"diverged_at_step": divergence.step, "last_finite_objective": divergence.last_finite}
+            result = self.finish("diverged", reason=str(divergence), **facts)
+        except Interrupted as interruption:
+            self.write("interrupted", reason=str(interruption))
+            raise
+        except Exception as error:
+            self.console.note(traceback.format_exc())
+            self.finish("failed", reason=reason_of(error, self.directory))
+            raise
+        finally:
+            self.recorder.close()
+        return result
+
+    def train(self) -> None:
+        """Train the epochs that are left, evaluating and saving in between."""
+        epochs = self.config["epochs"]
+        while self.loop.epoch < epochs:
+            began = time.perf_counter()
+            means = self.loop.run_epoch(self.before_step)
+            self.training_seconds += time.perf_counter() - began
+            if self.is_evaluated(self.loop.epoch):
+                self.evaluate(means)
+            if time.monotonic() - self.saved > EPOCH_SAVE_SECONDS or self.loop.epoch == epochs:
+                self.save()
+
+    def before_step(self) -> None:
+        """Heed signals, save now and then, show progress: between two steps, never between the last and what is
+        recorded of it, which a resumed run could not make up for."""
+        stopping = self.signals.received is not None
+        if stopping or time.monotonic() - self.saved > self.config["checkpoint_seconds"]:
+            self.save()
+        if stopping:
+            self.signals.check(self.hand_over)
+        done = self.loop.epoch + self.loop.batch / self.loop.steps_per_epoch
+        self.console.progress(done, self.config["epochs"], self.latest)
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Tell whether an epoch ends in an evaluation; the last one always does."""
+        epochs, every = self.config["epochs"], self.config["evaluate_every"]
+        if every is None:
+            every = math.ceil(epochs / MOST_EVALUATIONS)
+        return epoch == epochs or (every > 0 and epoch % every == 0)
+
+    def evaluate(self, means: dict[str, float]) -> None:
+        """Evaluate all parts of the data and record the numbers, histograms and pictures."""
+        epoch, parts = self.loop.epoch, self.parts
+        evaluations = {
+            name: evaluate(parts.model, parts.criterion, part, parts.dataset.classes)
+            for name, part in (
+                ("train", parts.dataset.train),
+                ("validation", parts.dataset.validation),
+                ("test", parts.dataset.test),
+            )
+            if part is not None
+        }
+        row: dict[str, float] = {"epoch": epoch, **means}
+        for name, evaluation in evaluations.items():
+            row |= evaluation.metrics(name)
+        row |= self.values_of_penalties()
+        if epoch == self.config["epochs"]:
+            row |= self.probe()
+        row["optimizer/lr"] = parts.optimizer.param_groups[0]["lr"]
+        row["time/examples_per_second"] = self.examples_per_second
+        self.history.append(row)
+        self.recorder.scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
+        self.draw(evaluations)
+        self.console.epoch(epoch, self.config["epochs"], row)
+        self.write("running")
+        if not math.isfinite(row["train/loss"]) and self.config["on_nan"] == "stop":
+            raise Diverged(self.steps, self.loop.last_finite)  # the last step did it: its objective was finite
+
+    def draw(self, evaluations: dict[str, Evaluation]) -> None:
+        """Record what is not a number: histograms and pictures."""
+        epoch, dataset = self.loop.epoch, self.parts.dataset
+        if self.config["histograms"]:
+            for name, evaluation in evaluations.items():
+                self.recorder.losses(epoch, name, evaluation.losses)
+            self.recorder.layers(epoch, self.parts.model)
+        if self.config["pictures"]:
+            for tag, figure in pictures.figures_of(self.parts.model, dataset, evaluations["test"]).items():
+                if figure is not None:
+                    self.recorder.figure(epoch, tag, figure)
+
+    def values_of_penalties(self) -> dict[str, float]:
+        """Return what the means of the objective do not hold: values of proximal penalties, statistics of the rest."""
+        values = {}
+        for name, penalty in self.parts.penalties.items():
+            if not penalty.in_objective:
+                values[f"train/penalty/{name}"] = value_of(penalty, self.parts).item()
+            values |= {f"train/penalty/{name}/{key}": value for key, value in penalty.statistics().items()}
+        return values
+
+    def probe(self) -> dict[str, float]:
+        """Ask the probes, each with a generator of its own, and return their numbers; tensors become histograms."""
+        parts, numbers = self.parts, {}
+        for name, probe in parts.probes.items():
+            generator = torch.Generator(parts.device).manual_seed(stream_seed(self.config["seed"], "probe", name))
+            parts.model.eval()
+            for key, value in probe(Subject(parts.model, parts.criterion, parts.dataset, generator)).items():
+                if isinstance(value, torch.Tensor):
+                    self.recorder.losses(self.loop.epoch, f"probe/{name}/{key}", value)
+                else:
+                    numbers[f"probe/{name}/{key}"] = value
+        return numbers
+
+    @property
+    def latest(self) -> dict[str, float]:
+        return self.history[-1] if self.history else {}
+
+    @property
+    def best_numbers(self) -> dict[str, float]:
+        """Losses and errors of the first row of the least validation error, or loss, or those of the training part."""
+        best = min(self.history, key=lambda row: (not math.isfinite(row[self.judge]), row[self.judge]), default={})
+        return {key: best[key] for key in best if key == "epoch" or key.endswith(("/loss", "/error"))}
+
+    @property
+    def judge(self) -> str:
+        part = "train" if self.parts.dataset.validation is None else "validation"
+        return f"{part}/{'loss' if self.parts.dataset.classes is None else 'error'}"
+
+    @property
+    def steps(self) -> int:
+        return self.loop.epoch * self.loop.steps_per_epoch + self.loop.batch
+
+    @property
+    def examples_per_second(self) -> float:
+        examples = self.loop.epoch * len(self.parts.dataset.train)
+        return examples / self.training_seconds if self.training_seconds else 0.0
+
+    def restore(self) -> int | None:
+        """Go on from the newest sound checkpoint; return its epoch, or None to start from the beginning."""
+        remove_stale_temporaries(self.directory.path)
+        if self.config["force"]:
+            for path in checkpoint.checkpoints(self.directory.path):
+                path.unlink()
+        state = checkpoint.load(self.directory.path)
+        if state is None:
+            return None
+        if state["threads"] != torch.get_num_threads():
+            self.console.say(
+                f"warning: resumed with {torch.get_num_threads()} threads after {state['threads']}: "
+                "the last bits of the result may differ"
+            )
+        self.loop.load_state_dict(state["loop"])
+        self.history = state["history"]
+        self.seconds, self.training_seconds = state["seconds"], state["training_seconds"]
+        self.console.say(f"resumed at epoch {self.loop.epoch}, step {self.loop.batch} of it")
+        return self.loop.epoch
+
+    def hand_over(self) -> None:
+        """Say that the run, which is saved, may be killed and started again by a launcher, as its signal announced."""
+        self.write("interrupted", reason="the launcher's signal")
+
+    def save(self) -> None:
+        """Save everything that an undisturbed continuation needs."""
+        state = {
+            "loop": self.loop.state_dict(),
+            "history": self.history,
+            "seconds": self.seconds + time.monotonic() - self.began,
+            "training_seconds": self.training_seconds,
+            "threads": torch.get_num_threads(),
+        }
+        checkpoint.save(self.directory.path, state, step=self.steps)
+        self.saved = time.monotonic()
+
+    def finish(self, status: str, **facts: Any) -> dict[str, Any]:
+        """Write the final result, tell it, and return it."""
+        result = self.write(status, **facts)
+        self.recorder.finish(self.best_numbers, status)
+        if status == "done":
+            for line in summary_lines(result, self.directory.path):
+                self.console.say(line)
+        else:
+            self.console.say(f"{status}: {facts['reason']}; log in {self.directory.path / 'train.log'}")
+        return result
+
+    def write(self, status: str, **facts: Any) -> dict[str, Any]:
+        """Write and return the result as far as it is known."""
+        numbers = {key: value for key, value in self.latest.items() if key != "epoch"}
+        result = {
+            "status": status,
+            **facts,
+            "epoch": self.loop.epoch,
+            "epochs": self.config["epochs"],
+            "seed": self.config["seed"],
+            **numbers,
+            **{f"best/{key}": value for key, value in self.best_numbers.items()},
+            "best/by": self.judge,
+            "seconds": self.seconds + time.monotonic() - self.began,
+            "examples_per_second": self.examples_per_second,
+            **provenance(self.parts.device),
+        }
+        return self.directory.write_result(result)

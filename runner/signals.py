@@ -1,0 +1,61 @@
+"""Stopping in good order: SIGTERM and Ctrl-C let the step end and the state be saved; a second one leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class StopSignals:
+    """While the context lasts, notes SIGTERM and SIGINT; `check` raises once one came.
+
+    A signal for which a launcher has a handler of its own (submitit: to have the job queued again) is noted as well;
+    `check` calls that handler once the state is saved.
+
+    Outside the main thread (some launchers run jobs in threads) Python allows no handlers: signals then act as usual.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+    LAUNCHERS = (signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> StopSignals:
+        self.main = threading.current_thread() is threading.main_thread()
+        handled = [number for number in self.LAUNCHERS if callable(signal.getsignal(number))]
+        numbers = (*self.NUMBERS, *handled) if self.main else ()
+        self.before: dict[int, Any] = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def check(self, hand_over: Callable[[], None]) -> None:
+        """If a signal came, raise Interrupted, or hand the run and the signal over to the launcher's handler."""
+        if self.received is None:
+            return
+        handler = self.before[self.received]
+        if not callable(handler) or handler is signal.default_int_handler:
+            raise Interrupted(self.received)
+        number, self.received = self.received, None
+        hand_over()
+        handler(number, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number

@@ -1,0 +1,111 @@
+"""Options against a constructor's own annotated arguments."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from runner.rules import shown
+
+
+def problems_of_options(
+    path: str, target: Callable, options: Mapping[str, Any], given: Sequence[str] = ()
+) -> list[str]:
+    """Return a sentence for each option that the target does not take, lacks, or takes of another type.
+
+    Args:
+        path: where in the config the options stand, for the sentences.
+        target: the class or function that they are meant for.
+        options: names and values.
+        given: arguments that the runner hands over itself.
+    """
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return []
+    hints = annotations_of(target)
+    names = [name for name in parameters if name not in given]
+    problems = []
+    for name, value in options.items():
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            hint = f"did you mean {path}.{near[0]}?" if near else "it takes " + (", ".join(names) or "no options")
+            problems.append(f"{path}.{name} is not an option of {path}: {hint}")
+        elif name in hints and not fits(value, hints[name]):
+            problems.append(f"{path}.{name} must be {describe(hints[name])}, got {shown(value)}")
+    for name in names:
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            problems.append(f"{path}.{name} is missing")
+    return problems
+
+
+def annotations_of(target: Callable) -> dict[str, Any]:
+    """Return the evaluated annotations of a constructor, or none where they cannot be evaluated."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Tell whether a value from YAML fits an annotation; what YAML cannot express is not judged."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments if not unjudged(argument))
+    if origin is Literal:
+        return any(type(value) is type(argument) and value == argument for argument in arguments)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if annotation is float:
+        return type(value) in (int, float)
+    if annotation in (int, bool, str):
+        return type(value) is annotation
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and fit_members(value, origin, arguments)
+    if origin in (dict, Mapping) or annotation is dict:
+        return isinstance(value, dict)
+    return True
+
+
+def fit_members(values: list, origin: Any, arguments: tuple) -> bool:
+    """Tell whether the members of a list fit list[X], tuple[X, ...] or tuple[X, Y]."""
+    if origin is tuple and Ellipsis not in arguments:
+        return len(values) == len(arguments) and all(map(fits, values, arguments))
+    return all(fits(value, arguments[0]) for value in values) if arguments else True
+
+
+def unjudged(annotation: Any) -> bool:
+    """Tell whether YAML cannot express this member of a union (a Tensor), so that the others decide."""
+    return inspect.isclass(annotation) and annotation not in (
+        int,
+        float,
+        bool,
+        str,
+        list,
+        tuple,
+        dict,
+        type(None),
+    )
+
+
+def describe(annotation: Any) -> str:
+    """Return an annotation in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(a) for a in arguments if not unjudged(a)))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (list, tuple, Sequence):
+        return "a list" + (f" of {describe(arguments[0])}" if arguments else "")
+    words = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "a word",
+        type(None): "null",
+    }
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))

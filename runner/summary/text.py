@@ -1,0 +1,203 @@
+"""A summary in words and numbers: on the terminal, as Markdown for people, as CSV, with everything, for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.files import write_atomic
+from runner.summary import Row, Run, Summary
+from runner.summary.columns import BLANK, text
+
+WIDTH = 100  # characters of the table where there is no terminal
+DIGITS = 4  # that count, of the largest number of a column
+MOST_SHOWN = 20  # runs listed on the terminal; the Markdown lists all
+RANKS = {"probe": 2, "seconds": 3, "best": 4}  # of metrics, by what they begin with
+
+
+class Column(NamedTuple):
+    """One column of the printed table; those of the highest rank go first where there is no room."""
+
+    title: str
+    cells: list[str]
+    rank: int
+    is_number: bool = True
+
+
+def columns_of(summary: Summary, metric: str | None) -> list[Column]:
+    """Return the columns of the table for people, in their order."""
+    rows = summary.rows
+    columns = [Column("", ["*" if row in summary.best else "" for row in rows], 0, False)]
+    for key in summary.columns:
+        columns.append(Column(key, [text(row.keys.get(key, BLANK)) for row in rows], 0))
+    columns.append(Column("n", [str(len(row.done)) for row in rows], 0))
+    if any(row.diverged for row in rows):
+        columns.append(Column("diverged", [str(row.diverged or "") for row in rows], 0))
+    for name in of_interest(summary, metric):
+        rank = 0 if name == metric else RANKS.get(name.partition("/")[0], 1)
+        columns.append(Column(name, spreads(rows, name), rank))
+        if name == metric:
+            columns.append(Column(f"{name}\nmedian", medians(rows, name), 2))
+    return columns
+
+
+def of_interest(summary: Summary, metric: str | None) -> list[str]:
+    """Return the metrics for people: of all parts, at the end and at the best epoch, the probes, the seconds."""
+    kind = "error" if "test/error" in summary.metrics else "loss"
+    names = [f"{part}/{kind}" for part in ("train", "validation", "test", "best/test")]
+    probes = [name for name in summary.metrics if name.startswith("probe/")]
+    wanted = [*names[:3], *([] if metric in names else [metric]), names[3], *probes, "seconds"]
+    return [name for name in dict.fromkeys(wanted) if name in summary.metrics]
+
+
+def spreads(rows: Sequence[Row], metric: str) -> list[str]:
+    """Return a cell `mean ± deviation` for each row, all with the same decimals."""
+    found = [row.metrics.get(metric) for row in rows]
+    form = form_for([number for spread in found if spread for number in (spread.mean, spread.deviation)])
+    cells = []
+    for spread in found:
+        deviation = f" ± {spread.deviation:{form}}" if spread and not math.isnan(spread.deviation) else ""
+        cells.append(f"{spread.mean:{form}}{deviation}" if spread else "")
+    return cells
+
+
+def medians(rows: Sequence[Row], metric: str) -> list[str]:
+    """Return a cell with the median for each row."""
+    found = [row.metrics[metric].median if metric in row.metrics else None for row in rows]
+    form = form_for([number for number in found if number is not None])
+    return ["" if number is None else f"{number:{form}}" for number in found]
+
+
+def form_for(numbers: Sequence[float]) -> str:
+    """Return the format of a column: as many decimals as give its largest number four digits."""
+    largest = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0) or 1.0
+    if not 1e-3 <= largest < 1e7:
+        return f".{DIGITS - 2}e"
+    return f".{max(0, min(DIGITS, DIGITS - 1 - math.floor(math.log10(largest))))}f"
+
+
+def notes_of(summary: Summary) -> list[str]:
+    """Return what a reader of the table has to know."""
+    notes = ["Mean ± sample standard deviation over the n runs that ended well, of different seeds."]
+    if summary.best and summary.judge:
+        by = f"* least {summary.judge}"
+        notes.append(by + ("." if "validation" in summary.judge else ", as there are no validation examples."))
+    if any(row.diverged for row in summary.rows):
+        notes.append("Runs that diverged are counted, but are in no mean.")
+    return notes
+
+
+def listed(run: Run) -> str:
+    """Return a run that is in no mean, with the reason, in one line."""
+    seed = f" (seed {run.result['seed']})" if "seed" in run.result else ""
+    return f"{run.status}{seed}: {run.reason}"
+
+
+def table_of(columns: Sequence[Column]) -> Table:
+    """Return the table as the terminal shows it."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(Text(column.title), justify="right" if column.is_number else "left", no_wrap=True)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, cells), style="bold" if cells[0] else None)
+    return table
+
+
+def fitting(columns: Sequence[Column], console: Console) -> list[Column]:
+    """Return the columns that fit into the console's width, those of low rank first; the first two in any case."""
+    kept: list[int] = []
+    for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
+        tried = [columns[i] for i in sorted([*kept, index])]
+        if len(kept) < 2 or table_width(tried) <= console.width:
+            kept.append(index)
+    return [columns[index] for index in sorted(kept)]
+
+
+def table_width(columns: Sequence[Column]) -> int:
+    """Return the characters of the table's lines: the widest cell of each column, and a space between them."""
+    return sum(max(map(len, [*column.title.split("\n"), *column.cells])) + 2 for column in columns)
+
+
+def show(summary: Summary, folder: Path, metric: str | None, console: Console | None = None) -> None:
+    """Print the table, as wide as the terminal at most, and below it the runs that are in no mean."""
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    columns = columns_of(summary, metric)
+    shown = fitting(columns, console)
+    if summary.rows:
+        console.print(table_of(shown))
+    notes = notes_of(summary) if summary.rows else []
+    left_out = [one_line(column.title) for column in columns if column not in shown]
+    notes += [f"No room for {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}."] if left_out else []
+    for note in notes:
+        console.print(Text(note, style="dim"))
+    for run in summary.others[:MOST_SHOWN]:
+        console.print(Text(listed(run), style="red" if run.status != "running" else ""), soft_wrap=True)
+        console.print(Text(f"    {run.log}"), soft_wrap=True)
+    if len(summary.others) > MOST_SHOWN:
+        console.print(Text(f"and {len(summary.others) - MOST_SHOWN} more in summary.md"))
+    console.print(Text(f"summary.csv, summary.md and summary.png are in {folder}"), soft_wrap=True)
+
+
+def markdown(summary: Summary, title: str, metric: str | None) -> str:
+    """Return the table and the list as Markdown."""
+    columns = columns_of(summary, metric)
+    lines = [f"# {title}", ""]
+    if summary.rows:
+        lines += [line_of([one_line(column.title) for column in columns])]
+        lines += [line_of(["--:" if column.is_number else ":-:" for column in columns])]
+        lines += [line_of(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+        lines += ["", " ".join(escaped(note) for note in notes_of(summary)), ""]
+        lines += ["![The metric against what was swept](summary.png)", ""]
+    if summary.others:
+        lines += ["Runs that are in no mean:", ""]
+        lines += [f"- {escaped(listed(run))}; log: `{run.log}`" for run in summary.others]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def one_line(title: str) -> str:
+    return title.replace("\n", " ")
+
+
+def line_of(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(escaped, cells))} |"
+
+
+def escaped(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("*", r"\*").replace("<", "&lt;")
+
+
+def table_csv(summary: Summary) -> str:
+    """Return all metrics of all groups: mean, standard deviation and median, with all digits."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    heads = [f"{metric} {kind}" for metric in summary.metrics for kind in ("mean", "sd", "median")]
+    writer.writerow([*summary.columns, "best", "n", "diverged", *heads])
+    for row in summary.rows:
+        cells: list[object] = [text(row.keys.get(key, BLANK)) for key in summary.columns]
+        cells += [int(row in summary.best), len(row.done), row.diverged]
+        for metric in summary.metrics:
+            spread = row.metrics.get(metric)
+            numbers = [spread.mean, spread.deviation, spread.median] if spread else [math.nan] * 3
+            cells += ["" if math.isnan(number) else number for number in numbers]
+        writer.writerow(cells)
+    return file.getvalue()
+
+
+def write(summary: Summary, folder: Path, metric: str | None) -> None:
+    """Write summary.csv and summary.md, each whole or not at all.
+
+    Raises:
+        WriteError: if the system refuses.
+    """
+    write_atomic(folder / "summary.csv", table_csv(summary))
+    write_atomic(folder / "summary.md", markdown(summary, folder.name, metric))
