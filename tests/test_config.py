@@ -1,0 +1,187 @@
+"""Bad input: one sentence each, all at once, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from runner import command_line
+from runner.check import ConfigError
+from runner.help_text import GROUPS, keys_of
+from runner.targets import CONF
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Return a function of arguments that returns what the check of the command line says when it refuses them."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            command_line.check(arguments)
+        assert stop.value.code == 2
+        assert not list(tmp_path.iterdir())
+        return capsys.readouterr().err
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["optimizer.lrr=0.1"], "optimizer.lrr is not a key of the config: did you mean optimizer.lr?"),
+        (["epoch=3"], "epoch is not a key of the config: did you mean epochs?"),
+        (["optimizer=adm"], "optimizer=adm is not an option: did you mean optimizer=adam?"),
+        (["penalty.l2.weight=1"], "penalty.l2.weight is not a key of the config: add penalty=l2"),
+        (["+typo=1"], "typo is not a key of the config: it has"),
+        (["~epochs"], "epochs is missing"),
+        (["epochs=0"], "epochs must be a whole number of at least 1, got 0"),
+        (["epochs=two"], "epochs must be a whole number of at least 1, got 'two'"),
+        (["seed=0.5"], "seed must be a whole number of at least 0, got 0.5"),
+        (["seed=true"], "seed must be a whole number of at least 0, got true"),
+        (["optimizer.lr=0"], "optimizer.lr must be a finite number above 0, got 0"),
+        (["optimizer.lr=nan"], "optimizer.lr must be a finite number above 0, got nan"),
+        (["optimizer.lr=inf"], "optimizer.lr must be a finite number above 0, got inf"),
+        (["optimizer.lr=abc"], "optimizer.lr must be a finite number above 0, got 'abc'"),
+        (["device=gpu"], "device must be one of auto, cpu, cuda, got 'gpu'"),
+        (["data.label_noise=2"], "data.label_noise must be a finite number of at least 0 at most 1, got 2"),
+        (["penalty=l2", "penalty.l2.weight=-1"], "penalty.l2.weight must be a finite number of at least 0, got -1"),
+        (["penalty=l2", "penalty.l2.every=0"], "penalty.l2.every must be a whole number of at least 1, got 0"),
+        (["name=../elsewhere"], "name must be a folder name without '..' and not absolute"),
+        (["loss.weight=0"], "loss.weight must be above 0 without a penalty, got 0"),
+        (["model._target_=os.system"], "model._target_ must be one of the classes that conf/ names, got 'os.system'"),
+        (["model._target_=data.Digits"], "model._target_ must be one of the classes that conf/ names"),
+        (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks.x._target_ must be a launcher"),
+        (["seed=1,2"], "seed has several values, 1,2: add -m for a sweep"),
+        (["-m", "seed=1,-2"], "seed must be a whole number of at least 0, got -2"),
+        (["--config-dir", "absent"], "--config-dir must be a folder, got 'absent'"),
+        (["epochs=["], "epochs=[ cannot be read as key=value"),
+    ],
+)
+def test_problem_of_the_command_line(refused: Refused, arguments: list[str], sentence: str) -> None:
+    assert sentence in refused(*arguments)
+
+
+def test_all_problems_at_once(refused: Refused) -> None:
+    lines = refused("epochs=0", "optimizer.lrr=1", "optimizer.lr=-1", "optimizer=sdg", "order=random").splitlines()
+    named = ["optimizer=sdg", "optimizer.lrr", "epochs", "order", "optimizer.lr"]
+    assert [line.split(" ")[0] for line in lines] == named
+
+
+def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nallow_targets: [os]\n")
+    assert "allow_targets is honoured from the command line alone" in refused(
+        "--config-dir", str(folder), "experiment=mine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["+optimizer.typo=1"], "optimizer.typo is not an option of optimizer"),
+        (["+optimizer.nesterv=true"], "did you mean optimizer.nesterov?"),
+        (["+optimizer.nesterov=abc"], "optimizer.nesterov must be true or false, got 'abc'"),
+        (["penalty=jacobian", "penalty.jacobian.projections=0"], "projections must be positive or null, got 0"),
+        (["penalty=jacobian", "penalty.jacobian.projections=1.5"], "must be a whole number or null, got 1.5"),
+        (["penalty=jacobian", "penalty.jacobian.of=relu9"], "layers must be among inputs, conv1, pool1, relu1"),
+        (["penalty=large_margin", "penalty.large_margin.top_k=10"], "top_k must be"),
+        (["penalty=large_margin", "penalty.large_margin.norm=3"], "norm must be"),
+        (["penalty=large_margin", "penalty.large_margin.layers=[fc9]"], "layers must be among inputs, conv1"),
+        (["model=cifar10_convnet"], "takes 3x32x32 inputs, got 1x28x28: choose model=mnist_convnet or model=mlp"),
+        (["data=line"], "takes 1x28x28 inputs, got 1: choose model=mlp"),
+        (["data=line", "model=mlp"], "takes class labels and the data has real values as targets: choose loss=mse"),
+        (["loss=mse"], "takes real values as targets and the data has class labels"),
+        (["loss=nll"], "takes log-probabilities: add model.log_softmax=true"),
+        (["data.train_size=2000"], "data.train_size must be 1 to 1437"),
+        (["data=npz", "data.path=absent.npz"], "absent.npz"),
+        (["data=npz", "data.path=null"], "data.path must be"),
+        (["optimizer.groups={fc9: {lr: 0.1}}"], "groups must name layers with parameters, conv1, conv2, fc1, fc2"),
+        (["optimizer.groups={fc2: {lrr: 0.1}}"], "groups.fc2 must map options among"),
+        (["objective_metric=test/eror"], "objective_metric must be one of train/loss, train/error"),
+        (["data.validation_size=0", "objective_metric=validation/error"], "objective_metric must be one of"),
+        (["probe=slope"], "slope is of a curve"),
+        (["data=line", "model=mlp", "loss=mse", "probe=shift"], "shift is about classes"),
+        (
+            ["model=large_margin_convnet", "penalty=jacobian"],
+            "batch norm mixes them in training: add batch_norm=frozen, or model.batch_norm=false",
+        ),
+    ],
+)
+def test_problem_told_before_anything_is_written(
+    composed: Callable[..., Any], tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    from runner.run import run
+
+    directory = composed(*overrides)
+    with pytest.raises(ConfigError) as refusal:
+        run(directory)
+    assert sentence in str(refusal.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_image_tangents_on_the_line(composed: Callable[..., Any]) -> None:
+    from runner.run import run
+
+    line = ["data=line", "model=mlp", "loss=mse", "penalty=tangent_prop"]
+    with pytest.raises(ConfigError, match="rotation"):
+        run(composed(*line, "penalty.tangent_prop.tangents.names=[rotation]"))
+
+
+def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
+    import torch
+
+    from runner.run import run
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ConfigError, match="device must be auto or cpu on this machine, got cuda"):
+        run(composed("device=cuda"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["optimizer.lr=-1"]])
+def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
+    line = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 2)
+    assert "| torch" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_completion_does_not_import_torch(tmp_path: Path) -> None:
+    import os
+
+    environment = {**os.environ, "COMP_LINE": "train.py optimizer.l", "COMP_POINT": "20"}
+    line = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "-sc", "query=bash"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert "optimizer.lr=" in done.stdout
+    assert "| torch" not in done.stderr
+
+
+def test_every_key_has_a_meaning() -> None:
+    files = [CONF / "config.yaml", *(path for group in GROUPS[:-2] for path in (CONF / group).glob("*.yaml"))]
+    for path in files:
+        content = yaml.safe_load(path.read_text()) or {}
+        content = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
+        described = " ".join(keys_of(path))
+        for key in leaves(content):
+            assert f"{key}=" in described or key == "_target_", f"{path}: {key}"
+
+
+def leaves(node: Any) -> list[str]:
+    """Return the keys of the leaves of a tree of dicts."""
+    if not isinstance(node, dict):
+        return []
+    return [key for key, value in node.items() if not isinstance(value, dict) or not value] + [
+        key for value in node.values() for key in leaves(value)
+    ]

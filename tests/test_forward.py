@@ -1,0 +1,219 @@
+"""The shared forward pass: its linear maps against each other and against `torch.func`."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from losses import (
+    ActivationGradient,
+    EagerForward,
+    Forward,
+    FunctionalForward,
+    InputGradient,
+    Jacobian,
+    Penalty,
+    Tangent,
+    TangentProp,
+)
+
+CRITERION = nn.CrossEntropyLoss(reduction="none")
+LAYERS = ["conv", "relu"]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def convnet() -> nn.Module:
+    torch.manual_seed(0)
+    layers = OrderedDict(
+        conv=nn.Conv2d(1, 3, 3),
+        pool=nn.MaxPool2d(2),
+        relu=nn.ReLU(),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(12, 4),
+    )
+    return nn.Sequential(layers).double()
+
+
+INPUTS, TARGETS = drawn(5, 1, 6, 6), torch.tensor([0, 1, 2, 3, 0])
+
+
+class Declares(Penalty):
+    """Asks for a tangent and for layers, and is worth nothing."""
+
+    layers = tuple(LAYERS)
+
+    def __init__(self, direction: Tensor | None = None) -> None:
+        super().__init__()
+        self.direction = direction
+
+    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
+        return None if self.direction is None else Tangent(self.direction)
+
+    def __call__(self, forward: Forward) -> Tensor:
+        return forward.outputs.new_zeros(())
+
+
+def eager(*penalties: Penalty, model: nn.Module | None = None) -> EagerForward:
+    return EagerForward(model or convnet(), CRITERION, INPUTS, TARGETS, penalties)
+
+
+def functional(*penalties: Penalty, model: nn.Module | None = None) -> FunctionalForward:
+    model = model or convnet()
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    return FunctionalForward(model, params, CRITERION, INPUTS, TARGETS, penalties)
+
+
+FORWARDS = pytest.mark.parametrize("build", [eager, functional])
+Build = Callable[..., Forward]
+
+
+@FORWARDS
+def test_record_is_that_of_a_plain_pass(build: Build) -> None:
+    model = convnet()
+    for penalty in (Declares(), Declares(drawn(5, 1, 6, 6, seed=1))):
+        forward = build(penalty, model=model)
+        torch.testing.assert_close(forward.outputs, model(INPUTS), rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(forward.losses, CRITERION(model(INPUTS), TARGETS), rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(forward.activations["relu"], model[:3](INPUTS), rtol=1e-13, atol=1e-14)
+        assert list(forward.activations) == LAYERS
+        assert list(forward.params) == [name for name, _ in model.named_parameters()]
+
+
+@FORWARDS
+@pytest.mark.parametrize("of", ["outputs", "relu"])
+@pytest.mark.parametrize("declared", [False, True])
+def test_vjp_and_jvp_are_transposes(build: Build, of: str, declared: bool) -> None:
+    """<v, J u> = <J^T v, u>, example by example."""
+    direction = drawn(5, 1, 6, 6, seed=1)
+    forward = build(Declares(direction if declared else None))
+    cotangent = drawn(*(forward.outputs if of == "outputs" else forward.activations[of]).shape, seed=2)
+    pushed = cotangent * forward.jvp(direction, of)
+    pulled = forward.vjp(cotangent, of=of)[0] * direction
+    torch.testing.assert_close(pushed.flatten(1).sum(1), pulled.flatten(1).sum(1), rtol=1e-12, atol=1e-12)
+    assert pushed.abs().sum() > 0.1
+
+
+@FORWARDS
+def test_vjp_at_parameters_and_layers_is_that_of_torch_func(build: Build) -> None:
+    model, cotangent = convnet(), drawn(5, 4, seed=2)
+    forward = build(Declares(), model=model)
+    by_weight, by_relu = forward.vjp(cotangent, at=("conv.weight", "relu"))
+    params = {name: p.detach() for name, p in model.named_parameters()}
+
+    def product(weight: Tensor) -> Tensor:
+        return (functional_call(model, params | {"conv.weight": weight}, (INPUTS,)) * cotangent).sum()
+
+    torch.testing.assert_close(by_weight, jacrev(product)(params["conv.weight"]), rtol=1e-12, atol=1e-12)
+    rows = jacrev(lambda h: model[3:](h.unsqueeze(0)).squeeze(0))(model[:3](INPUTS)[0].detach())
+    torch.testing.assert_close(by_relu[0], torch.einsum("c,cijk->ijk", cotangent[0], rows), rtol=1e-12, atol=1e-12)
+
+
+@FORWARDS
+def test_loss_gradient_is_that_of_each_example(build: Build) -> None:
+    forward = build()
+    expected = forward.outputs.softmax(1) - nn.functional.one_hot(TARGETS, 4)
+    torch.testing.assert_close(forward.loss_gradient(), expected, rtol=1e-12, atol=1e-12)
+
+
+@FORWARDS
+def test_a_layer_that_does_not_exist_is_named_with_those_that_do(build: Build) -> None:
+    sentence = r"^layers must name layers of the model \(conv, pool, relu, flatten, fc\), got relu7$"
+    for penalty in (Jacobian(of="relu7"), ActivationGradient(["relu", "relu7"])):
+        with pytest.raises(ValueError, match=sentence):
+            build(penalty)
+
+
+def test_without_create_graph_a_product_is_constant() -> None:
+    forward, direction = eager(Declares()), drawn(5, 1, 6, 6, seed=1)
+    assert not forward.vjp(drawn(5, 4), create_graph=False)[0].requires_grad
+    assert forward.vjp(drawn(5, 4))[0].requires_grad
+    assert not forward.jvp(direction, create_graph=False).requires_grad
+    assert forward.jvp(direction).requires_grad  # the graphless product was not kept for it
+    assert not forward.jvp(direction, create_graph=False).requires_grad
+
+
+def test_a_declared_tangent_costs_no_second_pass() -> None:
+    model, passes = convnet(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    direction = drawn(5, 1, 6, 6, seed=1)
+    forward = eager(Declares(direction), Declares(drawn(5, 1, 6, 6, seed=2)), model=model)
+    forward.jvp(direction)
+    assert len(passes) == 1
+    for _ in range(2):  # known by then
+        forward.jvp(drawn(5, 1, 6, 6, seed=2) if not passes[1:] else direction)
+    assert len(passes) == 2
+
+
+@FORWARDS
+def test_every_declared_tangent_gets_its_own_product(build: Build) -> None:
+    first, second = Declares(drawn(5, 1, 6, 6, seed=1)), Declares(drawn(5, 1, 6, 6, seed=2))
+    forward = build(first, second)
+    for penalty in (second, first):
+        direction = forward.tangents[penalty].direction
+        alone = build(Declares()).jvp(direction)
+        torch.testing.assert_close(forward.jvp(direction), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_a_constant_model_has_derivative_zero() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.bias.expand(len(inputs), 4)
+
+    for penalty in (Jacobian(), InputGradient(), TangentProp(lambda inputs: inputs.unsqueeze(0))):
+        forward = eager(penalty, model=Constant())
+        assert penalty(forward).item() == 0
+
+
+def test_hooks_go_even_if_the_model_fails() -> None:
+    model = convnet()
+    eager(Declares(), model=model)
+    functional(Declares(), model=model)
+    with pytest.raises(RuntimeError):
+        EagerForward(model, CRITERION, drawn(5, 1, 2, 2), TARGETS, [Declares()])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = convnet()
+    model.get_parameter("conv.bias").requires_grad_(False)
+    assert "conv.bias" not in eager(model=model).params
+
+
+def test_stacked_models_are_worth_what_each_is_alone() -> None:
+    """A functional pass nests in vmap and grad: gradients of penalties of several models at once."""
+    models = [convnet(), convnet().requires_grad_(False)]
+    for param in models[1].parameters():
+        param.mul_(1.5)
+    stacked = {
+        name: torch.stack([dict(m.named_parameters())[name].detach() for m in models])
+        for name, _ in models[0].named_parameters()
+    }
+    for penalty in (
+        InputGradient(),
+        ActivationGradient(LAYERS),
+        Jacobian(projections=None),
+        TangentProp(lambda inputs: inputs.roll(1, -1).unsqueeze(0)),
+    ):
+
+        def value(params: dict[str, Tensor], penalty: Penalty = penalty) -> Tensor:
+            forward = FunctionalForward(models[0], params, CRITERION, INPUTS, TARGETS, [penalty])
+            return penalty(forward)
+
+        gradients, values = vmap(torch.func.grad_and_value(value))(stacked)
+        for index, model in enumerate(models):
+            model.requires_grad_(True)
+            forward = eager(penalty, model=model)
+            alone = penalty(forward)
+            torch.testing.assert_close(values[index], alone, rtol=1e-10, atol=1e-12)
+            expected = torch.autograd.grad(alone, forward.params["conv.weight"])[0]
+            torch.testing.assert_close(gradients["conv.weight"][index], expected, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,234 @@
+"""The loop: what is promised of steps, gradients, generators and results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from losses import Forward, Penalty
+from runner.build import Parts, build
+from runner.loop import Diverged, Loop
+
+Composed = Callable[..., Any]
+SMALL = ("epochs=2", "data.train_size=60", "batch_size=20", "data.validation_size=20", "optimizer=sgd")
+MLP = (*SMALL, "model=mlp", "model.widths=[8]")
+
+
+def looped(composed: Composed, *overrides: str) -> Loop:
+    """Return a loop that is ready to train."""
+    directory = composed(*overrides)
+    return Loop(build(directory.config), directory.config)
+
+
+def weights_after(loop: Loop, epochs: int = 1) -> Tensor:
+    """Train and return all parameters as one vector."""
+    for _ in range(epochs):
+        loop.run_epoch()
+    return vector(loop.parts.model)
+
+
+def vector(model: torch.nn.Module) -> Tensor:
+    return torch.cat([param.detach().flatten() for param in model.parameters()])
+
+
+PENALTIES = ("l2", "l1", "elastic_net", "jacobian", "jacobian_spectral", "tangent_prop", "large_margin")
+
+
+@pytest.mark.parametrize("penalty", [*PENALTIES, "input_gradient", "weight_gradient", "activation_gradient"])
+def test_weight_zero_leaves_training_bit_identical(composed: Composed, penalty: str) -> None:
+    plain = weights_after(looped(composed, *SMALL))
+    zero = weights_after(looped(composed, *SMALL, f"penalty={penalty}", f"penalty.{penalty}.weight=0"))
+    assert torch.equal(plain, zero)
+
+
+def test_a_penalty_that_draws_shifts_neither_order_nor_initialisation(composed: Composed) -> None:
+    # With a vanishing weight every step is the same as without; a shifted order would show at once.
+    plain = weights_after(looped(composed, *SMALL))
+    drawing = weights_after(looped(composed, *SMALL, "penalty=jacobian", "penalty.jacobian.weight=1e-30"))
+    torch.testing.assert_close(drawing, plain, rtol=0, atol=1e-6)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(composed: Composed) -> None:
+    penalty = (*SMALL, "penalty=jacobian")
+    first, again = (weights_after(looped(composed, *penalty)) for _ in range(2))
+    other = weights_after(looped(composed, *penalty, "seed=1"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_l2_is_weight_decay(composed: Composed) -> None:
+    penalty = weights_after(looped(composed, *MLP, "penalty=l2", "penalty.l2.weight=0.01"))
+    decay = weights_after(looped(composed, *MLP, "optimizer.weight_decay=0.02"))
+    plain = weights_after(looped(composed, *MLP))
+    torch.testing.assert_close(penalty, decay, rtol=1e-5, atol=1e-6)
+    assert (penalty - plain).abs().max() > 1e-4
+
+
+def test_full_gradient_is_the_sum_over_mini_batches_and_counts_l2_once(composed: Composed) -> None:
+    overrides = (*MLP, "optimizer.gradient=full", "optimizer.lr=0.1", "penalty=l2", "penalty.l2.weight=0.5")
+    loop = looped(composed, *overrides, "order=sequential")
+    parts = loop.parts
+    before = vector(parts.model)
+    inputs, targets = parts.dataset.train.inputs, parts.dataset.train.targets
+    losses = parts.criterion(parts.model(inputs), targets)
+    objective = losses.reshape(-1, 20).mean(1).sum() + 0.5 * sum(p.square().sum() for p in parts.model.parameters())
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(objective, list(parts.model.parameters()))])
+    after = weights_after(loop)
+    torch.testing.assert_close(after, before - 0.1 * gradient, rtol=1e-4, atol=1e-5)
+    assert loop.steps_per_epoch == 1
+
+
+class Recorder(Penalty):
+    """Draws a number at each evaluation, and remembers it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.draws: list[float] = []
+
+    def __call__(self, forward: Forward) -> Tensor:
+        self.draws.append(torch.rand((), generator=forward.generator).item())
+        return forward.outputs.sum() * 0.0
+
+
+def with_penalty(parts: Parts, penalty: Penalty) -> Parts:
+    parts.penalties["recorder"] = penalty
+    return parts
+
+
+def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> None:
+    loop = looped(composed, *MLP, "optimizer=lbfgs", "optimizer.max_iter=4")
+    recorder = Recorder()
+    with_penalty(loop.parts, recorder)
+    loop.run_epoch()
+    assert len(recorder.draws) > 3  # several evaluations in each of three steps
+    assert len(set(recorder.draws)) == 3
+
+
+def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
+    loop = looped(composed, *MLP)
+    recorder = Recorder(weight=2.0, every=2, warmup=2)
+    with_penalty(loop.parts, recorder)
+    weights: list[float] = []
+    objective = loop.objective
+
+    def noted(indices: Tensor, terms: Any) -> Tensor:
+        weights.extend(weight for _, _, weight in terms)
+        return objective(indices, terms)
+
+    loop.objective = noted  # type: ignore[method-assign]
+    loop.run_epoch()
+    loop.run_epoch()
+    # Steps 0, 2, 4 of six, three an epoch: twice the weight, growing over two epochs.
+    assert weights == pytest.approx([0.0, 4 * (2 / 3) / 2, 4 * (4 / 3) / 2])
+
+
+def test_clip_bounds_the_step(composed: Composed) -> None:
+    loop = looped(composed, *MLP, "optimizer.clip=0.001", "optimizer.lr=1", "batch_size=60")
+    before = vector(loop.parts.model)
+    assert (weights_after(loop) - before).norm().item() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_groups_give_layers_their_own_options(composed: Composed) -> None:
+    loop = looped(composed, *SMALL, "optimizer.lr=0.1", "optimizer.groups={fc2: {lr: 0.01}}")
+    rest, own = loop.parts.optimizer.param_groups
+    assert (rest["lr"], own["lr"]) == (0.1, 0.01)
+    fc2 = list(loop.parts.model.get_submodule("fc2").parameters())
+    assert all(param is other for param, other in zip(own["params"], fc2, strict=True))
+
+
+def test_l1_step_uses_the_rate_of_each_group(composed: Composed) -> None:
+    loop = looped(
+        composed, *MLP, "optimizer.lr=0.1", "optimizer.groups={fc2: {lr: 1e-20}}",
+        "penalty=l1", "penalty.l1.weight=1", "penalty.l1.scale_by_lr=true",
+    )  # fmt: skip
+    loop.run_epoch()
+    fc1, fc2 = (loop.parts.model.get_submodule(name).weight for name in ("fc1", "fc2"))
+    assert (fc1 == 0).float().mean() > 0.5
+    assert (fc2 == 0).float().mean() == 0
+
+
+def order_of(loop: Loop) -> list[int]:
+    return torch.cat([batch for (batch,) in loop.steps()]).tolist()
+
+
+def test_order_is_a_function_of_seed_and_epoch(composed: Composed) -> None:
+    loop = looped(composed, *MLP)
+    first = order_of(loop)
+    assert first == order_of(loop)
+    assert sorted(first) == list(range(60))
+    loop.epoch = 1
+    assert first != order_of(loop)
+    assert order_of(looped(composed, *MLP, "order=sequential")) == list(range(60))
+
+
+def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(Diverged) as divergence:
+        looped(composed, *SMALL, "optimizer.lr=1e20").run_epoch()
+    assert divergence.value.step in (2, 3)
+    assert math.isfinite(divergence.value.last_finite)
+    result = train(*SMALL, "optimizer.lr=1e20")
+    assert result["status"] == "diverged"
+    assert result["diverged_at_step"] == divergence.value.step
+
+
+def test_divergence_may_be_ignored(train: Callable[..., dict[str, Any]]) -> None:
+    result = train(*SMALL, "optimizer.lr=1e20", "on_nan=continue")
+    assert result["status"] == "done"
+    assert math.isnan(result["train/loss"])
+
+
+@pytest.mark.parametrize(
+    "overrides", [("precision=bf16",), ("channels_last=false",), ("precision=bf16", "penalty=jacobian")]
+)
+def test_precision_and_layout_train(train: Callable[..., dict[str, Any]], overrides: list[str]) -> None:
+    plain, other = train(*SMALL, "optimizer.lr=0.01"), train(*SMALL, "optimizer.lr=0.01", *overrides)
+    assert other["train/loss"] == pytest.approx(plain["train/loss"], rel=0.05)
+    assert other["train/loss"] != plain["train/loss"]
+
+
+def test_frozen_batch_norm_differentiates_each_example(composed: Composed) -> None:
+    loop = looped(composed, *SMALL, "model=large_margin_convnet", "batch_norm=frozen", "penalty=jacobian")
+    model, inputs = loop.parts.model.train(), loop.parts.dataset.train.inputs
+    torch.testing.assert_close(model(inputs[:2]), model(inputs[:9])[:2])  # training mode, and nothing is mixed
+    loop.run_epoch()
+    mean = model.get_submodule("norm1").running_mean.clone()
+    loop.run_epoch()
+    assert torch.equal(mean, model.get_submodule("norm1").running_mean)
+
+
+def test_schedule_sets_the_rate(composed: Composed) -> None:
+    loop = looped(composed, *MLP, "scheduler=step", "scheduler.milestones=[1]", "scheduler.values=[0.2,0.05]")
+    rates = []
+    for _ in range(2):
+        loop.run_epoch()
+        rates.append(loop.parts.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.2, 0.05])
+
+
+def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
+    loop = looped(composed, *SMALL, "penalty=[jacobian,l2]")
+    loop.run_epoch()
+    assert loop.parts.dataset.train.inputs.grad is None
+    assert all(param.grad is not None for param in loop.parts.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["penalty=[]"], True),
+        (["penalty=large_margin"], True),
+        (["penalty=jacobian"], False),
+        (["penalty=jacobian", "penalty.jacobian.weight=0"], True),
+        (["penalty=jacobian", "channels_last=true"], True),
+        (["channels_last=false"], False),
+        (["optimizer=lbfgs"], False),
+    ],
+)
+def test_layout_is_the_faster_one(composed: Composed, overrides: list[str], expected: bool) -> None:
+    weight = looped(composed, *SMALL, *overrides).parts.model.get_submodule("conv2").weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == expected

@@ -1,0 +1,115 @@
+"""Memory: flat over epochs and over jobs in one process; for lack of it a job fails in one sentence, alone."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from forked import Forks, forking
+
+from runner.run import Session, run
+
+Composed = Callable[..., Any]
+SHORT = ("data.train_size=100", "data.validation_size=50", "batch_size=25", "optimizer.lr=1e-5")
+PENALTIES = "penalty=[jacobian,large_margin]"
+
+
+def resident() -> int:
+    """Return this process's resident memory in bytes, less what is garbage."""
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+def assert_flat(sizes: list[int]) -> None:
+    """The memory of the second half is at most 5 % above that of the first, after a time to warm up."""
+    sizes = sizes[len(sizes) // 5 :]
+    half = len(sizes) // 2
+    print([size // 2**20 for size in sizes], "MiB")
+    assert max(sizes[half:]) <= 1.05 * max(sizes[:half])
+
+
+def sizes_of_epochs(composed: Composed, monkeypatch: pytest.MonkeyPatch, epochs: int, *overrides: str) -> list[int]:
+    """Train so many epochs, each evaluated, saved and recorded with histograms and pictures; return all sizes."""
+    sizes: list[int] = []
+    evaluate = Session.evaluate
+
+    def measured(self: Session, means: dict[str, float]) -> None:
+        evaluate(self, means)
+        sizes.append(resident())
+
+    monkeypatch.setattr(Session, "evaluate", measured)
+    assert (
+        run(composed(*SHORT, f"epochs={epochs}", "checkpoint_seconds=1e-6", PENALTIES, *overrides))["status"] == "done"
+    )
+    return sizes
+
+
+def sizes_of_jobs(composed: Composed, jobs: int, *overrides: str) -> list[int]:
+    """Train so many runs one after the other in this process; return the size after each."""
+    sizes = []
+    for seed in range(jobs):
+        assert run(composed(*SHORT, f"seed={seed}", "epochs=1", PENALTIES, *overrides))["status"] == "done"
+        sizes.append(resident())
+    return sizes
+
+
+def test_memory_is_flat_over_epochs(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_flat(sizes_of_epochs(composed, monkeypatch, 8))
+
+
+def test_memory_is_flat_over_jobs(composed: Composed) -> None:
+    assert_flat(sizes_of_jobs(composed, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_memory_is_flat_over_epochs_whole(composed: Composed, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    assert_flat(sizes_of_epochs(composed, monkeypatch, 30, f"optimizer={optimizer}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "large_margin_convnet"])
+def test_memory_is_flat_over_jobs_whole(composed: Composed, model: str) -> None:
+    assert_flat(sizes_of_jobs(composed, 50, f"model={model}", "batch_norm=frozen"))
+
+
+def test_a_leak_shows(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: 40 MB kept at each epoch."""
+    kept = []
+    evaluate = Session.evaluate
+    monkeypatch.setattr(Session, "evaluate", lambda *given: (evaluate(*given), kept.append(b"x" * 40_000_000)))
+    sizes = sizes_of_epochs(composed, monkeypatch, 8)
+    with pytest.raises(AssertionError):
+        assert_flat(sizes)
+
+
+def test_lack_of_memory_is_told_with_the_batch_size(tmp_path: Path) -> None:
+    """A model that does not fit, from the command line; then in a sweep, whose other job is not touched by it."""
+    (tmp_path / "own" / "loss").mkdir(parents=True)
+    (tmp_path / "own" / "loss" / "greedy.yaml").write_text("_target_: greedy.Greedy\nexabytes: 1\n")
+    (tmp_path / "greedy.py").write_text(
+        "import torch\n"
+        "from losses import MSE\n"
+        "class Greedy(MSE):\n"
+        "    def __init__(self, exabytes: int = 1):\n"
+        "        self.exabytes = exabytes\n"
+        "    def losses(self, outputs, targets):\n"
+        "        torch.empty(self.exabytes << 60)\n"
+        "        return super().losses(outputs, targets)\n"
+    )
+    line = ("--config-dir=own", "allow_targets=[greedy]", "data=line", "model=mlp", "loss=greedy", "epochs=2")
+    quiet = (*line, "threads=1", "device=cpu", "histograms=false", "pictures=false", "batch_size=4")
+    with forking() as process:
+        forks = Forks(process, tmp_path)
+        assert forks.run(*quiet) == 1
+        said = forks.said()
+        assert "out of memory with batch_size=4: lower it" in said
+        assert "Traceback" not in said
+        assert forks.run("-m", *quiet, "loss.exabytes=0,1", "name=sweep") == 1
+    statuses = [path.read_text() for path in tmp_path.glob("runs/sweep/*/result.json")]
+    assert sorted('"status": "done"' in text for text in statuses) == [False, True]
+    assert sum("out of memory with batch_size=4" in text for text in statuses) == 1

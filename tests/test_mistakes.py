@@ -1,0 +1,283 @@
+"""The mistakes of the forum questions, kept alive: each in the smallest code that makes it, ours beside it.
+
+`docs/mistakes.md` tells the same in words.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses import (
+    ActivationGradient,
+    EagerForward,
+    InputGradient,
+    Jacobian,
+    LargeMargin,
+    Penalty,
+    TangentProp,
+    WeightGradient,
+)
+from losses.criterion import CrossEntropy, SumOfSquares
+
+BATCH, CLASSES = 8, 4
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = OrderedDict(fc1=nn.Linear(6, 10), relu1=nn.ReLU(), fc2=nn.Linear(10, 7), relu2=nn.ReLU())
+    return nn.Sequential(layers | {"fc3": nn.Linear(7, CLASSES)}).double()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(BATCH, 6, dtype=torch.float64), torch.randint(CLASSES, (BATCH,))
+
+
+def value_of(penalty: Penalty, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return penalty(EagerForward(model, CrossEntropy(), inputs, targets, [penalty]))
+
+
+def gradient_of(value: Tensor, model: nn.Module) -> Tensor:
+    """The derivative by all parameters, as one vector."""
+    gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def stored_gradient(model: nn.Module) -> Tensor:
+    """What `.grad` holds, as one vector: what an optimizer would follow."""
+    return torch.cat([param.grad.flatten() for param in model.parameters()])
+
+
+def wrong_classes(targets: Tensor) -> Tensor:
+    return torch.stack([torch.arange(CLASSES)[torch.arange(CLASSES) != target] for target in targets])
+
+
+# 1. "Implementation of Large Margin Deep Networks for Classification": `.backward()` inside the loss
+
+
+def question_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    """The question's loss: a backward call for each example and wrong class, for its norm at the input."""
+    inputs = inputs.clone().requires_grad_()
+    probabilities = model(inputs).softmax(1)
+    gaps = probabilities.gather(1, targets[:, None]) - probabilities.gather(1, wrong_classes(targets))
+    norms = torch.empty_like(gaps)
+    for n in range(len(inputs)):
+        for k in range(CLASSES - 1):
+            gaps[n, k].backward(retain_graph=True)  # the mistake: it also fills the parameters' .grad
+            norms[n, k] = inputs.grad.data[n].norm()
+            inputs.grad.data.zero_()
+    distances = (gaps / (1e-8 + norms.detach())).mean(1)
+    return (gamma - distances.clamp(gamma * (1 - alpha), gamma)).mean()
+
+
+def our_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    """The same loss from three vector-Jacobian products, which leave `.grad` alone."""
+    options = {"norm": 2, "top_k": CLASSES - 1, "aggregation": "mean_distance", "eps": 1e-8}
+    return value_of(LargeMargin(gamma=gamma, alpha=alpha, **options), model, inputs, targets)
+
+
+def test_stray_gradients(model, batch):
+    inputs, targets = batch
+    question = question_large_margin(model, inputs, targets, gamma=10.0, alpha=4.0)
+    question.backward(retain_graph=True)
+    followed = stored_gradient(model)
+
+    model.zero_grad()
+    ours = our_large_margin(model, inputs, targets, gamma=10.0, alpha=4.0)
+    ours.backward(inputs=list(model.parameters()))
+    right = stored_gradient(model)
+
+    probabilities = model(inputs).softmax(1)
+    gaps = probabilities.gather(1, targets[:, None]) - probabilities.gather(1, wrong_classes(targets))
+    stray = gradient_of(gaps.sum(), model)
+    torch.testing.assert_close(question, ours)  # the value is right, so is its `.data`: the norm is held constant
+    torch.testing.assert_close(gradient_of(question, model), right)
+    torch.testing.assert_close(followed, right + stray)
+    assert stray.norm() > 0.5 * right.norm()
+    # Descent along the gaps' own gradient makes them smaller: training towards the wrong classes.
+    assert stray @ right < 0
+
+
+def test_training_with_stray_gradients(model, batch):
+    """The same loss, the same steps: ours learns the labels, the question's loop unlearns them."""
+    accuracies = []
+    for loss in (question_large_margin, our_large_margin):
+        trained = copy.deepcopy(model)
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss(trained, *batch, gamma=50.0, alpha=4.0).backward(inputs=list(trained.parameters()))
+            optimizer.step()
+        accuracies.append((trained(batch[0]).argmax(1) == batch[1]).double().mean().item())
+    assert accuracies[0] < 0.5
+    assert accuracies[1] > 0.8
+
+
+# 2. and 3. "How to penalize norm of end-to-end Jacobian"
+
+
+def test_column_sums_are_not_the_jacobian(model, batch):
+    def question(inputs: Tensor) -> Tensor:
+        inputs = inputs.clone().requires_grad_()
+        outputs = model(inputs)
+        (gradient,) = torch.autograd.grad(outputs, inputs, grad_outputs=torch.ones_like(outputs), create_graph=True)
+        return gradient.square().sum() / len(inputs)
+
+    inputs, targets = batch
+    jacobians = torch.stack([torch.func.jacrev(model)(example) for example in inputs])  # (B, C, D)
+    torch.testing.assert_close(question(inputs), jacobians.sum(1).square().sum() / BATCH)
+    ours = Jacobian(projections=None)
+    torch.testing.assert_close(value_of(ours, model, *batch), jacobians.square().sum() / BATCH)
+
+    with torch.no_grad():  # softmax does not see a shift of all logits, and the sums see nothing else
+        model.fc3.weight -= model.fc3.weight.mean(0)
+    assert question(inputs) < 1e-25
+    assert value_of(ours, model, inputs, targets) > 0.01
+
+
+@pytest.mark.parametrize("mistake", ["no create_graph", ".data", ".item()"])
+def test_a_penalty_without_a_graph_has_no_effect(model, batch, mistake):
+    inputs, targets = batch
+
+    def question() -> Tensor | float:
+        tracked = inputs.clone().requires_grad_()
+        loss = F.cross_entropy(model(tracked), targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, tracked, create_graph=mistake != "no create_graph")
+        value = (gradient.data if mistake == ".data" else gradient).square().sum() / BATCH
+        return value.item() if mistake == ".item()" else value
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(inputs), targets)
+
+    ours = value_of(InputGradient(), model, *batch)
+    torch.testing.assert_close(torch.as_tensor(question()).double(), ours)  # reported, and right
+    plain = gradient_of(loss(), model)
+    assert torch.equal(gradient_of(loss() + 10 * question(), model), plain)  # never trained on
+    assert (gradient_of(loss() + 10 * ours, model) - plain).norm() > 0.1 * plain.norm()
+
+
+# 4. "Activation gradient penalty": the gradients of the mean loss
+
+
+def question_activation_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    relu1 = model[:2](inputs)
+    relu2 = model[2:4](relu1)
+    loss = F.cross_entropy(model.fc3(relu2), targets)  # the mistake: the mean over the batch
+    gradients = torch.autograd.grad(loss, [relu1, relu2], create_graph=True)
+    return sum(gradient.square().sum() for gradient in gradients)
+
+
+def test_one_over_batch(model, batch):
+    layers = ["relu1", "relu2"]
+    question = question_activation_gradient(model, *batch)
+    ours = value_of(ActivationGradient(layers), model, *batch)
+    torch.testing.assert_close(question, ours / BATCH)
+    torch.testing.assert_close(gradient_of(question, model), gradient_of(ours, model) / BATCH)
+    torch.testing.assert_close(question, value_of(ActivationGradient(layers, reduction="batch"), model, *batch))
+
+    # The same examples ten times over: nothing new, but the question's penalty all but goes.
+    repeated = [part.repeat(10, *[1] * (part.ndim - 1)) for part in batch]
+    torch.testing.assert_close(question_activation_gradient(model, *repeated), question / 10)
+    torch.testing.assert_close(value_of(ActivationGradient(layers), model, *repeated), ours)
+    # A weight is shared by all examples, so its gradient has no such factor: "for weights it works well".
+    weights = [value_of(WeightGradient(), model, *examples) for examples in (batch, repeated)]
+    torch.testing.assert_close(*weights)
+
+
+# 5. "Implementing Tangent Prop": a piecewise linear net cannot make plateaus
+
+POINTS = torch.linspace(0, 1, 5)[:, None]
+WEIGHT = 0.1
+RIDGE = 0.625 / (0.625 + WEIGHT * 5)  # Sxx / (Sxx + weight * n), the best straight line: 0.5556
+
+
+def slopes_on_the_line(activation: Callable[[], nn.Module], lr: float, steps: int) -> Tensor:
+    """Train the question's net on its points; return the slopes at 41 places from 0 to 1, every tenth a point."""
+    torch.manual_seed(0)
+    hidden = (nn.Linear(1, 100), activation(), nn.Linear(100, 100), activation())
+    model = nn.Sequential(*hidden, nn.Linear(100, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    penalty = TangentProp(lambda inputs: torch.ones_like(inputs)[None])
+    for _ in range(steps):
+        forward = EagerForward(model, SumOfSquares(), POINTS, POINTS, [penalty])
+        objective = forward.losses.mean() + WEIGHT * penalty(forward)
+        optimizer.zero_grad()
+        objective.backward(inputs=list(forward.params.values()))
+        optimizer.step()
+    places = torch.linspace(0, 1, 41)[:, None].requires_grad_()
+    return torch.autograd.grad(model(places).sum(), places)[0].squeeze(1)
+
+
+def test_a_relu_net_stays_a_straight_line():
+    """Wherever it started, it ends at the ridge slope, at the points and between them alike."""
+    slopes = slopes_on_the_line(nn.ReLU, lr=1e-3, steps=1200)
+    assert pytest.approx(0.5556, abs=1e-4) == RIDGE
+    torch.testing.assert_close(slopes, torch.full_like(slopes, RIDGE), rtol=0, atol=0.01)
+
+
+def test_a_tanh_net_makes_plateaus():
+    slopes = slopes_on_the_line(nn.Tanh, lr=3e-3, steps=1200)
+    assert slopes[::10].abs().max() < 0.05
+    assert min(slopes[start : start + 10].max() for start in (0, 10, 20, 30)) > 1.2
+
+
+# 6. The collapse of the large margin
+
+
+def collapsed(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
+    """The state in which stray gradients leave a net: very sure, and of a wrong class each time."""
+    with torch.no_grad():
+        model.fc3.weight *= 1e5
+        model.fc3.bias *= 1e5
+    return model, model(inputs).argmin(1)
+
+
+def test_saturated_probabilities_give_no_gradient(model, batch):
+    """All examples are at the lower clamp, the loss at its ceiling, and nothing can move."""
+    model, targets = collapsed(model, batch[0])
+    penalty = LargeMargin(norm=2, gamma=50.0, alpha=4.0)
+    value = value_of(penalty, model, batch[0], targets)
+    assert value == 200  # alpha * gamma: where the question's loss sat
+    assert gradient_of(value, model).count_nonzero() == 0
+    assert penalty.statistics() == {"at_lower_clamp": 1, "at_upper_clamp": 0}  # what tells it in the record
+
+
+def test_logits_give_gradient_again(model, batch):
+    """Gap and derivative grow alike, so the distance is that of the unsaturated net, and training goes on."""
+    options = {"norm": 2, "gamma": 50.0, "alpha": 4.0, "scores": "logit"}
+    calm = value_of(LargeMargin(**options), model, batch[0], model(batch[0]).argmin(1))
+    model, targets = collapsed(model, batch[0])
+    penalty = LargeMargin(**options)
+    value = value_of(penalty, model, batch[0], targets)
+    assert value < 100
+    torch.testing.assert_close(value, calm, rtol=1e-4, atol=0)
+    assert gradient_of(value, model).norm() > 0.01
+    assert penalty.statistics()["at_lower_clamp"] == 0
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    errors = []
+    for _ in range(150):
+        forward = EagerForward(model, CrossEntropy(), batch[0], targets, [penalty])
+        errors.append((forward.outputs.argmax(1) != targets).double().mean().item())
+        optimizer.zero_grad()
+        penalty(forward).backward(inputs=list(model.parameters()))
+        optimizer.step()
+    assert errors[0] == 1
+    assert errors[-1] == 0
+
+
+def test_a_share_of_cross_entropy_gives_gradient_again(model, batch):
+    model, targets = collapsed(model, batch[0])
+    penalty = LargeMargin(norm=2, gamma=50.0, alpha=4.0)
+    forward = EagerForward(model, CrossEntropy(), batch[0], targets, [penalty])
+    objective = 0.1 * forward.losses.mean() + penalty(forward)
+    assert gradient_of(objective, model).norm() > 0.01

@@ -1,0 +1,420 @@
+"""The record of a run, read back by TensorBoard itself, over HTTP, with both of its readers."""
+
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from torch import nn
+
+from runner.events import Events, scalars
+from runner.record import Recorder
+
+PENALTIES: dict[str, dict[str, object]] = {
+    "none": {},
+    "l2": {"penalty.l2.weight": 0.001},
+    "jacobian": {"penalty.jacobian.weight": 0.1, "penalty.jacobian.exact": True, "penalty.jacobian.layers": None},
+}
+
+
+def small_model() -> nn.Sequential:
+    model = nn.Sequential()
+    model.add_module("fc1", nn.Linear(3, 4))
+    model.add_module("norm", nn.BatchNorm1d(4))
+    model.add_module("relu", nn.ReLU())
+    model.add_module("fc2", nn.Linear(4, 2))
+    return model
+
+
+def start(directory: Path, resume_at: int | None = None, history: list[dict[str, float]] | None = None) -> Recorder:
+    return Recorder(directory, hparams={"lr": 0.1}, group="g", resume_at=resume_at, history=history or [])
+
+
+def epochs(recorder: Recorder, first: int, last: int, factor: float = 1.0) -> None:
+    for epoch in range(first, last + 1):
+        recorder.losses(epoch, "train", factor * torch.arange(10.0))
+        recorder.scalars(epoch, {"train/loss": factor / epoch, "validation/error": factor * epoch})
+
+
+def table(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(directory: Path) -> dict[str, list[tuple[int, Any]]]:
+    """(step, value) of each tag, in the order of the files and of the events in them."""
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for path in sorted(directory.glob("*tfevents*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                content = getattr(value, value.WhichOneof("value"))
+                found.setdefault(value.tag, []).append((event.step, content))
+    return found
+
+
+# ---- TensorBoard, asked over HTTP
+
+
+class Board:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str, **query: str) -> Any:
+        address = f"{self.url}/data/{path}" + (f"?{urlencode(query)}" if query else "")
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            content = answer.read()
+            return json.loads(content) if "json" in answer.headers["Content-Type"] else content
+
+    def post(self, path: str, **content: object) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/data/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def wait_for(self, run: str, tag: str, step: int) -> list[list[float]]:
+        """The scalars of a tag, once this step is there."""
+        end = time.monotonic() + 60
+        points: list[list[float]] = []
+        while time.monotonic() < end:
+            try:
+                points = self.get("plugin/scalars/scalars", run=run, tag=tag)
+                if points and points[-1][1] >= step:
+                    return points
+            except (urllib.error.URLError, ConnectionError):
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"{run} {tag}: step {step} did not appear, only {points}")
+
+
+def serve(directory: Path, load_fast: str) -> Iterator[Board]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory), "--port", str(port)]
+    command += [f"--load_fast={load_fast}", "--reload_interval=1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            yield Board(f"http://127.0.0.1:{port}")
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three penalties with two seeds each, one of them interrupted and resumed, and three runs that ended otherwise."""
+    root = tmp_path_factory.mktemp("sweep")
+    model = small_model()
+    model(torch.randn(5, 3)).square().sum().backward()
+    for name, penalty in PENALTIES.items():
+        for seed in (0, 1):
+            hparams = {"lr": 0.1, "augment": False, "model": "mlp", "widths": [5, 5], **penalty}
+            recorder = Recorder(root / f"{name}_{seed}", hparams=hparams, group=name)
+            epochs(recorder, 1, 3)
+            recorder.layers(3, model)
+            figure = Figure(figsize=(2, 1), dpi=100)
+            figure.subplots().plot([0, 1])
+            recorder.figure(3, "confusion/test", figure)
+            recorder.finish({"validation/error": 0.25 + 0.5 * seed}, "done")
+            recorder.close()
+    for status in ("diverged", "failed", "interrupted"):
+        recorder = Recorder(root / status, hparams={"lr": float("nan")}, group=status)
+        recorder.losses(1, "train", torch.tensor([float("nan"), float("inf")]))
+        recorder.scalars(1, {"train/loss": float("nan")})
+        recorder.finish({}, status)
+        recorder.close()
+    history = []
+    recorder = start(root / "resumed")
+    epochs(recorder, 1, 5, factor=7.0)
+    history = recorder.history[:3]
+    recorder.close()
+    with max((root / "resumed").glob("*tfevents*")).open("r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) - 10)
+    recorder = start(root / "resumed", 3, history)
+    epochs(recorder, 4, 6)
+    recorder.close()
+    return root
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "python"])
+def board(request: pytest.FixtureRequest, sweep: Path) -> Iterator[Board]:
+    for board in serve(sweep, request.param):
+        for run in sorted(path.name for path in sweep.iterdir()):
+            board.wait_for(run, "train/loss", 1)
+        board.wait_for("resumed", "train/loss", 6)
+        yield board
+
+
+def test_tensorboard_shows_runs_scalars_histograms_and_images(board: Board) -> None:
+    assert "l2_1" in board.get("runs")
+    assert [point[1:] for point in board.get("plugin/scalars/scalars", run="l2_1", tag="train/loss")] == [
+        [1, pytest.approx(1)],
+        [2, pytest.approx(1 / 2)],
+        [3, pytest.approx(1 / 3)],
+    ]
+    tags = board.get("plugin/scalars/tags")["l2_1"]
+    assert {"weights/fc1", "weights/norm", "gradients/fc2", "best/validation/error"} <= tags.keys()
+    histograms = board.get("plugin/histograms/histograms", run="l2_1", tag="losses/train")
+    assert [step for _, step, _ in histograms] == [1, 2, 3]
+    bins = np.array(histograms[0][2])
+    assert bins[:, 2].sum() == 10
+    assert (bins[0, 0], bins[-1, 1]) == (0, 9)
+    assert board.get("plugin/histograms/histograms", run="l2_1", tag="weights/fc1/values")
+    (image,) = board.get("plugin/images/images", run="l2_1", tag="confusion/test", sample="0")
+    assert image["step"] == 3
+    picture = board.get(f"plugin/images/individualImage?{image['query']}")
+    assert matplotlib.image.imread(io.BytesIO(picture)).shape[:2] == (100, 200)
+
+
+def session_groups(board: Board) -> dict[str, Any]:
+    statuses = ["STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN"]
+    answer = board.post("plugin/hparams/session_groups", allowedStatuses=statuses, sliceSize=100, colParams=[])
+    return {group["name"]: group for group in answer["sessionGroups"]}
+
+
+def test_hyperparameters_of_mixed_penalties_are_all_columns(board: Board) -> None:
+    experiment = board.post("plugin/hparams/experiment", hparamsLimit=0)
+    kinds = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
+    assert kinds == {
+        "lr": "DATA_TYPE_FLOAT64",
+        "augment": "DATA_TYPE_BOOL",
+        "model": "DATA_TYPE_STRING",
+        "widths": "DATA_TYPE_STRING",
+        "penalty.l2.weight": "DATA_TYPE_FLOAT64",
+        "penalty.jacobian.weight": "DATA_TYPE_FLOAT64",
+        "penalty.jacobian.exact": "DATA_TYPE_BOOL",
+    }
+    groups = session_groups(board)
+    assert groups["l2"]["hparams"]["penalty.l2.weight"] == 0.001
+    assert groups["l2"]["hparams"]["augment"] is False
+    assert "penalty.l2.weight" not in groups["jacobian"]["hparams"]
+    assert groups["jacobian"]["hparams"]["penalty.jacobian.exact"] is True
+    assert groups["none"]["hparams"]["widths"] == "[5, 5]"
+
+
+def test_seeds_are_averaged_in_one_row_and_statuses_are_true(board: Board) -> None:
+    groups = session_groups(board)
+    for name in PENALTIES:
+        assert [session["name"] for session in groups[name]["sessions"]] == [f"{name}_0", f"{name}_1"]
+        metrics = {metric["name"]["tag"]: metric["value"] for metric in groups[name]["metricValues"]}
+        assert metrics["best/validation/error"] == pytest.approx(0.5)
+    status = {name: group["sessions"][0].get("status", "STATUS_UNKNOWN") for name, group in groups.items()}
+    assert status["l2"] == "STATUS_SUCCESS"
+    assert status["diverged"] == status["failed"] == "STATUS_FAILURE"
+    assert status["interrupted"] == status["g"] == "STATUS_UNKNOWN"
+
+
+def test_a_resumed_run_shows_each_step_once_with_the_new_values(board: Board) -> None:
+    points = board.get("plugin/scalars/scalars", run="resumed", tag="validation/error")
+    assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
+    histograms = board.get("plugin/histograms/histograms", run="resumed", tag="losses/train")
+    assert [step for _, step, _ in histograms] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("load_fast", ["true", "false"])
+def test_a_tensorboard_that_reads_along_sees_the_new_values_after_a_resume(tmp_path: Path, load_fast: str) -> None:
+    recorder = start(tmp_path / "run")
+    epochs(recorder, 1, 5, factor=7.0)
+    for board in serve(tmp_path, load_fast):
+        board.wait_for("run", "validation/error", 5)
+        recorder.close()
+        recorder = start(tmp_path / "run", 3, recorder.history[:3])
+        epochs(recorder, 4, 6)
+        points = board.wait_for("run", "validation/error", 6)
+        assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
+    recorder.close()
+
+
+# ---- resume, by the files alone
+
+
+def test_a_fresh_run_removes_the_record_of_an_earlier_attempt(tmp_path: Path) -> None:
+    recorder = start(tmp_path)
+    epochs(recorder, 1, 5)
+    recorder.close()
+    (tmp_path / "config.yaml").write_text("kept")
+    recorder = start(tmp_path, history=[{"epoch": 9, "train/loss": 1.0}])
+    assert table(tmp_path) == []
+    epochs(recorder, 1, 2)
+    recorder.close()
+    assert [step for step, _ in values(tmp_path)["train/loss"]] == [1, 2]
+    assert [row["epoch"] for row in table(tmp_path)] == ["1", "2"]
+    assert (tmp_path / "config.yaml").read_text() == "kept"
+    assert len(list(tmp_path.iterdir())) == 3, "no temporary file is left"
+
+
+def test_resuming_twice_and_from_a_finished_run_keeps_steps_strictly_increasing(tmp_path: Path) -> None:
+    recorder = start(tmp_path)
+    epochs(recorder, 1, 4)
+    recorder.close()
+    for resume_at, last in ((2, 5), (4, 6), (6, 6)):
+        recorder = start(tmp_path, resume_at, recorder.history[:resume_at])
+        epochs(recorder, resume_at + 1, last)
+        recorder.finish({"validation/error": 0.5}, "done")
+        recorder.close()
+    found = values(tmp_path)
+    assert [step for step, _ in found["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert len(found["_hparams_/session_start_info"]) == len(found["_hparams_/session_end_info"]) == 1
+    for tag, points in found.items():
+        steps = [step for step, _ in points]
+        assert steps == sorted(set(steps)), tag
+    assert [row["epoch"] for row in table(tmp_path)] == list("123456")
+
+
+def test_a_run_that_goes_on_takes_back_how_it_ended(tmp_path: Path) -> None:
+    recorder = start(tmp_path)
+    epochs(recorder, 1, 2)
+    recorder.finish({}, "failed")
+    recorder.close()
+    assert "_hparams_/session_end_info" in values(tmp_path)
+    start(tmp_path, 2, recorder.history).close()
+    assert "_hparams_/session_end_info" not in values(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 11, 24, 100])
+def test_a_torn_event_file_is_mended(tmp_path: Path, cut: int) -> None:
+    recorder = start(tmp_path)
+    epochs(recorder, 1, 3)
+    recorder.close()
+    (path,) = tmp_path.glob("*tfevents*")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut] if cut else b"")
+    recorder = start(tmp_path, 3, recorder.history)
+    epochs(recorder, 4, 5)
+    recorder.close()
+    steps = [step for step, _ in values(tmp_path)["train/loss"]]
+    assert steps == sorted(set(steps))
+    assert steps[-2:] == [4, 5]
+    assert "_hparams_/session_start_info" in values(tmp_path)
+
+
+def test_what_stands_there_already_is_not_written_twice(tmp_path: Path) -> None:
+    events = Events(tmp_path, None)
+    for step in (1, 2, 2, 1, 3):
+        events.add(step, scalars({"a": float(step)}))
+    events.add(3, scalars({"a": 9.0, "b": 9.0}))
+    events.close()
+    assert values(tmp_path)["a"] == [(1, 1), (2, 2), (3, 3)]
+    assert values(tmp_path)["b"] == [(3, 9)]
+
+
+def test_a_killed_process_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from runner.record import Recorder\n"
+        "r = Recorder(Path(sys.argv[1]), hparams={}, group='g')\n"
+        "for e in (1, 2): r.scalars(e, {'train/loss': 1 / e})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parent.parent
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, env={**os.environ, "PYTHONPATH": "."})
+    assert ended.returncode == -signal.SIGKILL
+    assert [row["train/loss"] for row in table(tmp_path)] == ["1.0", "0.5"]
+    assert values(tmp_path)["train/loss"] == [(1, 1.0), (2, 0.5)]
+
+
+# ---- metrics.csv
+
+
+def test_the_table_grows_new_columns_and_joins_what_belongs_to_one_epoch(tmp_path: Path) -> None:
+    recorder = start(tmp_path)
+    recorder.scalars(1, {"train/loss": 0.1})
+    recorder.scalars(2, {"train/loss": float("nan")})
+    recorder.scalars(3, {"train/loss": 0.3, "probe/norm": 1e-17})
+    recorder.scalars(3, {"test/error": np.float64(0.25)})
+    recorder.scalars(4, {"train/loss": float("inf")})
+    assert recorder.history[2] == {"epoch": 3, "train/loss": 0.3, "probe/norm": 1e-17, "test/error": 0.25}
+    assert all(type(value) in (int, float) for row in recorder.history for value in row.values())
+    assert list(table(tmp_path)[0]) == ["epoch", "train/loss", "probe/norm", "test/error"]
+    assert [list(row.values()) for row in table(tmp_path)] == [
+        ["1", "0.1", "", ""],
+        ["2", "nan", "", ""],
+        ["3", "0.3", "1e-17", "0.25"],
+        ["4", "inf", "", ""],
+    ]
+    recorder.close()
+
+
+# ---- layers and histograms
+
+
+def test_norms_of_weights_and_gradients_are_per_layer_without_biases(tmp_path: Path) -> None:
+    model = small_model()
+    nn.init.constant_(model.fc1.weight, 2.0)
+    nn.init.constant_(model.fc1.bias, 1000.0)
+    model.fc1.weight.grad = torch.full((4, 3), -3.0)
+    model.fc1.bias.grad = torch.full((4,), 1000.0)
+    model.register_parameter("own", nn.Parameter(torch.tensor([3.0, 4.0])))
+    model.fc2.requires_grad_(False)
+    recorder = start(tmp_path)
+    recorder.layers(1, model)
+    recorder.close()
+    found = {
+        tag: points[0][1] for tag, points in values(tmp_path).items() if not tag.startswith(("_hparams_", "custom_"))
+    }
+    norms = {tag: value for tag, value in found.items() if not tag.endswith("/values")}
+    assert norms == {
+        "weights/model": 5,
+        "weights/fc1": pytest.approx(np.sqrt(12 * 4)),
+        "weights/norm": 2,
+        "weights/fc2": pytest.approx(float(model.fc2.weight.norm())),
+        "gradients/fc1": pytest.approx(np.sqrt(12 * 9)),
+    }
+    assert (found["weights/model/values"].min, found["weights/model/values"].max) == (3, 4)
+    assert found["weights/fc1/values"].num == 12
+
+
+def test_a_model_without_parameters_has_no_layers(tmp_path: Path) -> None:
+    recorder = start(tmp_path)
+    recorder.layers(1, nn.ReLU())
+    recorder.close()
+    assert list(values(tmp_path)) == ["_hparams_/session_start_info", "custom_scalars__config__"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "count"),
+    [
+        ([float("nan"), 1.0, 2.0, float("inf"), -float("inf")], 2),
+        ([float("nan")], 0),
+        ([], 0),
+        ([3.0, 3.0, 3.0], 3),
+        ([1e30, 1e30], 2),
+        ([-3e38, 3e38, 0.0], 3),
+        ([1.0, 1.0 + 1.2e-7], 2),
+    ],
+)
+def test_histograms_never_raise_and_count_what_is_finite(tmp_path: Path, losses: list[float], count: int) -> None:
+    recorder = start(tmp_path)
+    recorder.losses(1, "train", torch.tensor(losses, requires_grad=True))
+    recorder.close()
+    points = values(tmp_path).get("losses/train", [])
+    assert sum(sum(histogram.bucket) for _, histogram in points) == count
+
+
+def test_diverged_weights_are_recorded_without_an_error(tmp_path: Path) -> None:
+    model = small_model()
+    nn.init.constant_(model.fc1.weight, float("nan"))
+    nn.init.constant_(model.fc2.weight, 1e38)
+    model.fc1.weight.grad = torch.full((4, 3), float("inf"))
+    recorder = start(tmp_path)
+    recorder.layers(1, model)
+    recorder.close()
+    assert np.isnan(values(tmp_path)["weights/fc1"][0][1])
+    assert "weights/fc1/values" not in values(tmp_path)
+    assert values(tmp_path)["gradients/fc1"][0][1] == np.inf

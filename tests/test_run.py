@@ -1,0 +1,188 @@
+"""A single run as a user sees it: lines, files, numbers, exit codes; and what it finds when it is started again."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runner.directory import Busy, digest, identity
+
+Train = Callable[..., dict[str, Any]]
+Command = Callable[..., Any]
+SMALL = ("epochs=2", "data.train_size=100", "batch_size=50")
+MLP = (*SMALL, "model=mlp", "model.widths=[16]")
+LINE = ("data=line", "model=mlp", "loss=mse", "optimizer=adam", "epochs=3")
+
+
+def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
+    done = command(*SMALL, "threads=1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    found = re.fullmatch(r"run (\w{8}) in (runs/train/.*_\1)", lines[0])
+    assert found
+    assert lines[1] == "device cpu, 1 threads"
+    heads = [line.split("  ")[0] for line in lines[-6:]]
+    assert heads == ["error, last", "error, best", "seconds", "examples/s", "directory", "look at it"]
+    assert lines[-1].endswith(f"tensorboard --logdir {found[2]}")
+    directory = tmp_path / found[2]
+    files = {path.name.split(".tfevents")[0] for path in directory.iterdir() if "checkpoint" not in path.name}
+    assert files == {".lock", "config.yaml", "overrides.yaml", "train.log", "result.json", "metrics.csv", "events.out"}
+    assert any("checkpoint" in path.name for path in directory.iterdir())
+    result = json.loads((directory / "result.json").read_text())
+    assert {"test/error", "train/loss", "best/validation/error", "status", "run_id", "seconds", "torch"} <= set(result)
+    assert {"git_commit", "threads", "device", "seed", "examples_per_second"} <= set(result)
+    assert yaml.safe_load((directory / "overrides.yaml").read_text()) == [*SMALL, "threads=1"]
+    assert yaml.safe_load((directory / "config.yaml").read_text())["data"]["train_size"] == 100
+    rows = list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["test/error"]) == result["test/error"]
+    assert lines[-6] in (directory / "train.log").read_text()
+
+    again = command(*SMALL, "threads=1")
+    assert again.returncode == 0
+    assert "trained before; force=true trains again" in again.stdout
+    assert again.stdout.splitlines()[-6:] == lines[-6:]
+    assert json.loads((directory / "result.json").read_text()) == result
+
+
+def test_bad_input_writes_nothing(command: Command, tmp_path: Path) -> None:
+    done = command("model=cifar10_convnet", "optimizer.lr=0.1")
+    assert done.returncode == 2
+    assert "takes 3x32x32 inputs, got 1x28x28" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_brings_model_data_loss_and_penalty(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(
+        """
+import torch
+from data import Part, Raw
+from losses import Criterion, Penalty
+
+class Model(torch.nn.Sequential):
+    def __init__(self, *, input_shape, outputs, hidden: int = 4):
+        super().__init__(torch.nn.Linear(input_shape[0], hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, outputs))
+
+class Data:
+    def __init__(self, n: int = 30):
+        self.n = n
+    def load(self):
+        inputs = torch.linspace(0, 1, self.n)[:, None]
+        return Raw(Part(inputs, inputs**2), Part(inputs, inputs**2), classes=None)
+
+class Cubic(Criterion):
+    targets = "values"
+    def losses(self, outputs, targets):
+        return (outputs - targets).abs().pow(3).sum(1)
+
+class Slope(Penalty):
+    per_example = True
+    def __call__(self, forward):
+        return forward.vjp(torch.ones_like(forward.outputs))[0].square().sum(1).mean()
+"""
+    )
+    files = {
+        "model/mine": "_target_: mine.Model\nhidden: 5\n",
+        "data/mine": "_target_: mine.Data\nnormalize: none\n",
+        "loss/mine": "_target_: mine.Cubic\n",
+        "penalty/mine": "mine:\n  _target_: mine.Slope\n  weight: 0.1\n",
+    }
+    for name, content in files.items():
+        path = tmp_path / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    line = ["--config-dir", "conf", "model=mine", "data=mine", "loss=mine", "penalty=mine", "epochs=2"]
+    refused = command(*line)
+    assert refused.returncode == 2
+    assert refused.stderr.count("add allow_targets=[its_package]") == 4
+    done = command(*line, "allow_targets=[mine]", "model.hidden=6", "threads=1")
+    assert done.returncode == 0, done.stderr
+    (result,) = tmp_path.glob("runs/train/*/result.json")
+    assert json.loads(result.read_text())["train/penalty/mine"] > 0
+
+
+def test_a_run_is_found_again_by_its_config(composed: Callable[..., Any]) -> None:
+    first = composed("optimizer.lr=0.3", "penalty=[l2,jacobian]", "penalty.l2.weight=0.5")
+    same = composed("penalty=[l2,jacobian]", "penalty.l2.weight=0.50", "optimizer.lr=3e-1", "threads=2", "name=train")
+    assert first.path == same.path
+    assert "lr=0.3" in first.path.name
+    assert "l2.weight=0.5" in first.path.name
+    assert composed("optimizer.lr=0.2").path != composed("optimizer.lr=0.3").path
+    assert composed("seed=1").group_id == composed("seed=2").group_id
+    assert composed("seed=1").run_id != composed("seed=2").run_id
+    long = composed("model=mlp", f"model.widths=[{','.join(['123'] * 60)}]", "penalty=[l1,l2,jacobian,large_margin]")
+    assert len(long.path.name) <= 100
+
+
+def test_identity_is_the_values_not_their_order_or_spelling() -> None:
+    assert digest(identity({"a": 1.0, "b": {"c": [1, 2]}})) == digest(identity({"b": {"c": [1, 2]}, "a": 1}))
+    assert digest(identity({"a": 1})) != digest(identity({"a": 2}))
+    assert identity({"device": "cpu", "data": {"root": "x", "path": "y"}}) == {"data.path": "y"}
+
+
+def test_two_at_once_in_one_directory(composed: Callable[..., Any]) -> None:
+    from runner.run import run
+
+    directory = composed(*MLP, "histograms=false", "pictures=false")
+    directory.path.mkdir(parents=True)
+    with open(directory.path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="another process is training in"):
+            run(directory)
+    assert run(directory)["status"] == "done"  # the lock is free again
+
+
+def test_regression_is_judged_by_its_loss(train: Train) -> None:
+    result = train(*LINE)
+    assert result["best/by"] == "train/loss"  # five points: nothing is held out
+    assert "test/error" not in result
+    assert train(*LINE, "data=sine")["best/by"] == "validation/loss"
+
+
+def test_evaluate_every_does_not_change_training(train: Train) -> None:
+    often, never = train(*MLP, "epochs=4"), train(*MLP, "epochs=4", "evaluate_every=0")
+    assert often["train/loss"] == never["train/loss"]
+    assert often["best/epoch"] <= never["best/epoch"] == 4
+
+
+def test_recording_does_not_change_training(composed: Callable[..., Any], train: Train) -> None:
+    from runner.run import run
+
+    silent = train(*SMALL)
+    recorded = run(composed(*SMALL, "force=true"))
+    assert silent["run_id"] == recorded["run_id"]
+    assert silent["train/loss"] == recorded["train/loss"]
+    assert silent["train/objective"] == recorded["train/objective"]
+
+
+def test_proximal_values_and_statistics_are_reported(train: Train) -> None:
+    result = train(*MLP, "optimizer=sgd", "penalty=[l1,large_margin]", "penalty.l1.weight=0.01")
+    assert result["train/penalty/l1"] > 0
+    assert any(key.startswith("train/penalty/large_margin/") for key in result)
+
+
+def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.loop import Loop
+    from runner.run import run
+
+    def broken(self: Loop, *arguments: Any) -> None:
+        raise RuntimeError("can't allocate memory: you tried to allocate 10 bytes")
+
+    monkeypatch.setattr(Loop, "step", broken)
+    directory = composed(*MLP)
+    with pytest.raises(RuntimeError):
+        run(directory)
+    result = directory.result()
+    assert result["status"] == "failed"
+    assert "out of memory with batch_size=50: lower it" in result["reason"]
+    assert "Traceback" in (directory.path / "train.log").read_text()

@@ -1,0 +1,448 @@
+"""Sweeps survive: bad jobs, kills, repetition, two at once; under our launcher and under others."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import ROOT
+from hydra.core.global_hydra import GlobalHydra
+
+from runner import checkpoint
+from runner.command_line import loader_with
+from runner.compose import Composer, compose, resolved
+from runner.signals import Interrupted, StopSignals
+
+TINY = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
+FAULTY = (*(line for line in TINY if line != "loss=mse"), "loss=faulty", "allow_targets=[faults]", "epochs=20")
+TIMES = ("seconds", "examples_per_second", "time/examples_per_second")
+
+FAULTS = '''"""A loss that misbehaves in the midst of training, in the jobs and in the way that a file says."""
+
+import ctypes, json, os, signal, sys
+from pathlib import Path
+
+import torch
+from losses import MSE
+
+class Faulty(MSE):
+    def __init__(self, job: int = 0) -> None:
+        self.job, self.calls = job, 0
+
+    def losses(self, outputs, targets):
+        self.calls += 1
+        fault = json.loads(Path(os.environ["FAULTS"]).read_text()).get(str(self.job)) if self.calls > 5 else None
+        if fault == "raise":
+            raise ArithmeticError("on purpose")
+        if fault == "exit":
+            sys.exit(3)
+        if fault == "leave":
+            os._exit(3)
+        if fault == "crash":
+            ctypes.string_at(0)
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "memory":
+            torch.empty(1 << 60)
+        return super().losses(outputs, targets) * (float("inf") if fault == "diverge" else 1)
+'''
+
+# fault -> what the reason says
+REASONS = {
+    "raise": "ArithmeticError: on purpose",
+    "exit": "SystemExit: 3",
+    "leave": "exit code 3",
+    "crash": "SIGSEGV",
+    "kill": "SIGKILL",
+    "memory": "out of memory",
+    "diverge": "not finite",
+}
+
+
+class Sweeps:
+    """Runs `train.py -m` in a folder of its own, as a user does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults = folder / "faults.json"
+        self.faults.write_text("{}")
+        (folder / "faults.py").write_text(FAULTS)
+        (folder / "own" / "loss").mkdir(parents=True)
+        (folder / "own" / "loss" / "faulty.yaml").write_text("_target_: faults.Faulty\njob: 0\n")
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(folder),
+            "FAULTS": str(self.faults),
+            "COLUMNS": "250",
+        }
+
+    def start(self, *arguments: str, name: str = "train") -> subprocess.Popen[str]:
+        line = [sys.executable, str(ROOT / "train.py"), "-m", f"--config-dir={self.folder / 'own'}", f"name={name}"]
+        return subprocess.Popen(
+            [*line, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, name: str = "train", code: int = 0) -> str:
+        """Run a sweep to its end and return what it said."""
+        process = self.start(*arguments, name=name)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == code, said
+        return said
+
+    def results(self, name: str = "train") -> dict[str, dict[str, Any]]:
+        """Return the result of each run, by the name of its directory."""
+        return {path.parent.name: json.loads(path.read_text()) for path in self.paths(name, "result.json")}
+
+    def paths(self, name: str, file: str) -> list[Path]:
+        return sorted((self.folder / "runs" / name).glob(f"*/{file}"))
+
+    def times_trained(self, name: str = "train") -> dict[str, int]:
+        """Return how often each run came to its end, by its log."""
+        return {path.parent.name: path.read_text().count("error, last") + path.read_text().count("loss, last")
+                for path in self.paths(name, "train.log")}  # fmt: skip
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path) -> Sweeps:
+    return Sweeps(tmp_path)
+
+
+def outcome(sweeps: Sweeps, name: str) -> dict[str, Any]:
+    """Return all that must not depend on how often a sweep was killed: numbers and final weights, by run."""
+    found: dict[str, Any] = {}
+    for run, result in sweeps.results(name).items():
+        numbers = {key: value for key, value in result.items() if key not in TIMES}
+        state = checkpoint.load(sweeps.folder / "runs" / name / run)
+        assert state is not None
+        weights = {key: value.tolist() for key, value in state["loop"]["model"].items()}
+        found[run] = (numbers, weights)
+    return found
+
+
+def wait_until(ready: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    """Wait as long as a process lives."""
+    while not ready():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
+    grid = (*TINY, "epochs=3", "penalty=l2", "seed=range(2)")
+    said = sweeps.run(*grid, "penalty.l2.weight=0,0.01")
+    assert len(sweeps.results()) == 4
+    assert all(result["status"] == "done" for result in sweeps.results().values())
+    assert "[4/4] done: " in said
+    assert "l2.weight" in said
+    folder = sweeps.folder / "runs" / "train"
+    assert (folder / "summary.csv").read_text().count("\n") == 3  # a line of names, and one for each weight
+    assert (folder / "summary.png").stat().st_size > 1000
+    logs = {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
+    without_torch = sweeps.folder / "torch.py"
+    without_torch.write_text("raise SystemExit('torch is imported')")
+    said = sweeps.run(*grid, "penalty.l2.weight=0.01,0")
+    without_torch.unlink()
+    assert "4 of them settled before" in said
+    assert logs == {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
+    said = sweeps.run(*grid, "penalty.l2.weight=0,0.01,0.1")
+    assert "[2/2] done: " in said
+    assert sorted(sweeps.times_trained().values()) == [1] * 6
+    assert logs.items() <= {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}.items()
+
+
+# What each engine survives: an exception, sys.exit, a lack of memory and a divergence end one job alone under all of
+# them; a process that dies takes joblib's whole pool with it.
+SURVIVED = {
+    "local": tuple(REASONS),
+    "joblib_jobs": ("raise", "exit", "memory", "diverge"),
+    "submitit_machine": ("raise", "exit", "memory", "diverge"),
+}
+
+
+def check_faults(sweeps: Sweeps, launcher: str, faults: Mapping[int, str], jobs: int) -> None:
+    """Run a sweep some of whose jobs misbehave, look at what became of all, and repeat it after the fix."""
+    sweeps.faults.write_text(json.dumps({str(job): fault for job, fault in faults.items()}))
+    grid = (*FAULTY, f"hydra/launcher={launcher}", f"loss.job=range({jobs})")
+    said = sweeps.run(*grid, code=1)
+    results = {int(re.search(r"job=(\d+)|$", name)[1] or 0): result for name, result in sweeps.results().items()}
+    assert len(results) == jobs
+    for job, result in results.items():
+        if job not in faults:
+            assert result["status"] == "done"
+            continue
+        assert result["status"] == ("diverged" if faults[job] == "diverge" else "failed"), result
+        assert REASONS[faults[job]] in result["reason"]
+        assert result["run_id"] in said
+    logs = {name: path.read_text() for path in sweeps.paths("train", "train.log") for name in [path.parent.name]}
+    for name, log in logs.items():
+        fault = faults.get(int(re.search(r"job=(\d+)|$", name)[1] or 0))
+        assert ("Traceback" in log) == (fault in ("raise", "exit", "memory")), log
+        assert ("Segmentation fault" in log) == (fault == "crash")
+    sweeps.faults.write_text("{}")
+    diverged = "diverge" in faults.values()
+    sweeps.run(*grid, code=1 if diverged else 0)  # a divergence is a result, and stays one
+    changed = {
+        path.parent.name for path in sweeps.paths("train", "train.log") if path.read_text() != logs[path.parent.name]
+    }
+    assert {int(re.search(r"job=(\d+)", name)[1]) for name in changed} == {j for j in faults if faults[j] != "diverge"}
+    assert sorted(result["status"] for result in sweeps.results().values()) == ["diverged"] * diverged + ["done"] * (
+        jobs - diverged
+    )
+
+
+def test_bad_jobs_end_alone(sweeps: Sweeps) -> None:
+    check_faults(sweeps, "local", dict(enumerate(REASONS, 1)), jobs=len(REASONS) + 2)
+
+
+@pytest.mark.parametrize("launcher", ["joblib_jobs", "submitit_machine"])
+def test_bad_jobs_end_alone_under_other_launchers(sweeps: Sweeps, launcher: str) -> None:
+    check_faults(sweeps, launcher, {1: "exit"}, jobs=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "fault"), [(launcher, fault) for launcher, faults in SURVIVED.items() for fault in faults]
+)
+def test_one_bad_job_of_six(sweeps: Sweeps, launcher: str, fault: str) -> None:
+    check_faults(sweeps, launcher, {2: fault}, jobs=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib_jobs", "submitit_machine"])
+@pytest.mark.parametrize("fault", ["leave", "crash", "kill"])
+def test_a_death_under_other_launchers(sweeps: Sweeps, launcher: str, fault: str) -> None:
+    """It ends their sweep early; the table names it all the same, and the same command does what is left."""
+    sweeps.faults.write_text(json.dumps({"2": fault}))
+    grid = (*FAULTY, f"hydra/launcher={launcher}", "loss.job=range(6)")
+    said = sweeps.run(*grid, code=1)
+    dead = next(result for name, result in sweeps.results().items() if "job=2" in name)
+    assert dead["status"] == "failed"
+    assert "its process died" in dead["reason"]
+    assert dead["run_id"] in said
+    sweeps.faults.write_text("{}")
+    sweeps.run(*grid)
+    assert sorted(sweeps.times_trained().values()) == [1] * 6
+
+
+def test_failed_runs_can_be_left(sweeps: Sweeps) -> None:
+    sweeps.faults.write_text('{"1": "raise"}')
+    grid = (*FAULTY, "loss.job=1,2,3,4", "sweep.n_jobs=1")
+    said = sweeps.run(*grid, "sweep.on_error=stop", code=1)
+    assert "sweep.on_error=stop" in said
+    assert [result["status"] for result in sweeps.results().values()] == ["failed"]
+    sweeps.faults.write_text("{}")
+    sweeps.run(*grid, "sweep.retry_failed=false", code=1)
+    assert sorted(result["status"] for result in sweeps.results().values()) == ["done"] * 3 + ["failed"]
+
+
+def test_bad_configs_are_told_before_anything_starts(sweeps: Sweeps) -> None:
+    # Each value is fine where the other key is at its first one: only the whole grid shows what is wrong.
+    said = sweeps.run(*TINY, "loss.weight=1,0", "penalty={},null", code=2)
+    assert "penalty must be" in said or "loss.weight must be" in said
+    assert not (sweeps.folder / "runs").exists() or not sweeps.results()
+
+
+LONG = (*TINY, "model.widths=[20]", "checkpoint_seconds=0.3", "seed=range(4)", "sweep.n_jobs=2")
+
+
+def check_kills(sweeps: Sweeps, kills: int, generator: random.Random) -> None:
+    """Kill a sweep at random moments, repeat it, and compare with one that was left alone."""
+    sweeps.run(*LONG, "epochs=3000", name="whole")
+    whole = outcome(sweeps, "whole")
+    seconds = sum(result["seconds"] for result in sweeps.results("whole").values()) / 2  # two at a time
+    for number in range(kills):
+        name = f"killed{number}"
+        process = sweeps.start(*LONG, "epochs=3000", name=name)
+        wait_until(lambda name=name: sweeps.paths(name, "result.json"), process)
+        time.sleep(generator.uniform(0, seconds))
+        process.kill()
+        process.communicate()
+        finished = {run for run, result in sweeps.results(name).items() if result["status"] == "done"}
+        times = sweeps.times_trained(name)
+        sweeps.run(*LONG, "epochs=3000", name=name)
+        assert outcome(sweeps, name) == whole
+        assert set(sweeps.times_trained(name).values()) == {1}
+        assert all(times[run] == 1 for run in finished)
+
+
+def test_a_killed_sweep_goes_on(sweeps: Sweeps) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    check_kills(sweeps, kills=1, generator=random.Random(seed))
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_five_times(sweeps: Sweeps) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    check_kills(sweeps, kills=5, generator=random.Random(seed))
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
+def test_a_signal_stops_all(sweeps: Sweeps, number: signal.Signals) -> None:
+    # Long steps: a job that got the signal from the terminal and from the sweep would leave in the midst of one.
+    slow = ("data=digits", "optimizer.gradient=full", "seed=range(4)", "evaluate_every=0", "pictures=false")
+    process = sweeps.start(*slow, "sweep.n_jobs=2", "epochs=1000000")
+    wait_until(lambda: len(sweeps.paths("train", "checkpoint-*.pt")) >= 2, process)
+    os.killpg(process.pid, number)  # as a terminal does
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "go on with: python " in said
+    assert "epochs=1000000" in said
+    assert [result["status"] for result in sweeps.results().values()] == ["interrupted"] * 2
+    for path in sweeps.paths("train", "result.json"):
+        state = checkpoint.load(path.parent)
+        assert state is not None
+        assert state["loop"]["epoch"] == json.loads(path.read_text())["epoch"]
+
+
+def test_jobs_die_with_their_sweep(sweeps: Sweeps) -> None:
+    process = sweeps.start(*LONG, "epochs=1000000")
+    wait_until(lambda: len(sweeps.paths("train", "checkpoint-*.pt")) >= 2, process)
+    jobs = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(jobs, timeout=20)
+    for job in alive:
+        job.kill()
+    assert len(jobs) == 2
+    assert not alive
+
+
+def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
+    both = [sweeps.start(*LONG, "epochs=300", "seed=0,1,1,0") for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert {process.returncode for process in both} <= {0, 3}, said
+    assert list(sweeps.times_trained().values()) == [1, 1]
+    assert all(result["status"] == "done" for result in sweeps.results().values())
+
+
+SEARCH = (
+    *TINY,
+    "hydra/sweeper=optuna_tpe",
+    "epochs=30",
+    "penalty=l2",
+    "optimizer.lr=tag(log,interval(0.001,0.5))",
+    "penalty.l2.weight=tag(log,interval(0.00001,0.1))",
+)
+
+
+def check_search(sweeps: Sweeps, launcher: str, trials: int) -> None:
+    """Kill a search, repeat it, and see that it finds what an undisturbed one does and trains nothing twice."""
+    search = (*SEARCH, f"hydra/launcher={launcher}", f"hydra.sweeper.n_trials={trials}")
+    process = sweeps.start(*search)
+    wait_until(lambda: len(sweeps.paths("train", "result.json")) > trials // 2, process)
+    process.kill()
+    process.communicate()
+    said = sweeps.run(*search)
+    assert len(sweeps.results()) == trials, said
+    assert set(sweeps.times_trained().values()) == {1}
+    best = (sweeps.folder / "runs" / "train" / "optimization_results.yaml").read_text()
+    least = min(float(result[result["best/by"]]) for result in sweeps.results().values())
+    assert float(re.search(r"best_value: (\S+)", best)[1]) == least
+    (sweeps.folder / "torch.py").write_text("raise SystemExit('torch is imported')")
+    sweeps.run(*search)
+    assert (sweeps.folder / "runs" / "train" / "optimization_results.yaml").read_text() == best
+    assert len(sweeps.results()) == trials
+
+
+def test_a_search_replays_what_is_done(sweeps: Sweeps) -> None:
+    check_search(sweeps, "local", trials=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local", "joblib_jobs", "submitit_machine"])
+def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
+    check_search(sweeps, launcher, trials=12)
+
+
+def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
+    """Submitit's signal before a preemption: the state is saved at once, and its next sitting goes on from there."""
+    process = sweeps.start(
+        *LONG, "epochs=10000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600"
+    )
+    wait_until(lambda: sweeps.paths("train", "checkpoint-*.pt"), process)
+    jobs = [child for child in psutil.Process(process.pid).children(recursive=True) if is_job(child)]
+    assert len(jobs) == 1
+    jobs[0].send_signal(signal.SIGUSR2)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert [result["status"] for result in sweeps.results().values()] == ["done"]
+    assert [path.read_text().count("resumed at epoch") for path in sweeps.paths("train", "train.log")] == [1]
+
+
+def is_job(process: psutil.Process) -> bool:
+    """Tell whether a process is one of submitit's that train."""
+    return "submitit.core._submit" in process.cmdline()
+
+
+@pytest.fixture
+def composer() -> Iterator[Composer]:
+    yield Composer(loader_with(None))
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        ("penalty=l2", "penalty.l2.weight=3"),
+        ("penalty=[l2,jacobian]", "model=mlp", "epochs=7", "penalty.jacobian.projections=2", "model.widths=[3,4]"),
+        ("optimizer=adam", "+optimizer.groups={fc2: {lr: 0.5}}", "~seed"),
+    ],
+)
+def test_quick_composition_is_hydras(composer: Composer, lines: tuple[str, ...]) -> None:
+    composer.compose([line for line in lines if composer.is_choice(line)])  # what is kept must not change
+    assert resolved(composer.compose(lines)) == resolved(compose(composer.loader, lines))
+
+
+def test_a_launchers_handler_is_called_after_saving() -> None:
+    order: list[object] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGUSR2, lambda number, frame: order.append(number))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert order == []
+            signals.check(lambda: order.append("saved"))
+            assert order == ["saved", signal.SIGUSR2]
+            signals.check(lambda: order.append("saved"))
+            assert len(order) == 2
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(Interrupted):
+                signals.check(lambda: order.append("saved"))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from runner.targets import EXTRAS, problems_of_packages
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for package, extra in EXTRAS.items():
+        problems = problems_of_packages({"launcher": {"_target_": f"hydra_plugins.{package}.module.Class"}})
+        assert len(problems) == 1
+        assert problems[0].endswith(f"uv sync --extra {extra}")
