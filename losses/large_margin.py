@@ -118,7 +118,7 @@ class LargeMargin(Penalty):
             columns.append(gaps / (self.eps + norms))
         return torch.stack(columns, dim=-1)
 
-    def statistics(self) -> dict[str, float]:
+    def statistics(self) -> dict[str, Tensor]:
         """Return the fractions of distances at the lower clamp (given up) and the upper (margin reached)."""
         if self._distances is None:
             return {}
@@ -126,7 +126,7 @@ class LargeMargin(Penalty):
             "at_lower_clamp": self._distances <= self.low,
             "at_upper_clamp": self._distances >= self.gamma,
         }
-        return {name: clamped.double().mean().item() for name, clamped in ends.items()}
+        return {name: clamped.double().mean() for name, clamped in ends.items()}
 
 
 def scores_of(outputs: Tensor, scores: Scores) -> Tensor:

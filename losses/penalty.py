@@ -71,8 +71,8 @@ class Penalty(ABC):
     def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:  # noqa: B027 (most do nothing)
         """Apply the proximal operator in place, after the optimizer's step, to one parameter group."""
 
-    def statistics(self) -> dict[str, float]:
-        """Return further numbers of the last value worth a record, by name."""
+    def statistics(self) -> dict[str, Tensor]:
+        """Return further scalars of the last value worth a record, by name."""
         return {}
 
 

@@ -143,6 +143,8 @@ class Loop:
             value = penalty(forward)
             objective = objective + weight * value
             self.means.add(f"train/penalty/{name}", value.detach())
+            for key, statistic in penalty.statistics().items():
+                self.means.add(f"train/penalty/{name}/{key}", statistic)
         return objective
 
     def set_lrs(self) -> None:

@@ -156,7 +156,7 @@ class Session:
         row: dict[str, float] = {"epoch": epoch, **means}
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
-        row |= self.values_of_penalties()
+        row |= self.values_of_proximal_penalties()
         if epoch == self.config["epochs"]:
             row |= self.probe()
         row["optimizer/lr"] = parts.optimizer.param_groups[0]["lr"]
@@ -181,14 +181,10 @@ class Session:
                 if figure is not None:
                     self.recorder.figure(epoch, tag, figure)
 
-    def values_of_penalties(self) -> dict[str, float]:
-        """Return what the means of the objective do not hold: values of proximal penalties, statistics of the rest."""
-        values = {}
-        for name, penalty in self.parts.penalties.items():
-            if not penalty.in_objective:
-                values[f"train/penalty/{name}"] = value_of(penalty, self.parts).item()
-            values |= {f"train/penalty/{name}/{key}": value for key, value in penalty.statistics().items()}
-        return values
+    def values_of_proximal_penalties(self) -> dict[str, float]:
+        """Return the values that the means over the steps do not hold, since they are no terms of the objective."""
+        proximal = {name: penalty for name, penalty in self.parts.penalties.items() if not penalty.in_objective}
+        return {f"train/penalty/{name}": value_of(penalty, self.parts).item() for name, penalty in proximal.items()}
 
     def probe(self) -> dict[str, float]:
         """Ask the probes, each with a generator of its own, and return their numbers; tensors become histograms."""

@@ -131,6 +131,18 @@ def test_killed_run_ends_as_an_undisturbed_one(forks: Forks, model: str, optimiz
     assert_as_undisturbed(forks)
 
 
+def test_killed_between_two_epochs(forks: Forks) -> None:
+    """A state saved after an epoch's last step and before its evaluation would lack what is recorded of the epoch."""
+    arguments = [line("mlp", "adam", "jacobian", runs) for runs in ("whole", "disturbed")]
+    assert forks.run(*arguments[0], notes="whole.notes") == 0, forks.said()
+    for moment in MOMENTS:
+        fault = {"after": STEPS, "moment": moment, "notes": "disturbed.notes"}
+        assert forks.run(*arguments[1], "checkpoint_seconds=1e-6", **fault) == -9, forks.said()
+    assert forks.run(*arguments[1], notes="disturbed.notes") == 0, forks.said()
+    assert "resumed at epoch 1, step 0 of it" in (directory_of(forks, "disturbed") / "train.log").read_text()
+    assert_as_undisturbed(forks)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "optimizer", "penalty"), WHOLE)
 def test_killed_run_ends_as_an_undisturbed_one_whole(forks: Forks, model: str, optimizer: str, penalty: str) -> None:
@@ -140,7 +152,10 @@ def test_killed_run_ends_as_an_undisturbed_one_whole(forks: Forks, model: str, o
 
 @pytest.mark.parametrize("forgotten", ["generator", "optimizer", "model", "means"])
 def test_state_that_is_not_restored_shows(forks: Forks, forgotten: str) -> None:
+    """The means are a record alone; all else changes the steps themselves."""
     disturb(forks, "mlp", "adam", "jacobian", kills=1, forget=forgotten)
+    whole, disturbed = (steps_of(forks.folder / f"{name}.notes") for name in ("whole", "disturbed"))
+    assert (disturbed == whole) == (forgotten == "means")
     with pytest.raises(AssertionError):
         assert_as_undisturbed(forks)
 

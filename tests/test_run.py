@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from losses import LargeMargin
 from runner.directory import Busy, digest, identity
 
 Train = Callable[..., dict[str, Any]]
@@ -165,10 +166,24 @@ def test_recording_does_not_change_training(composed: Callable[..., Any], train:
     assert silent["train/objective"] == recorded["train/objective"]
 
 
-def test_proximal_values_and_statistics_are_reported(train: Train) -> None:
-    result = train(*MLP, "optimizer=sgd", "penalty=[l1,large_margin]", "penalty.l1.weight=0.01")
+def test_proximal_values_and_the_mean_statistics_of_the_epoch_are_reported(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[float] = []
+    statistics = LargeMargin.statistics
+
+    def noted(self: LargeMargin) -> dict[str, Any]:
+        found = statistics(self)
+        batches.append(found["at_upper_clamp"].item())
+        return found
+
+    monkeypatch.setattr(LargeMargin, "statistics", noted)
+    margin = ("penalty.large_margin.gamma=0.3", "penalty.large_margin.norm=2", "penalty.large_margin.scores=logit")
+    result = train(*MLP, "optimizer=sgd", "penalty=[l1,large_margin]", "penalty.l1.weight=0.01", *margin)
     assert result["train/penalty/l1"] > 0
-    assert any(key.startswith("train/penalty/large_margin/") for key in result)
+    epoch = batches[len(batches) // result["epochs"] * (result["epochs"] - 1) :]
+    assert len(set(epoch)) > 1  # else the last batch could stand for all
+    assert result["train/penalty/large_margin/at_upper_clamp"] == pytest.approx(sum(epoch) / len(epoch))
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
