@@ -67,8 +67,8 @@ class Console:
             )
             self.bar = Progress(*columns, TextColumn("{task.fields[latest]}"), console=self.terminal, transient=True)
             self.bar.add_task("", total=epochs, latest="")
-            self.bar.start()
         self.bar.update(self.bar.task_ids[0], completed=epochs_done, latest=brief(latest))
+        self.bar.start()  # after the first update, or it would show epoch 0; it does nothing later
 
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         """Tell the numbers of an epoch in a plain line, at most one a second but the last, unless there is a bar."""
@@ -83,18 +83,10 @@ class Console:
 
 def brief(row: Mapping[str, float]) -> str:
     """Return the few numbers of a row that tell how training goes."""
-    names = (
-        "train/objective",
-        "train/error",
-        "validation/error",
-        "test/error",
-        "validation/loss",
-        "test/loss",
-    )
-    wanted = [name for name in names if name in row and not (name.endswith("loss") and "test/error" in row)]
-    return "  ".join(f"{name.removeprefix('train/o')} {row[name]:.4g}" for name in wanted).replace(
-        "bjective", "objective"
-    )
+    errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
+    names = errors if "test/error" in row else losses
+    numbers = {"objective": row.get("train/objective"), **{name: row.get(name) for name in names}}
+    return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items() if number is not None)
 
 
 def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import random
 import re
 import time
@@ -141,6 +142,18 @@ def test_killed_between_two_epochs(forks: Forks) -> None:
     assert forks.run(*arguments[1], notes="disturbed.notes") == 0, forks.said()
     assert "resumed at epoch 1, step 0 of it" in (directory_of(forks, "disturbed") / "train.log").read_text()
     assert_as_undisturbed(forks)
+
+
+def test_seconds_of_earlier_sittings_count(forks: Forks) -> None:
+    arguments = line("mlp", "adam", "none", "runs")
+    assert forks.run(*arguments, "checkpoint_seconds=1e-6", after=4) == -9
+    state = checkpoint.load(directory_of(forks, "runs"))
+    assert state
+    checkpoint.save(directory_of(forks, "runs"), {**state, "seconds": 7e6, "training_seconds": 5e6}, step=4)
+    assert forks.run(*arguments) == 0, forks.said()
+    result = json.loads((directory_of(forks, "runs") / "result.json").read_text())
+    assert 7e6 < result["seconds"] < 7e6 + 600
+    assert result["examples_per_second"] == pytest.approx(EPOCHS * 54 / 5e6, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -1,0 +1,95 @@
+"""What a user sees: a bar and an overview that are redrawn on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import console, overview
+from runner.console import Console
+from runner.overview import Overview
+
+ROW = {"train/objective": 0.5, "train/loss": 0.4, "train/error": 0.25, "test/loss": 0.6, "test/error": 0.125}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        """All that was ever drawn, without the control sequences."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue()).replace("\r", "\n").splitlines()
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw each time, on a terminal that can."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    for module, name in ((console, "BAR_SECONDS"), (overview, "DRAW_SECONDS"), (overview, "LINE_SECONDS")):
+        monkeypatch.setattr(module, name, -1.0)
+
+
+def test_bar_on_a_terminal(tmp_path: Path) -> None:
+    stream = Terminal()
+    shown = Console(stream)
+    shown.open_log(tmp_path / "log")
+    shown.progress(0.5, 3, {})
+    shown.progress(1.5, 3, ROW)
+    shown.epoch(2, 3, ROW)  # for the log: the bar shows it
+    shown.say("a warning")
+    shown.close()
+    drawn = "\n".join(stream.lines)
+    assert "epoch 0.5/3" in drawn
+    assert re.search(r"epoch 1\.5/3.*objective 0\.5  train/error 0\.25  test/error 0\.125", drawn)
+    assert "epoch 2/3" not in drawn
+    assert "a warning" in drawn
+    log = (tmp_path / "log").read_text()
+    assert "epoch 2/3  objective 0.5  train/error 0.25  test/error 0.125" in log
+    assert "epoch 1.5/3" not in log
+
+
+def test_plain_lines_elsewhere() -> None:
+    stream = io.StringIO()
+    shown = Console(stream)
+    shown.progress(1.5, 3, ROW)
+    for epoch in (1, 2, 3):
+        shown.epoch(epoch, 3, {"train/objective": 2.0, "validation/loss": 1.5, "test/loss": 1.25})
+    numbers = "objective 2  validation/loss 1.5  test/loss 1.25"
+    assert stream.getvalue() == f"epoch 1/3  {numbers}\nepoch 3/3  {numbers}\n"  # the second came within a second
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "file"])
+def test_overview_counts_jobs_and_estimates_the_time_left(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stream: io.StringIO
+) -> None:
+    jobs = [composed("epochs=10", f"seed={seed}") for seed in range(4)]
+    for job in jobs:
+        job.path.mkdir(parents=True)
+    jobs[0].write_result({"status": "running", "epoch": 4})  # of an earlier sitting: it took no time now
+    now = [100.0]
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr(overview.time, "monotonic", lambda: now[0])
+    with Overview(jobs, total=6) as view:
+        view.draw()
+        view.started(jobs[0])
+        view.started(jobs[1])
+        jobs[0].write_result({"status": "done", "epoch": 10, "best/by": "test/loss", "test/loss": 0.5, "seconds": 2})
+        view.ended(jobs[0], "done")
+        jobs[1].write_result({"status": "running", "epoch": 4})
+        now[0] += 20
+        view.draw()  # 10 of 36 epochs in 20 s
+        jobs[1].write_result({"status": "failed", "epoch": 4, "reason": "ValueError: no"})
+        view.ended(jobs[1], "failed")
+    text = "\n".join(stream.lines if isinstance(stream, Terminal) else stream.getvalue().splitlines())
+    assert "2 done, 4 waiting" in text
+    assert "3 done, 1 running, 2 waiting, about 0:00:52 left" in text
+    assert re.search(rf"{jobs[1].path.name}  epoch 4/10", text)
+    assert f"[1/4] done: {jobs[0].path.name}  test/loss 0.5  2.0 s" in text
+    assert f"[2/4] failed: {jobs[1].path.name}  ValueError: no; log in {jobs[1].path / 'train.log'}" in text
