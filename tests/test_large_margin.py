@@ -113,6 +113,16 @@ def test_naive_loop(model, scores, aggregation, norm, top_k, differentiate_norm)
     assert statistics == pytest.approx({"at_lower_clamp": below, "at_upper_clamp": above})
 
 
+def test_a_distance_exactly_at_an_end_of_the_clip_counts() -> None:
+    """Slope and eps of 1, gaps of 2 and -2: distances of 1 and -1, to the last bit."""
+    model = nn.Linear(1, 2, bias=False).double()
+    model.weight.data = torch.tensor([[0.5], [-0.5]], dtype=torch.double)
+    inputs, targets = torch.tensor([[2.0], [2.0], [0.0]], dtype=torch.double), torch.tensor([0, 1, 0])
+    penalty = LargeMargin(scores="logit", norm=2, gamma=1.0, alpha=2.0, eps=1.0)
+    assert value_and_gradient(penalty, model, inputs, targets)[0] == (0 + 2 + 1) / 3
+    assert penalty.statistics() == {"at_lower_clamp": pytest.approx(1 / 3), "at_upper_clamp": pytest.approx(1 / 3)}
+
+
 # --- the public reference, on a net whose derivatives are written by hand in numpy ---
 
 
