@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from losses import Forward, Penalty
-from runner.build import Parts, build
+from runner.build import Parts, build, build_optimizer
 from runner.loop import Diverged, Loop
+from runner.schedule import Constant
 
 Composed = Callable[..., Any]
 SMALL = ("epochs=2", "data.train_size=60", "batch_size=20", "data.validation_size=20", "optimizer=sgd")
@@ -141,6 +142,18 @@ def test_groups_give_layers_their_own_options(composed: Composed) -> None:
     assert all(param is other for param, other in zip(own["params"], fc2, strict=True))
 
 
+def test_the_innermost_of_nested_groups_counts(composed: Composed) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Linear(2, 3)), torch.nn.Linear(3, 4)
+    )
+    config = composed(*SMALL, "optimizer.lr=0.1").config
+    config["optimizer"]["groups"] = {"0": {"lr": 0.01}, "0.1": {"lr": 0.001}}
+    optimizer = build_optimizer(config, model, Constant())
+    rates = {id(param): group["lr"] for group in optimizer.param_groups for param in group["params"]}
+    names = {name.removesuffix(".weight"): rates[id(p)] for name, p in model.named_parameters() if "weight" in name}
+    assert names == {"0.0": 0.01, "0.1": 0.001, "1": 0.1}
+
+
 def test_l1_step_uses_the_rate_of_each_group(composed: Composed) -> None:
     loop = looped(
         composed, *MLP, "optimizer.lr=0.1", "optimizer.groups={fc2: {lr: 1e-20}}",
@@ -188,12 +201,28 @@ def test_divergence_may_be_ignored(train: Callable[..., dict[str, Any]]) -> None
 def test_precision_and_layout_train(train: Callable[..., dict[str, Any]], overrides: list[str]) -> None:
     plain, other = train(*SMALL, "optimizer.lr=0.01"), train(*SMALL, "optimizer.lr=0.01", *overrides)
     assert other["train/loss"] == pytest.approx(plain["train/loss"], rel=0.05)
-    assert other["train/loss"] != plain["train/loss"]
+    assert other["train/loss"] != plain["train/loss"] or "precision=bf16" not in overrides
+
+
+def test_bf16_is_of_the_inside_alone(composed: Composed) -> None:
+    """Convolutions in bfloat16; outputs, losses, weights and gradients in float32."""
+    loop = looped(composed, *SMALL, "precision=bf16", "penalty=jacobian")
+    model, inside = loop.parts.model, []
+    model.get_submodule("conv1").register_forward_hook(lambda *given: inside.append(given[2].dtype))
+    loop.run_epoch()
+    assert set(inside) == {torch.bfloat16}
+    assert model(loop.parts.dataset.train.inputs[:2]).dtype == torch.float32
+    assert {tensor.dtype for p in model.parameters() for tensor in (p, p.grad)} == {torch.float32}
+    assert loop.objectives.dtype == torch.float32
 
 
 def test_frozen_batch_norm_differentiates_each_example(composed: Composed) -> None:
     loop = looped(composed, *SMALL, "model=large_margin_convnet", "batch_norm=frozen", "penalty=jacobian")
     model, inputs = loop.parts.model.train(), loop.parts.dataset.train.inputs
+    before = inputs
+    for name in ("conv1", "relu1", "pool1"):
+        before = model.get_submodule(name)(before)
+    torch.testing.assert_close(model.get_submodule("norm1").running_mean, before.mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(model(inputs[:2]), model(inputs[:9])[:2])  # training mode, and nothing is mixed
     loop.run_epoch()
     mean = model.get_submodule("norm1").running_mean.clone()

@@ -317,6 +317,7 @@ def test_a_signal_stops_all(sweeps: Sweeps, number: signal.Signals) -> None:
     assert "go on with: python " in said
     assert "epochs=1000000" in said
     assert [result["status"] for result in sweeps.results().values()] == ["interrupted"] * 2
+    assert {result["threads"] for result in sweeps.results().values()} == {max(1, len(os.sched_getaffinity(0)) // 2)}
     for path in sweeps.paths("train", "result.json"):
         state = checkpoint.load(path.parent)
         assert state is not None
