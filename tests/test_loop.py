@@ -189,6 +189,18 @@ def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callabl
     assert result["diverged_at_step"] == divergence.value.step
 
 
+def test_divergence_in_the_first_step_after_a_resumption_knows_what_was_before(composed: Composed) -> None:
+    loop, resumed = (looped(composed, *MLP) for _ in range(2))
+    loop.run_epoch()
+    resumed.load_state_dict(loop.state_dict())
+    with torch.no_grad():
+        resumed.params[0].fill_(math.nan)
+    with pytest.raises(Diverged) as divergence:
+        resumed.run_epoch()
+    assert divergence.value.step == loop.steps_per_epoch + 1
+    assert divergence.value.last_finite == loop.objectives[-1].item()
+
+
 def test_divergence_may_be_ignored(train: Callable[..., dict[str, Any]]) -> None:
     result = train(*SMALL, "optimizer.lr=1e20", "on_nan=continue")
     assert result["status"] == "done"

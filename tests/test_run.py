@@ -15,6 +15,7 @@ import yaml
 
 from losses import LargeMargin
 from runner.directory import Busy, digest, identity
+from runner.probes import Zeros
 
 Train = Callable[..., dict[str, Any]]
 Command = Callable[..., Any]
@@ -184,6 +185,14 @@ def test_proximal_values_and_the_mean_statistics_of_the_epoch_are_reported(
     epoch = batches[len(batches) // result["epochs"] * (result["epochs"] - 1) :]
     assert len(set(epoch)) > 1  # else the last batch could stand for all
     assert result["train/penalty/large_margin/at_upper_clamp"] == pytest.approx(sum(epoch) / len(epoch))
+
+
+def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the value of a proximal penalty, for which it is in training mode again."""
+    modes: list[bool] = []
+    monkeypatch.setattr(Zeros, "__call__", lambda self, subject: modes.append(subject.model.training) or {})
+    train(*MLP, "penalty=l1", "probe=zeros")
+    assert modes == [False]
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
