@@ -1,4 +1,4 @@
-"""Train one model, or with -m a grid of them: `python train.py --help`.
+"""Train one model, or with -m a grid of them: `uv run train.py --help`.
 
 The way to the objective: `train` here -> `runner.run.run` -> `runner.loop.Loop.objective`.
 """

@@ -36,8 +36,9 @@ class Tangents:
 
     names:       the image tangents wanted, of FIELDS (None: all seven); for points it must be None
     sigma:       width of the smoothing (pixels, positive)
-    derivatives: for points, what the slope of the outputs is to be (finite), one number for all or one for
-                 each example given to `fit`, looked up by the nearest of these (None: 0); for images None
+    derivatives: for points, what the slope of the outputs is to be (finite; per unit of the inputs as they
+                 come, normalised or not), one number for all or one for each example given to `fit`, looked
+                 up by the nearest of these (None: 0); for images None
 
     Raises ValueError, one sentence starting with the argument's name; `fit` likewise where arguments and data
     disagree. Source: Simard, Victorri, LeCun, Denker, Tangent Prop, NIPS 4 (1991); the seven transformations:

@@ -33,6 +33,11 @@ def problems_of_config(config: dict[str, Any], packages: Sequence[str] = ()) -> 
         if key not in top_keys()
     ]
     problems += [f"{key} is missing" for key in sorted(top_keys()) if key not in config]
+    problems += [
+        f"{kind} must map a name of your choice to _target_ and its options, got them without a name"
+        for kind in GROUPS[6:]
+        if names_class(config.get(kind))
+    ]
     if problems:
         return problems
     problems += problems_of_targets(config, list(packages)) + problems_of_values(config)

@@ -24,8 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.check import problems_of_config, refuse
 from runner.compose import SEARCH_PATH, Composer, allowed_packages, compose, resolved
+from runner.directory import loaded
+from runner.hydra_node import problems_of_hydra, problems_of_packages
 from runner.rules import walk
-from runner.targets import CONF, problems_of_hydra, problems_of_packages
+from runner.targets import CONF
 
 SWEPT_VALUES_CHECKED = 200  # of one key; the jobs check theirs again
 PROBLEMS_SHOWN = 20
@@ -39,7 +41,7 @@ def check(arguments: Sequence[str]) -> Path | None:
         for a sweep, the folder of its runs.
     """
     parsed = get_args_parser().parse_args(list(arguments))
-    if parsed.hydra_help or parsed.shell_completion or parsed.info:
+    if parsed.shell_completion:
         return None
     overrides = parsed_overrides(parsed.overrides)
     if problems := [*problems_of_flags(parsed), *problems_of_search_path(overrides)]:
@@ -56,7 +58,8 @@ def check(arguments: Sequence[str]) -> Path | None:
     problems += problems_of_swept(overrides, in_sweep)
     if problems or config is None:
         refuse(problems)
-    return Path(config.runs_dir, config.name) if in_sweep and not parsed.cfg else None
+    is_sweep = in_sweep and not (parsed.cfg or parsed.hydra_help or parsed.info)
+    return Path(config.runs_dir, config.name) if is_sweep else None
 
 
 def problems_of_flags(parsed: Namespace) -> list[str]:
@@ -147,12 +150,18 @@ def problems_of_key(key: str, known: set[str]) -> list[str]:
     """Return a sentence if a key is not in the composed config."""
     if key in known:
         return []
-    near = get_close_matches(key, [path for path in known if not path.startswith("hydra.")], 1)
-    parent = key.rpartition(".")[0]
+    parent, _, name = key.rpartition(".")
     group, _, member = parent.partition(".")
-    siblings = sorted(path for path in known if path.rpartition(".")[0] == parent and not path.startswith("hydra"))
+    missing = f"{key} is not a key of the config"
+    others = [file.stem for file in sorted((CONF / group).glob("*.yaml")) if parent == group and name in loaded(file)]
+    if others:
+        return [f"{missing}: it comes with {' or '.join(f'{group}={other}' for other in others)}"]
+    ours = [path for path in known if not path.startswith("hydra")]
+    siblings = {path.rpartition(".")[2]: path for path in sorted(ours) if path.rpartition(".")[0] == parent}
+    near = [siblings[match] for match in get_close_matches(name, siblings, 1)] if siblings else []
+    near = near or get_close_matches(key, [path for path in ours if path.count(".") == key.count(".")], 1, cutoff=0.8)
     has = f"{parent or 'it'} has {', '.join(siblings)}" if siblings else f"add {group}={member}"
-    return [f"{key} is not a key of the config: " + (f"did you mean {near[0]}?" if near else has)]
+    return [f"{missing}: did you mean {near[0]}?" if near else f"{missing}: {has}"]
 
 
 def variants(overrides: Sequence[Override]) -> Iterator[list[str]]:

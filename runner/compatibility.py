@@ -32,15 +32,14 @@ def check_criterion(config: Mapping[str, Any], criterion: Any, dataset: Dataset)
 
 
 def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
-    """Raise ValueError if this data has no such metric as a sweeper is to minimise."""
+    """Raise ValueError if no such number is measured as a sweeper is to minimise."""
     parts = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
     kinds = ("loss",) if dataset.classes is None else ("loss", "error")
     known = [f"{part}/{kind}" for part in parts for kind in kinds]
-    metric = config["objective_metric"]
-    if metric is not None and metric.removeprefix("best/") not in known and not metric.startswith("probe/"):
-        raise ValueError(
-            f"objective_metric must be one of {', '.join(known)}, also with best/ or probe/, got {metric!r}"
-        )
+    metric, probes = config["objective_metric"], tuple(f"probe/{name}/" for name in config["probe"])
+    if metric is not None and metric.removeprefix("best/") not in known and not metric.startswith(probes):
+        choices = [*known, "best/ and one of these", *(f"{probe}..." for probe in probes)]
+        raise ValueError(f"objective_metric must be one of {', '.join(choices)}, got {metric!r}")
 
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
@@ -55,6 +54,8 @@ def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module,
     moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
     if not penalty.in_objective and moving:
         warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")
+    if getattr(getattr(penalty, "tangents", None), "derivatives", None) and not dataset.scale.eq(1).all():
+        warn(f"{name}: derivatives are by the normalised input; for those by the raw one choose data.normalize=none")
     if penalty.wants_smooth and dataset.classes is None and getattr(model, "piecewise_linear", False):
         warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
 

@@ -5,7 +5,6 @@ disk is an error where it happens and the files of a run sort in the order in wh
 """
 
 import io
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from runner.files import replace
 
 BINS = 30  # as many as TensorBoard draws
 LARGEST = float(np.finfo(np.float32).max)  # TensorBoard keeps histograms in float32
@@ -67,16 +68,6 @@ class Events:
         self._records.write(event.SerializeToString())
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put a whole new file in the place of the old one, which stands until then."""
-    temporary = path.parent / ".record.tmp"  # not named like an event file, which TensorBoard would read
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def _cut(path: Path, last: int) -> dict[str, int]:
     """Remove the events after step `last`, a torn record, and the run's end; return each tag's last step.
 
@@ -90,7 +81,7 @@ def _cut(path: Path, last: int) -> dict[str, int]:
         if event.step <= last and metadata.SESSION_END_INFO_TAG not in tags:
             steps.update(dict.fromkeys(tags, event.step))
             records.write(event.SerializeToString())
-    replace(path, kept.getvalue())
+    replace(path, kept.getvalue(), "record")  # a name like that of an event file TensorBoard would read
     return steps
 
 

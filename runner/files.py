@@ -40,9 +40,9 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
         raise WriteError(f"cannot write {path} ({fault}): {free_space(path.parent)}") from error
 
 
-def replace(path: Path, data: bytes | memoryview) -> None:
-    """Write the temporary file and put it in the place of the one at `path`, or remove it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replace(path: Path, data: bytes | memoryview, name: str | None = None) -> None:
+    """Write the temporary file, `.<name>.<pid>.tmp`, and put it in the place of the one at `path`, or remove it."""
+    temporary = path.with_name(f".{name or path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe", "experiment", "sweep")
+GROUPS = (
+    "data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe", "experiment", "sweep",
+    "hydra/launcher", "hydra/sweeper",
+)  # fmt: skip
 KEY_WIDTH = 46
 
 INTRODUCTION = """\
@@ -15,17 +18,17 @@ Train a small network with penalties: terms in the objective beyond the data los
 
   objective = loss.weight * mean(loss of each example) + sum of weight * penalty
 
-usage: python train.py [group=option ...] [key=value ...]       one run
-       python train.py -m [key=value1,value2,... ...]           a sweep over the grid
-       python train.py --help [group=option ...]                the keys of these options
-       python train.py --cfg job [...]                          the composed config, nothing run
+usage: uv run train.py [group=option ...] [key=value ...]       one run
+       uv run train.py -m [key=value1,value2,... ...]           a sweep over the grid
+       uv run train.py --help [group=option ...]                the keys of these options
+       uv run train.py --cfg job [...]                          the composed config, nothing run
 
 Examples
-  python train.py
-  python train.py model=mnist_convnet data=mnist penalty=jacobian penalty.jacobian.weight=0.01
-  python train.py penalty=[l2,l1] penalty.l2.weight=0.001 penalty.l1.method=subgradient
-  python train.py model=mlp data=sine optimizer=adam epochs=200 'model.widths=[100,100]' model.activation=tanh
-  python train.py -m penalty=l2 penalty.l2.weight=0,0.001,0.002 'seed=range(5)'
+  uv run train.py
+  uv run train.py model=mnist_convnet data=mnist penalty=jacobian penalty.jacobian.weight=0.01
+  uv run train.py penalty=[l2,l1] penalty.l2.weight=0.001 penalty.l1.method=subgradient
+  uv run train.py model=mlp data=sine loss=mse optimizer=adam epochs=200 'model.widths=[100,100]' model.activation=tanh
+  uv run train.py -m penalty=l2 penalty.l2.weight=0,0.001,0.002 'seed=range(5)'
 """
 CLOSING = """
 A YAML file of yours is found with --config-dir FOLDER; a class of yours with allow_targets=[your_package].
@@ -35,27 +38,29 @@ Tab completion, for `python train.py`: eval "$(python train.py -sc install=bash)
 
 def show(arguments: Sequence[str]) -> None:
     """Print the help, with the keys of the options chosen on the command line."""
-    chosen = defaults() | dict(argument.split("=", 1) for argument in arguments if re.match(r"\w+=", argument))
+    chosen = defaults() | dict(argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument))
     print(INTRODUCTION)
     print("Groups, each with its options; * is chosen")
-    for group in filter(has_options, GROUPS):
+    for group in GROUPS:
         names = ["*" + name if name in chosen_names(chosen, group) else name for name in options(group)]
-        print("\n".join(wrapped(f"  {group:<11}", names)))
+        print("\n".join(wrapped(f"  {group:<14}", names)))
     print("\nKeys, with their values and meanings")
     for line in keys_of(CONF / "config.yaml"):
         print(line)
-    for group in filter(has_options, GROUPS):
+    for group in GROUPS:
         for name in chosen_names(chosen, group):
             path = CONF / group / f"{name}.yaml"
             if path.exists():
-                print(f"\n  {group}={name}")
-                print("\n".join(keys_of(path, prefix="" if is_nested(path) else f"{group}.")))
+                print(f"\n  {group}={name}: {meaning(path)}")
+                print("\n".join(keys_of(path, prefix="" if is_global(path) else f"{group.replace('/', '.')}.")))
+            elif name != "null":
+                print(f"\n  {group}={name} is not an option: there are {', '.join(options(group))}")
     print(CLOSING)
 
 
 def defaults() -> dict[str, str]:
     """Return the option that the main config chooses of each group."""
-    return dict(re.findall(r"^  - (\w+): (\w+)$", (CONF / "config.yaml").read_text(), re.M))
+    return dict(re.findall(r"^  - (?:override )?([\w/]+): (\w+)$", (CONF / "config.yaml").read_text(), re.M))
 
 
 def chosen_names(chosen: dict[str, str], group: str) -> list[str]:
@@ -68,14 +73,14 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def has_options(group: str) -> bool:
-    """Tell whether a group has any options."""
-    return bool(options(group))
+def meaning(path: Path) -> str:
+    """Return the first sentence about a file."""
+    return next(line for line in path.read_text().splitlines() if not line.startswith("# @package"))[2:]
 
 
-def is_nested(path: Path) -> bool:
-    """Tell whether a file nests its keys under its own name and stands for a mapping of the group's (penalties)."""
-    return path.parent.name in ("experiment", "sweep")
+def is_global(path: Path) -> bool:
+    """Tell whether the keys of a file are full names already, as those of a preset are."""
+    return path.read_text().startswith("# @package _global_")
 
 
 def keys_of(path: Path, prefix: str = "") -> list[str]:
@@ -83,7 +88,7 @@ def keys_of(path: Path, prefix: str = "") -> list[str]:
     lines: list[str] = []
     parents: list[str] = []
     for line in path.read_text().splitlines():
-        found = re.match(r"( *)([\w-]+):\s*(.*?)\s*(?:#\s*(.*))?$", line)
+        found = re.match(r"( *)([\w.-]+):\s*(.*?)\s*(?:#\s*(.*))?$", line)
         if not found:
             continue
         indent, key, value, meaning = found.groups()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import signal
 import sys
@@ -37,8 +38,18 @@ def verdict(error: Exception, directory: RunDirectory) -> tuple[list[str], int]:
     if isinstance(error, Busy):
         return [str(error)], BUSY
     if isinstance(error, Interrupted):
-        return [f"{error}; go on with: {shlex.join(['python', *sys.argv])}"], error.exit_code
+        return [f"{error}; go on with: {again()}"], error.exit_code
     return [f"failed: {reason_of(error, directory)}; log in {directory.path / 'train.log'}"], FAILED
+
+
+def again() -> str:
+    """Return the command that started this process, as it can be typed."""
+    return shlex.join([*prefix("python"), *sys.argv])
+
+
+def prefix(otherwise: str = "") -> list[str]:
+    """Return what finds the programs of this environment: `uv run` where that has started this process."""
+    return ["uv", "run"] if "UV" in os.environ else [otherwise] * bool(otherwise)
 
 
 def reason_of(error: Exception | SystemExit, directory: RunDirectory) -> str:
@@ -63,8 +74,13 @@ def conclude(directory: RunDirectory, trained: bool) -> float:
 
 
 def objective(directory: RunDirectory) -> float:
-    """Return what a sweeper minimises, from the stored result: infinite unless the run is done."""
+    """Return what a sweeper minimises, from the stored result: infinite unless the run is done and has that number."""
     result = directory.result()
     if result.get("status") != "done":
         return math.inf
-    return float(result[directory.config["objective_metric"] or result["best/by"]])
+    metric = directory.config["objective_metric"] or result["best/by"]
+    if metric not in result:  # the check before the run knows the probes but not their numbers
+        group = metric.rpartition("/")[0]
+        known = ", ".join(key for key in result if key.startswith(group))
+        print(f"objective_metric must be one of {known}, got {metric!r}: a sweeper would see infinity", file=sys.stderr)
+    return float(result.get(metric, math.inf))

@@ -47,6 +47,9 @@ def run_all(directories: Sequence[RunDirectory], n_jobs: int | None) -> list[flo
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each",
         flush=True,
     )
+    for directory in jobs.values():
+        if directory.is_settled:
+            directory.mark_seen()  # now, since a signal may end the sweep below
     if unsettled:
         import_all(unsettled)
         gc.freeze()  # what is shared with the children stays shared

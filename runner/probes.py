@@ -67,7 +67,7 @@ class JacobianNorm(Probe):
 
 
 class Zeros(Probe):
-    """The fraction of parameters that are exactly zero, of the model and of each layer."""
+    """The fraction of parameters that are exactly zero, of the model and of each of its weights and biases."""
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
         params = dict(subject.model.named_parameters())

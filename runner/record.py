@@ -11,7 +11,8 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import Tensor, nn
 
-from runner.events import Events, histograms, image, replace, scalars, session_end, session_start
+from runner.events import Events, histograms, image, scalars, session_end, session_start
+from runner.files import replace
 from runner.layout import layout
 
 if TYPE_CHECKING:

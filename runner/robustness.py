@@ -1,6 +1,6 @@
 """Probes of robustness: the test error after the inputs were disturbed.
 
-Sizes are fractions of the range of an image (0 to 1, whatever the normalisation), or raw units for other data.
+Sizes are fractions of the range of images of bytes (0 to 1, whatever the normalisation), or raw units for other data.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Rotation(Disturbance):
 
 
 class Attack(Disturbance):
-    """A perturbation of each input within [-size, size], found by gradient ascent on the loss; images stay images.
+    """A perturbation of each input within [-size, size], found by gradient ascent on the loss.
+
+    Images of bytes stay images: no pixel leaves the range. That of other data is not known.
 
     Args:
         sizes: greatest change of a pixel (each >= 0).
@@ -116,7 +118,7 @@ class Attack(Disturbance):
         data = subject.dataset
         radius = size * data.unit / data.scale
         low, high = inputs - radius, inputs + radius
-        if len(data.shape) == 3:
+        if data.unit == 255:
             low = torch.maximum(low, -data.offset / data.scale)
             high = torch.minimum(high, (data.unit - data.offset) / data.scale)
         moved, step = inputs, radius

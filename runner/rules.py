@@ -119,6 +119,9 @@ def problems_of_values(config: dict[str, Any]) -> list[str]:
     """Return a sentence for each value that breaks its rule."""
     problems = []
     for path, value in walk(config):
+        if value == "???":
+            problems.append(f"{path} must be given: {path}=...")
+            continue
         for pattern, rule in RULES.items():
             if matches(path, pattern) and not rule.accepts(value):
                 problems.append(f"{path} must be {rule.expected}, got {shown(value)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from runner.check import problems_of_config, refuse
 from runner.compose import Composer, allowed_packages, resolved
 from runner.directory import Busy, RunDirectory, locked
 from runner.files import read_json, write_json
-from runner.outcome import BAD_CONFIG, BUSY, FAILED
+from runner.outcome import BAD_CONFIG, BUSY, FAILED, again
 from runner.targets import CONF
 
 STOPPED = (130, 143)  # exit codes: 128 + SIGINT, 128 + SIGTERM
@@ -52,7 +51,7 @@ def checked_directories(loader: ConfigLoader, config: DictConfig, batch: Sequenc
 
 @contextmanager
 def concluded(folder: Path) -> Iterator[None]:
-    """Run a sweep, then print its table, however it ended, and leave with its exit code.
+    """Run a sweep, then print the table of its runs, however it ended, and leave with its exit code.
 
     That is 1 if a job failed or diverged (now, or earlier and left as it was), 3 if one is busy in another process,
     and 128 + its number after a signal.
@@ -77,9 +76,10 @@ def concluded(folder: Path) -> Iterator[None]:
     if code == BAD_CONFIG:  # nothing has been started
         sys.exit(code)
     statuses = [settled_status(path) for path in folder.glob("*/result.json") if newer(path, mark)]
-    show_table(folder)
+    files = [path for name in ("result.json", "config.yaml") for path in folder.glob(f"*/{name}")]
+    show_table(sorted({path.parent for path in files if newer(path, mark)}), folder)
     if code in STOPPED:
-        print(f"stopped; go on with: {shlex.join(['python', *sys.argv])}", file=sys.stderr)
+        print(f"stopped; go on with: {again()}", file=sys.stderr)
     sys.exit(code or exit_code_of(statuses))
 
 
@@ -108,11 +108,11 @@ def exit_code_of(statuses: list[str]) -> int:
     return BUSY if "busy" in statuses else 0
 
 
-def show_table(folder: Path) -> None:
-    """Print the table of all runs in a folder and write its files; a sweep does not fail for it."""
+def show_table(runs: Sequence[Path], folder: Path) -> None:
+    """Print the table of some runs and write its files into a folder; a sweep does not fail for it."""
     from runner.summary import report
 
     try:
-        report([folder])
+        report(runs or [folder], out=folder)
     except (ValueError, OSError) as error:
         print(f"no table: {error}", file=sys.stderr)

@@ -8,7 +8,6 @@ defined in that package (`resolve`).
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from difflib import get_close_matches
 from functools import cache
@@ -19,32 +18,6 @@ from runner.rules import walk
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe")
-HYDRA_TARGETS = {
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
-    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
-    "hydra_plugins.local_launcher.LocalLauncher",
-    "hydra_plugins.local_launcher.GridSweeper",
-    "optuna.samplers.TPESampler",
-    "optuna.samplers.RandomSampler",
-}
-STAYS_EMPTY = (  # what Hydra acts on beside `_target_`
-    ("job_logging", "root", "the runner writes the log, and Python's logging builds any class that it is told to"),
-    ("hydra_logging", "root", "the runner writes the log, and Python's logging builds any class that it is told to"),
-    ("job", "env_set", "set variables in the shell, since programs are found by them"),
-)
-MAY_BE_SET = {"OMP_NUM_THREADS"}  # a job's threads, under launchers that do not say so themselves
-
-EXTRAS = {  # package of a launcher or sweeper -> the extra that brings it
-    "hydra_joblib_launcher": "joblib",
-    "hydra_submitit_launcher": "slurm",
-    "hydra_ray_launcher": "ray",
-    "hydra_optuna_sweeper": "optuna",
-}
 
 
 @cache
@@ -94,30 +67,3 @@ def resolve(target: str) -> Any:
     if not callable(found) or getattr(found, "__module__", "").partition(".")[0] != package:
         raise ValueError(f"_target_ {target!r} must be a class or function defined in {package}")
     return found
-
-
-def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
-    """Return a sentence for each class that Hydra itself would build and that is no launcher or sweeper named here."""
-    custom = (hydra.get("sweeper") or {}).get("custom_search_space")
-    problems = [] if custom is None else [f"hydra.sweeper.custom_search_space must be null, got {custom!r}"]
-    problems += [
-        f"hydra.{node}.{key} must stay empty, got {hydra[node][key]!r}: {reason}"
-        for node, key, reason in STAYS_EMPTY
-        if set((hydra.get(node) or {}).get(key) or ()) - MAY_BE_SET
-    ]
-    return problems + [
-        f"hydra.{path} must be a launcher, sweeper or sampler that this project names, got {value!r}"
-        for path, value in walk(hydra)
-        if path.endswith("_target_") and value not in HYDRA_TARGETS
-    ]
-
-
-def problems_of_packages(hydra: dict[str, Any]) -> list[str]:
-    """Return a sentence for each launcher or sweeper whose package is not installed."""
-    problems = []
-    for kind in ("launcher", "sweeper"):
-        package = str((hydra.get(kind) or {}).get("_target_", "")).split(".")[1:2]
-        extra = EXTRAS.get("".join(package))
-        if extra and importlib.util.find_spec(f"hydra_plugins.{package[0]}") is None:
-            problems.append(f"hydra.{kind} needs {package[0]}, which is not installed: uv sync --extra {extra}")
-    return problems

@@ -1,7 +1,7 @@
 """Cost of what this repository does, as ratios of times measured side by side.
 
-    python scripts/benchmark.py penalties        cost of each penalty, beside the naive way
-    python scripts/benchmark.py penalties --help
+    uv run scripts/benchmark.py penalties        cost of each penalty, beside the naive way
+    uv run scripts/benchmark.py penalties --help
 
 Each subject is a file of its own, `scripts/benchmark_<subject>.py`, with a function `main(arguments)`.
 """
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     """Hand over to the file of the subject that the first argument names."""
     subjects = sorted(path.stem.removeprefix("benchmark_") for path in HERE.glob("benchmark_*.py"))
     if not arguments or arguments[0] not in subjects:
-        sys.exit(f"usage: python scripts/benchmark.py {{{'|'.join(subjects)}}} [options]\n\n{__doc__}")
+        sys.exit(f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [options]\n\n{__doc__}")
     sys.path.insert(0, str(HERE.parent))  # the packages: losses, models, data
     importlib.import_module(f"benchmark_{arguments[0]}").main(arguments[1:])
 

@@ -1,8 +1,8 @@
 """Cost of each penalty as a ratio to a plain training step, beside the naive way.
 
-    python scripts/benchmark.py penalties                          random images, 20 rounds
-    python scripts/benchmark.py penalties --root data_root         MNIST
-    python scripts/benchmark.py penalties --only tangent_prop jacobian --rounds 50
+    uv run scripts/benchmark.py penalties                          random images, 20 rounds
+    uv run scripts/benchmark.py penalties --root data_root         MNIST
+    uv run scripts/benchmark.py penalties --only tangent_prop jacobian --rounds 50
 
 The lecture's MNIST net, batches of 100, one thread. A step is the forward pass, the penalty, the backward pass
 to the parameters and an SGD step, for all alike; both memory layouts in the same rounds. Seconds are those of

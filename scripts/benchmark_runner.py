@@ -1,9 +1,9 @@
 """An epoch of the runner beside a bare hand-written loop and the usual DataLoader loop; what of a step the look for
 NaN takes; and the time to start.
 
-    python scripts/benchmark.py runner                          random images
-    python scripts/benchmark.py runner --root data_root         MNIST
-    python scripts/benchmark.py runner --rounds 3 --examples 20000 --threads 2
+    uv run scripts/benchmark.py runner                          random images
+    uv run scripts/benchmark.py runner --root data_root         MNIST
+    uv run scripts/benchmark.py runner --rounds 3 --examples 20000 --threads 2
 
 The lecture's MNIST net, batches of 100, SGD, all cores, for all alike. The DataLoader loop is that of
 pytorch/examples: ToTensor and Normalize on each image as it is fetched. To reach: the runner at most 1.05 of the bare

@@ -1,8 +1,8 @@
 """What a launcher adds to the jobs of a sweep; and two jobs at a time against one after the other.
 
-    python scripts/benchmark.py sweep                          40 tiny runs under each launcher, one round
-    python scripts/benchmark.py sweep --jobs 12 --rounds 3 --launchers local basic
-    python scripts/benchmark.py sweep --root data_root         with MNIST's first 1,000 digits, else random images
+    uv run scripts/benchmark.py sweep                          40 tiny runs under each launcher, one round
+    uv run scripts/benchmark.py sweep --jobs 12 --rounds 3 --launchers local basic
+    uv run scripts/benchmark.py sweep --root data_root         with MNIST's first 1,000 digits, else random images
 
 All rounds start `train.py -m` in an empty folder, the launchers in turn. To reach: under `local`, less than 0.3 s for
 each further job; n_jobs=2 at least 1.3 times the throughput of n_jobs=1 with as many threads as cores.

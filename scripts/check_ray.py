@@ -1,7 +1,7 @@
 """Sweeps under Ray, on a cluster of this machine: which faults of one job in six the other five survive.
 
-    python scripts/check_ray.py             needs the extra `ray`; some minutes
-    python scripts/check_ray.py crash kill  these faults alone
+    uv run scripts/check_ray.py             needs the extra `ray`; some minutes
+    uv run scripts/check_ray.py crash kill  these faults alone
 
 Ray is large, so the tests leave it out; the faults and what they must lead to are theirs (tests/test_sweep.py).
 """

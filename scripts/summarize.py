@@ -1,6 +1,6 @@
 """The table of a sweep, or of several compared: mean and spread over seeds, also while it runs or after a crash.
 
-    python scripts/summarize.py runs/<name> [runs/<other> ...] [--metric test/error] [--out FOLDER]
+    uv run scripts/summarize.py runs/<name> [runs/<other> ...] [--metric test/error] [--out FOLDER]
 
 Prints the table and writes summary.csv, summary.md and summary.png into the folder; of several, into one beside the
 first that is named after all of them, unless --out says where. Exit status 2 and one sentence if there is nothing.

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import yaml
 from forked import Forks, forking
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner import command_line
 from runner.build import build
 from runner.check import ConfigError, problems_of_config
+from runner.compose import compose
 from runner.loop import Loop
 from runner.rules import walk
 
@@ -148,10 +150,31 @@ def test_hostile_target_in_a_config_file(
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (["hydra.job_logging.root={handlers: [x]}"], "hydra.job_logging.root must stay empty"),
-        (["hydra.hydra_logging.root={handlers: [x]}"], "hydra.hydra_logging.root must stay empty"),
-        (["hydra/job_logging=default"], "hydra.job_logging.root must stay empty"),
+        (["hydra.job_logging.root={handlers: [x]}"], "hydra.job_logging must stay"),
+        (["hydra.hydra_logging.root={handlers: [x]}"], "hydra.hydra_logging must stay"),
+        (["hydra.job_logging.root={}"], "hydra.job_logging must stay"),
+        (["hydra.job_logging=${seed}"], "hydra.job_logging must stay"),
+        (["+hydra.job_logging.handlers={x: {class: logging.FileHandler}}"], "hydra.job_logging must stay"),
+        (["hydra/job_logging=default"], "hydra.job_logging must stay"),
+        (["--hydra-help", "hydra/job_logging=default"], "hydra.job_logging must stay"),
+        (["--info", "config", "hydra/job_logging=default"], "hydra.job_logging must stay"),
         (["+hydra.job.env_set.PATH=/tmp/evil"], "hydra.job.env_set must stay empty"),
+        (["hydra.job.env_set=${seed}"], "hydra.job.env_set must"),
+        (["+hydra.callbacks.x='${oc.create:{_target_:os.getcwd}}'"], "hydra.callbacks must stay {}"),
+        (["hydra.launcher.n_jobs='${oc.create:{_target_:os.getcwd}}'"], "hydra.launcher.n_jobs must be a plain value"),
+        (["hydra.launcher.n_jobs=${model}"], "hydra.launcher.n_jobs must be a plain value"),
+        (["hydra.help.header='${oc.create:{_target_:os.getcwd}}'"], "hydra.help.header must be a plain value"),
+        (["hydra.launcher=l2"], "hydra.launcher must be chosen by hydra/launcher=..."),
+        (["hydra.sweeper=l2"], "hydra.sweeper must be chosen by hydra/sweeper=..."),
+        (["hydra.sweeper.params={allow_targets: '[os]'}"], "hydra.sweeper.params must not hold allow_targets"),
+        (["hydra.sweeper.params={+allow_targets: '[os]'}"], "hydra.sweeper.params must not hold +allow_targets"),
+        (["hydra.sweeper.params={hydra.verbose: 'true'}"], "hydra.sweeper.params must not hold hydra.verbose"),
+        (["hydra.sweeper.params=[seed]"], "hydra.sweeper.params must map keys"),
+        (
+            ["hydra/sweeper=optuna_tpe", "hydra.sweeper.storage=redis://x"],
+            "hydra.sweeper.storage must begin with sqlite:",
+        ),
+        (["hydra.verbose={a: 1}"], "hydra.verbose must stay false"),
         (["hydra.searchpath=[pkg://antigravity]"], "hydra.searchpath must name folders"),
         (["--experimental-rerun", "job.pickle"], "--experimental-rerun is not supported"),
         (["--config-path", "evil"], "--config-path and --config-name are not supported"),
@@ -170,6 +193,44 @@ def test_hostile_target_in_a_config_file(
 )
 def test_other_ways_in_are_closed(line: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert any(sentence in said for said in said_by(lambda: command_line.check(line), capsys))
+
+
+HYDRA = {  # what a file may try to have Hydra build, before or beside a run
+    "callback": {"callbacks": {"evil": "${oc.create:{_target_:os.mkdir,path:EVIL}}"}},
+    "callback by reference": {"callbacks": {"evil": "${data.evil}"}},
+    "handler": {"job_logging": {"root": {}, "handlers": {"evil": {"()": "os.mkdir", "path": "EVIL"}}}},
+    "option of a launcher": {"launcher": {"n_jobs": "${oc.create:{_target_:os.mkdir,path:EVIL}}"}},
+    "option of a sweeper": {"sweeper": {"evil": {"deep": ["${oc.create:{_target_:os.mkdir,path:EVIL}}"]}}},
+    "allow_targets": {"mode": "MULTIRUN", "sweeper": {"params": {"allow_targets": "[subprocess]", "seed": "0,1"}}},
+}
+
+
+@pytest.mark.parametrize("attack", HYDRA)
+def test_hydra_builds_nothing_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], attack: str) -> None:
+    target = tmp_path / "evil"
+    node = json.loads(json.dumps({"hydra": HYDRA[attack]}).replace("EVIL", str(target)))
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "evil.yaml").write_text("# @package _global_\n" + yaml.safe_dump(node))
+    line = ["--config-dir", str(tmp_path / "own"), "experiment=evil"]
+    said = said_by(lambda: command_line.check(line), capsys)
+    assert said
+    assert all(sentence.startswith("hydra.") for sentence in said), said
+    assert not target.exists()
+
+
+def test_hydra_would_build_it_unchecked(tmp_path: Path) -> None:
+    """The control: the attack works, where nothing looks."""
+    from hydra._internal.callbacks import Callbacks
+
+    target = tmp_path / "evil"
+    line = f"+hydra.callbacks.evil='${{oc.create:{{_target_:os.mkdir,path:{target}}}}}'"
+    try:
+        config = compose(command_line.loader_with(None), [line])
+    finally:
+        GlobalHydra.instance().clear()
+    with contextlib.suppress(Exception):
+        Callbacks(config)
+    assert target.exists()
 
 
 def test_an_admitted_package_does_not_admit_what_it_imports(composed: Callable[..., Any]) -> None:

@@ -49,5 +49,5 @@ def test_one_round_is_refused(benchmark) -> None:
 
 
 def test_an_unknown_subject_lists_those_that_there_are(benchmark) -> None:
-    with pytest.raises(SystemExit, match=r"usage: python scripts/benchmark.py \{.*penalties.*\}"):
+    with pytest.raises(SystemExit, match=r"usage: uv run scripts/benchmark.py \{.*penalties.*\}"):
         benchmark.main(["everything"])

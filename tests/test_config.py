@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from conftest import ROOT
 
 from runner import command_line
 from runner.check import ConfigError
-from runner.help_text import GROUPS, keys_of
+from runner.help_text import GROUPS, INTRODUCTION, keys_of, show
 from runner.targets import CONF
 
 Refused = Callable[..., str]
@@ -42,6 +43,13 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["epoch=3"], "epoch is not a key of the config: did you mean epochs?"),
         (["optimizer=adm"], "optimizer=adm is not an option: did you mean optimizer=adam?"),
         (["penalty.l2.weight=1"], "penalty.l2.weight is not a key of the config: add penalty=l2"),
+        (["optimizer.momentum=0.9"], "it comes with optimizer=momentum or optimizer=nesterov or optimizer=rmsprop"),
+        (["data.root=x"], "it comes with data=cifar10 or data=fashion_mnist or data=mnist"),
+        (["model.widths=[5]"], "model.widths is not a key of the config: it comes with model=mlp"),
+        (["penalty=l2", "penalty.l2.biasses=false"], "did you mean penalty.l2.biases?"),
+        (["penalty=elastic_net", "penalty.elastic_net.every=2"], "penalty.elastic_net has _target_, biases, l1, l2, "),
+        (["data=npz"], "data.path must be given: data.path=..."),
+        (["+penalty._target_=losses.L2"], "penalty must map a name of your choice to _target_ and its options"),
         (["+typo=1"], "typo is not a key of the config: it has"),
         (["~epochs"], "epochs is missing"),
         (["epochs=0"], "epochs must be a whole number of at least 1, got 0"),
@@ -110,6 +118,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["optimizer.groups={fc2: {lrr: 0.1}}"], "groups.fc2 must map options among"),
         (["objective_metric=test/eror"], "objective_metric must be one of train/loss, train/error"),
         (["data.validation_size=0", "objective_metric=validation/error"], "objective_metric must be one of"),
+        (["probe=[zeros]", "objective_metric=probe/noise/0.1"], "best/ and one of these, probe/zeros/..., got"),
         (["probe=slope"], "slope is of a curve"),
         (["data=line", "model=mlp", "loss=mse", "probe=shift"], "shift is about classes"),
         (
@@ -168,8 +177,32 @@ def test_completion_does_not_import_torch(tmp_path: Path) -> None:
     assert "| torch" not in done.stderr
 
 
+EXAMPLES = [line.strip() for line in INTRODUCTION.partition("Examples\n")[2].splitlines()]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_of_the_help_can_be_trained(composed: Callable[..., Any], example: str) -> None:
+    from runner.build import build
+
+    words = shlex.split(example)
+    assert words[:3] == ["uv", "run", "train.py"]
+    overrides = [word.partition(",0.001,")[0] for word in words[3:] if word not in ("-m", "seed=range(5)")]
+    build(composed(*(word for word in overrides if word != "data=mnist")).config)
+
+
+def test_help_tells_the_keys_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    show(["penalty=[l2,jacobain]", "hydra/launcher=submitit_cluster", "sweep=lecture_l1"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "penalty=l2: Sum of the squared parameters." in lines
+    assert any(line.startswith("penalty.l2.weight=0.001 coefficient in the objective") for line in lines)
+    assert any(line.startswith("penalty=jacobain is not an option: there are activation_gradient,") for line in lines)
+    assert any(line.startswith("hydra.launcher.timeout_min=240 minutes for one sitting") for line in lines)
+    assert any(line.startswith("hydra.sweeper.max_batch_size=null jobs handed to the launcher") for line in lines)
+    assert any(line.startswith("hydra/launcher joblib_jobs local ray_cluster *submitit_cluster") for line in lines)
+
+
 def test_every_key_has_a_meaning() -> None:
-    files = [CONF / "config.yaml", *(path for group in GROUPS[:-2] for path in (CONF / group).glob("*.yaml"))]
+    files = [CONF / "config.yaml", *(path for group in GROUPS[:8] for path in (CONF / group).glob("*.yaml"))]
     for path in files:
         content = yaml.safe_load(path.read_text()) or {}
         content = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}

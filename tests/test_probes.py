@@ -186,6 +186,16 @@ def test_attack_stays_within_its_size_and_images_stay_images(images: Subject, st
     torch.testing.assert_close((after - before).abs()[inner], torch.full((int(inner.sum()),), 25.5), rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("steps", [1, 10])
+def test_attack_on_images_of_other_numbers_knows_no_range(steps: int) -> None:
+    pictures = 40 * draw(3, 1, 6, 6)
+    subject = subject_of(linear(draw(2, 36)), pictures, torch.tensor([0, 1, 1]), offset=33.0, scale=70.0)
+    for size in (0.0, 2.0):
+        (moved,) = Attack([size], steps).disturbed(subject, subject.dataset.test, size)
+        changes = (raw(subject, moved) - pictures).abs()
+        torch.testing.assert_close(changes, torch.full_like(changes, size), rtol=0, atol=1e-3)
+
+
 def test_one_step_starts_at_the_input_and_more_at_random(images: Subject) -> None:
     """With no slope to climb the first stays where it is; the other stays where it began."""
     flat = Subject(linear(torch.zeros(2, 36)), images.criterion, images.dataset, images.generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from losses import LargeMargin
 from runner.directory import Busy, digest, identity
+from runner.outcome import objective
 from runner.probes import Zeros
 
 Train = Callable[..., dict[str, Any]]
@@ -193,6 +195,18 @@ def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pyte
     monkeypatch.setattr(Zeros, "__call__", lambda self, subject: modes.append(subject.model.training) or {})
     train(*MLP, "penalty=l1", "probe=zeros")
     assert modes == [False]
+
+
+def test_a_probe_has_the_number_that_is_to_be_minimised(
+    composed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from runner.run import run
+
+    for number, expected in (("all", 0.0), ("fc9", math.inf)):
+        directory = composed(*MLP, "probe=zeros", f"objective_metric=probe/zeros/{number}")
+        run(directory)
+        assert objective(directory) == expected
+    assert "objective_metric must be one of probe/zeros/all, probe/zeros/fc1.weight, " in capsys.readouterr().err
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

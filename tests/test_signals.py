@@ -22,7 +22,7 @@ from forked import ROOT, Forks, forking
 from test_resume import steps_of
 
 from runner import checkpoint
-from runner.outcome import objective
+from runner.outcome import again, objective
 
 QUIET = ("threads=1", "device=cpu", "histograms=false", "pictures=false")
 SHORT = ("data=line", "model=mlp", "loss=mse", "batch_size=2", *QUIET)  # three steps an epoch
@@ -53,9 +53,9 @@ def state_of(folder: Path) -> dict[str, Any] | None:
 
 def command_in(said: str) -> tuple[str, ...]:
     """Return the arguments of the one command that is said to go on."""
-    (command,) = re.findall(r"^stopped by SIG\w+; go on with: (.+)$", said, re.M)
-    python, script, *arguments = shlex.split(command)
-    assert (python, Path(script).name) == ("python", "train.py")
+    (command,) = re.findall(r"^stopped by SIG\w+; go on with: (?:python|uv run) (.+)$", said, re.M)
+    script, *arguments = shlex.split(command)
+    assert Path(script).name == "train.py"
     return tuple(arguments)
 
 
@@ -128,10 +128,19 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
     assert said.count("\n") == 1
     assert command_in(said) == tuple(arguments)
     (log,) = tmp_path.glob("runs/train/*/train.log")
-    with started(shlex.split(said.partition("go on with: python ")[2])) as process:
+    with started([str(ROOT / "train.py"), *command_in(said)]) as process:
         wait_for(lambda: "resumed at epoch" in log.read_text(), process)
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(60) == 143
+
+
+@pytest.mark.parametrize(("uv", "start"), [("/bin/uv", "uv run"), (None, "python")])
+def test_the_command_is_told_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, uv: str | None, start: str) -> None:
+    monkeypatch.delenv("UV", raising=False)
+    if uv:
+        monkeypatch.setenv("UV", uv)
+    monkeypatch.setattr(sys, "argv", ["train.py", "penalty=[l2,l1]", "name=a b"])
+    assert again() == f"{start} train.py 'penalty=[l2,l1]' 'name=a b'"
 
 
 def test_ctrl_c_while_parts_are_built_is_one_sentence(forks: Forks) -> None:

@@ -426,7 +426,7 @@ def test_every_grid_point_of_a_preset_passes_the_check(name: str) -> None:
     assert len({json.dumps(config) for config in configs}) == len(points)
     assert {config["name"] for config in configs} == {name}
     text = (CONF / "sweep" / f"{name}.yaml").read_text()
-    assert f"#   python train.py -m sweep={name}" in text
+    assert f"#   uv run train.py -m sweep={name}" in text
 
 
 def test_the_lectures_tables_have_the_lectures_settings() -> None:

@@ -165,6 +165,11 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert "[2/2] done: " in said
     assert sorted(sweeps.times_trained().values()) == [1] * 6
     assert logs.items() <= {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}.items()
+    assert (folder / "summary.csv").read_text().count("\n") == 4
+    sweeps.run(*TINY, "epochs=2", "optimizer.lr=0.01,0.02")
+    assert (folder / "summary.csv").read_text().count(
+        "\n"
+    ) == 3  # of what this sweep looked at, not of all in the folder
 
 
 # What each engine survives: an exception, sys.exit, a lack of memory and a divergence end one job alone under all of
@@ -314,7 +319,7 @@ def test_a_signal_stops_all(sweeps: Sweeps, number: signal.Signals) -> None:
     os.killpg(process.pid, number)  # as a terminal does
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
-    assert "go on with: python " in said
+    assert re.search(r"go on with: (python|uv run) ", said)
     assert "epochs=1000000" in said
     assert [result["status"] for result in sweeps.results().values()] == ["interrupted"] * 2
     assert {result["threads"] for result in sweeps.results().values()} == {max(1, len(os.sched_getaffinity(0)) // 2)}
@@ -448,7 +453,7 @@ def test_a_launchers_handler_is_called_after_saving() -> None:
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    from runner.targets import EXTRAS, problems_of_packages
+    from runner.hydra_node import EXTRAS, problems_of_packages
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for package, extra in EXTRAS.items():
