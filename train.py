@@ -25,9 +25,9 @@ from runner.sweep import concluded, in_sweep
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(config: DictConfig) -> float:
     """Train one model, unless that is done already, and return what a sweeper minimises."""
-    directory = RunDirectory.of(config)
     if in_sweep():
-        return train_one_of_many(directory)
+        return train_one_of_many(config)
+    directory = RunDirectory.of(config)
     print(f"run {directory.run_id} in {directory.path}", flush=True)
     finished = directory.is_finished
     if not finished:

@@ -52,6 +52,7 @@ class Npz:
             ValueError,
             EOFError,
             AttributeError,
+            RuntimeError,
             TypeError,
             zipfile.BadZipFile,
             zlib.error,

@@ -55,7 +55,8 @@ def build(config: Mapping[str, Any]) -> Parts:
     dataset = problems.collect("data", lambda: build_dataset(config, device))
     problems.raise_if_any()  # the rest depends on these
     inputs = dataset.train.inputs
-    penalties = problems.collect_each("penalty", config["penalty"], lambda node: construct(node, inputs))
+    in_order = dict(sorted(config["penalty"].items()))  # the order of their terms and draws is that of their names
+    penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, inputs))
     probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, inputs))
     model = problems.collect("model", lambda: build_model(config, dataset, device))
     problems.raise_if_any()

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,15 +30,17 @@ class Console:
         self.drawn = self.told = 0.0
 
     def say(self, line: str) -> None:
-        """Print a line, and keep it."""
-        self.terminal.print(line)
+        """Print a line, and keep it; a closed terminal or a full disk is no reason to stop."""
+        with suppress(OSError):
+            self.terminal.print(line)
         self.note(line)
 
     def note(self, text: str) -> None:
         """Keep a text in the log alone."""
         if self.log:
-            self.log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
-            self.log.flush()
+            with suppress(OSError):
+                self.log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
+                self.log.flush()
 
     def open_log(self, path: Path) -> None:
         """Keep lines in a file from now on, and tell what the runner's modules log."""
@@ -52,7 +55,8 @@ class Console:
             self.bar = None
         if self.log:
             logging.getLogger("runner").removeHandler(self.handler)
-            self.log.close()
+            with suppress(OSError):
+                self.log.close()
             self.log = None
 
     def progress(self, epochs_done: float, epochs: int, latest: Mapping[str, float]) -> None:

@@ -62,11 +62,14 @@ class RunDirectory:
 
     def __init__(self, config: dict[str, Any], choices: Mapping[str, Any], overrides: list[str] | None = None) -> None:
         self.config, self.overrides = config, overrides or []
-        self.run_id = digest(identity(config))
-        self.group_id = digest({key: value for key, value in identity(config).items() if key != "seed"})
+        leaves = identity(config) | contents(config)
+        self.run_id = digest(leaves)
+        self.group_id = digest({key: value for key, value in leaves.items() if key != "seed"})
         self.group_name = named(label({**config, "seed": 0}, choices), self.group_id)
-        name = named(label(config, choices), self.run_id)
-        self.path = Path(config["runs_dir"], config["name"], name)
+        folder = Path(config["runs_dir"], config["name"])
+        self.path = folder / named(label(config, choices), self.run_id)
+        if not self.path.exists():  # a config can be typed in several ways, which differ in the label
+            self.path = next(iter(sorted(folder.glob(f"*_{self.run_id}"))), self.path)
 
     @classmethod
     def of(cls, config: DictConfig) -> RunDirectory:
@@ -97,6 +100,11 @@ class RunDirectory:
         return not self.config["force"] and self.result().get("status") in FINISHED
 
     @property
+    def has_ended(self) -> bool:
+        """Tell whether the run came to an end, good or bad; an interrupted one has not."""
+        return self.result().get("status") in (*FINISHED, "failed")
+
+    @property
     def is_settled(self) -> bool:
         """Tell whether there is nothing to train: the run is finished, or failed and is not to be tried again."""
         retried = self.config["sweep"]["retry_failed"] or self.config["force"]
@@ -110,7 +118,7 @@ class RunDirectory:
         """Return what is known of the run: the last result.json; an empty dict if there is none, or a damaged one."""
         try:
             found = read_json(self.result_path)
-        except (FileNotFoundError, ValueError):  # the checkpoints have it all: a result is soon made anew
+        except (OSError, ValueError):  # the checkpoints have it all: a result is soon made anew
             return {}
         return found if isinstance(found, dict) and found.get("run_id") == self.run_id else {}
 
@@ -166,6 +174,22 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def contents(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sha256 of the user's own data file, under its path: other contents make another run."""
+    path = Path(str(config["data"].get("path"))).expanduser()
+    if config["data"]["_target_"] != "data.Npz" or not path.is_file():
+        return {}
+    facts = path.stat()
+    return {"data.path": hash_of(path.resolve(), facts.st_mtime_ns, facts.st_size)}
+
+
+@cache
+def hash_of(path: Path, modified: int, size: int) -> str:
+    """Return the sha256 of a file, read once as long as it looks the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(tree: Mapping[str, Any]) -> str:
     """Return a short hash of plain data, whatever its order."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
@@ -180,7 +204,7 @@ def label(config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
         for group in GROUPS
         if group not in ("penalty", "probe") and choices.get(group, default[group]) != default[group]
     ]
-    parts += [f"penalty={'+'.join(config['penalty'])}"] if config["penalty"] else []
+    parts += [f"penalty={'+'.join(sorted(config['penalty']))}"] if config["penalty"] else []
     usual = identity(defaults_of(main, config, choices))
     changed = {path: value for path, value in identity(config).items() if usual.get(path, ...) != value}
     parts += [

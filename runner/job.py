@@ -6,8 +6,10 @@ import faulthandler
 import os
 import sys
 import traceback
+from contextlib import suppress
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from runner.directory import Busy, RunDirectory
 from runner.outcome import objective, reason_of
@@ -34,15 +36,17 @@ def train_job(directory: RunDirectory) -> None:
             if directory.result().get("status") == "interrupted":
                 raise  # a launcher's own signal handler leaves like this, to have the job started again
             if not is_recorded(directory, error):
-                traceback.print_exc(file=log)
+                with suppress(OSError):
+                    traceback.print_exc(file=log)
                 record_end(directory, "failed", reason_of(error, directory))
         finally:
             faulthandler.disable()
 
 
-def train_one_of_many(directory: RunDirectory) -> float:
+def train_one_of_many(config: DictConfig) -> float:
     """Train a job in a launcher's process, unless that is settled already, and return what a sweeper minimises."""
     os.chdir(HydraConfig.get().runtime.cwd)  # of the sweep: Ray's processes start elsewhere
+    directory = RunDirectory.of(config)
     if not directory.is_settled:
         try:
             train_job(directory)

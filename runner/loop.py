@@ -172,6 +172,7 @@ class Loop:
             "means": {"sums": self.means.sums, "counts": self.means.counts},
             "model": self.parts.model.state_dict(),
             "optimizer": self.parts.optimizer.state_dict(),
+            "device": self.parts.device.type,
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.parts.device) if self.on_cuda else None,
@@ -185,7 +186,10 @@ class Loop:
         self.means.counts = dict(state["means"]["counts"])
         self.parts.model.load_state_dict(state["model"])
         self.parts.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
+        if state["device"] == self.parts.device.type:
+            self.generator.set_state(state["generator"])
+        else:  # its state is of no use here: other directions, but reproducible ones
+            self.generator.manual_seed(stream_seed(self.config["seed"], "penalty", self.epoch, self.batch))
         torch.set_rng_state(state["torch_generator"])
         if self.on_cuda and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.parts.device)

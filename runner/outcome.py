@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 
 from runner.check import ConfigError
 from runner.directory import Busy, RunDirectory
+from runner.files import free_space
 from runner.signals import Interrupted
 
 FAILED, BAD_CONFIG, BUSY = 1, 2, 3
@@ -43,8 +46,8 @@ def verdict(error: Exception, directory: RunDirectory) -> tuple[list[str], int]:
 
 
 def again() -> str:
-    """Return the command that started this process, as it can be typed."""
-    return shlex.join([*prefix("python"), *sys.argv])
+    """Return the command that goes on with what this process was doing, as it can be typed."""
+    return shlex.join([*prefix("python"), *(word for word in sys.argv if not re.match(r"\+*force=", word))])
 
 
 def prefix(otherwise: str = "") -> list[str]:
@@ -57,6 +60,8 @@ def reason_of(error: Exception | SystemExit, directory: RunDirectory) -> str:
     text = next(iter(str(error).splitlines()), "")
     memory = isinstance(error, MemoryError) or "alloc" in text.lower() or "out of memory" in text.lower()
     advice = f" (out of memory with batch_size={directory.config['batch_size']}: lower it)" if memory else ""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        advice = f" ({free_space(directory.path)})"
     return f"{type(error).__name__}: {text}{advice}"
 
 
@@ -83,4 +88,5 @@ def objective(directory: RunDirectory) -> float:
         group = metric.rpartition("/")[0]
         known = ", ".join(key for key in result if key.startswith(group))
         print(f"objective_metric must be one of {known}, got {metric!r}: a sweeper would see infinity", file=sys.stderr)
-    return float(result.get(metric, math.inf))
+    found = float(result.get(metric, math.inf))
+    return math.inf if math.isnan(found) else found  # optuna's search ends at a NaN

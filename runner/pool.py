@@ -20,13 +20,15 @@ from multiprocessing.process import BaseProcess
 
 from runner.check import ConfigError, refuse
 from runner.child import child
+from runner.cores import cores
 from runner.directory import FINISHED, Busy, RunDirectory
 from runner.job import record_end
 from runner.outcome import BUSY, FAILED, objective
 from runner.overview import Overview
 from runner.signals import StopSignals
 
-GRACE_SECONDS = 10.0  # for a stopped job to save its state, mostly a fraction of a second; after that it is killed
+GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
+STOPPED = tuple(128 + number for number in StopSignals.NUMBERS)  # exit codes of a run that a signal has stopped
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
@@ -39,9 +41,8 @@ def run_all(directories: Sequence[RunDirectory], n_jobs: int | None) -> list[flo
     """
     jobs = {directory.path: directory for directory in directories}
     unsettled = [directory for directory in jobs.values() if not directory.is_settled]
-    cores = len(os.sched_getaffinity(0))
-    n_jobs = n_jobs or cores  # not fewer for fewer jobs: the bits of a result depend on the threads
-    threads = max(1, cores // n_jobs)
+    n_jobs = n_jobs or cores()  # not fewer for fewer jobs: the bits of a result depend on the threads
+    threads = max(1, cores() // n_jobs)
     print(
         f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(unsettled)} of them settled before: "
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each",
@@ -158,20 +159,25 @@ def settle(directory: RunDirectory, exit_code: int, stopping: bool) -> str:
         exit_code: of its process, negative for a signal.
         stopping: the sweep itself ends its jobs.
     """
-    status = directory.result().get("status")
-    if status in (*FINISHED, "failed") and exit_code == 0:
-        return str(status)
-    if status in FINISHED and exit_code == BUSY:
-        return str(status)  # the other process has trained it meanwhile
     try:
         with directory.locked():
+            status = directory.result().get("status")
+            if status and exit_code == BUSY:  # the other process has ended meanwhile
+                return str(status)
+            if status in (*FINISHED, "failed") and exit_code == 0:
+                return str(status)
             if stopping:
-                record_end(directory, "interrupted", "stopped with the sweep")
-            elif status != "interrupted":
-                record_end(directory, "failed", reason_of_death(exit_code))
-            return "interrupted" if stopping else str(directory.result()["status"])
+                unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
+                record_end(directory, "interrupted", f"stopped with the sweep{unsaved}")
+                return "interrupted"
+            if status == "interrupted" and exit_code in STOPPED:
+                return "interrupted"
+            record_end(directory, "failed", reason_of_death(exit_code))
     except Busy:
         return "busy"
+    except OSError as error:  # the disk is full: it cannot be written down
+        print(f"{directory.path.name}: {error}", file=sys.stderr, flush=True)
+    return "failed"
 
 
 def reason_of_death(exit_code: int) -> str:

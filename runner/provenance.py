@@ -26,4 +26,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def commit() -> str:
     """Return the commit of this repository, marked if files differ from it; asked once, since it starts a process."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    except OSError:  # no git on this machine
+        return "unknown"

@@ -21,7 +21,7 @@ class Rule(NamedTuple):
 
 def whole(low: int) -> Rule:
     """A whole number of at least `low`."""
-    return Rule(f"a whole number of at least {low}", lambda value: type(value) is int and value >= low)
+    return Rule(f"a whole number of at least {low}", lambda value: type(value) is int and low <= value < 2**63)
 
 
 def number(low: float | None = None, above: float | None = None, high: float = math.inf) -> Rule:

@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from typing import Any, TextIO
 
 import torch
@@ -15,6 +16,7 @@ from runner import checkpoint, pictures
 from runner.build import Parts, build, stream_seed
 from runner.compatibility import value_of
 from runner.console import Console, summary_lines
+from runner.cores import cores
 from runner.directory import RunDirectory
 from runner.evaluate import Evaluation, evaluate
 from runner.files import remove_stale_temporaries
@@ -64,7 +66,7 @@ def run(directory: RunDirectory, stream: TextIO | None = None) -> dict[str, Any]
 def threads_given() -> int:
     """Return this process's share of the cores: what a launcher says by OMP_NUM_THREADS, or all there are."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else len(os.sched_getaffinity(0))
+    return int(given) if given.isdecimal() and int(given) > 0 else cores()
 
 
 class Session:
@@ -108,7 +110,8 @@ class Session:
             self.finish("failed", reason=reason_of(error, self.directory))
             raise
         finally:
-            self.recorder.close()
+            with suppress(OSError):  # of what was recorded since the last flush: there is no more to be told of it
+                self.recorder.close()
         return result
 
     def train(self) -> None:
@@ -226,7 +229,9 @@ class Session:
     def restore(self) -> int | None:
         """Go on from the newest sound checkpoint; return its epoch, or None to start from the beginning."""
         remove_stale_temporaries(self.directory.path)
-        if self.config["force"]:
+        if (
+            self.config["force"] and self.directory.has_ended
+        ):  # else it goes on: a launcher starts a job again as it was
             for path in checkpoint.checkpoints(self.directory.path):
                 path.unlink()
         state = checkpoint.load(self.directory.path)
@@ -237,6 +242,10 @@ class Session:
                 f"warning: resumed with {torch.get_num_threads()} threads after {state['threads']}: "
                 "the last bits of the result may differ"
             )
+        device = self.parts.device.type
+        if state["loop"]["device"] != device:
+            before = state["loop"]["device"]
+            self.console.say(f"warning: resumed on {device} after {before}: the result is that of neither alone")
         self.loop.load_state_dict(state["loop"])
         self.history = state["history"]
         self.seconds, self.training_seconds = state["seconds"], state["training_seconds"]

@@ -63,9 +63,12 @@ def concluded(folder: Path) -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
     # Numpy starts threads as soon as it is imported, and no job is to be forked beside threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    folder.mkdir(parents=True, exist_ok=True)
     mark = folder / ".sweep"  # what the sweep looks at becomes newer than this file, by the clock of that disk
-    mark.touch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        refuse([f"runs_dir and name must lead to a folder that can be written, got {folder} ({error.strerror})"])
     code: int | str | None = 0
     try:
         yield
@@ -95,6 +98,9 @@ def settled_status(path: Path) -> str:
         return str(result["status"])
     try:
         with locked(path.parent):
+            result = read_json(path)  # the other process may have ended just now
+            if result["status"] != "running":
+                return str(result["status"])
             write_json(path, {**result, "status": "failed", "reason": DIED})
             return "failed"
     except Busy:

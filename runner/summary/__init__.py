@@ -129,7 +129,8 @@ def summarize(*folders: Path) -> Summary:
     in a column `sweep`.
     """
     runs = [read_run(path) for path in directories(folders)]
-    known = [run for run in runs if "group_id" in run.result]
+    found = {(run.path.parent, run.result["run_id"]): run for run in runs if "group_id" in run.result}
+    known = list(found.values())  # a run counts once, though it be in two directories side by side
     ids = [run.result.get("run_id") for run in known]
     compared = len(set(ids)) < len(ids)
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
