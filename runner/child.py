@@ -22,8 +22,11 @@ def child(directory: RunDirectory, threads: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    directory.path.mkdir(parents=True, exist_ok=True)
-    log = os.open(directory.path / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+        log = os.open(directory.path / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        sys.exit(f"{directory.path} cannot be written ({error.strerror})")
     os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
     os.dup2(log, 2)
     try:

@@ -11,13 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console as Terminal
+import rich.console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runner.outcome import prefix
 
 BAR_SECONDS = 0.1  # between two drawings of the progress bar
 LINE_SECONDS = 1.0  # between two plain lines about epochs
+
+
+class Terminal(rich.console.Console):
+    """Where lines are printed; once nobody listens (`| head`), silence, where rich would leave the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class Console:

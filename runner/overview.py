@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console as Terminal
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from runner.console import Terminal
 from runner.directory import RunDirectory
 
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
@@ -63,7 +63,7 @@ class Overview:
         facts = {
             "done": f"{judge} {result.get(judge, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
             "busy": "another process is training it",
-        }.get(status, f"{result.get('reason')}; log in {directory.path / 'train.log'}")
+        }.get(status, f"{result.get('reason', 'it could not be written why')}; log in {directory.path / 'train.log'}")
         self.say(f"[{number}/{self.jobs}] {status}: {directory.path.name}  {facts}")
 
     def draw(self) -> None:

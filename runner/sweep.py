@@ -105,6 +105,8 @@ def settled_status(path: Path) -> str:
             return "failed"
     except Busy:
         return "busy"
+    except OSError:  # no room to write it down
+        return "failed"
 
 
 def exit_code_of(statuses: list[str]) -> int:

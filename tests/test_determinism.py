@@ -120,6 +120,28 @@ def test_resumed_with_other_threads_warns(composed: Composed, capsys: pytest.Cap
     assert re.search(warning, (directory.path / "train.log").read_text())
 
 
+def test_resumed_on_another_device_warns(composed: Composed, capsys: pytest.CaptureFixture[str]) -> None:
+    """As if the checkpoint came from a GPU: its generator's state is none for the CPU."""
+    directory = composed(*SHORT, *QUIET, "penalty=jacobian")
+    ends = []
+    for _ in range(2):
+        run(directory)
+        directory.result_path.unlink()
+        state = checkpoint.load(directory.path)
+        assert state
+        loop = {**state["loop"], "device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8), "epoch": 1}
+        for path in checkpoint.checkpoints(directory.path):
+            path.unlink()
+        checkpoint.save(directory.path, {**state, "loop": loop}, step=4)
+        run(directory)
+        directory.result_path.unlink()
+        assert "warning: resumed on cpu after cuda" in capsys.readouterr().out
+        ends.append(checkpoint.load(directory.path)["loop"]["model"])  # type: ignore[index]
+        for path in checkpoint.checkpoints(directory.path):
+            path.unlink()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: deterministic training on CUDA is not tested here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_same_bits_on_cuda(ended: Callable[..., Any], precision: str) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from losses import LargeMargin
-from runner.directory import Busy, digest, identity
+from runner.cores import cores
+from runner.directory import Busy, RunDirectory, digest, identity
 from runner.outcome import objective
 from runner.probes import Zeros
+from runner.provenance import commit
 
 Train = Callable[..., dict[str, Any]]
 Command = Callable[..., Any]
@@ -27,7 +32,7 @@ LINE = ("data=line", "model=mlp", "loss=mse", "optimizer=adam", "epochs=3")
 
 
 def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
-    done = command(*SMALL, "threads=1")
+    done = command(*SMALL, "threads=1", "device=cpu")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     found = re.fullmatch(r"run (\w{8}) in (runs/train/.*_\1)", lines[0])
@@ -187,6 +192,56 @@ def test_proximal_values_and_the_mean_statistics_of_the_epoch_are_reported(
     epoch = batches[len(batches) // result["epochs"] * (result["epochs"] - 1) :]
     assert len(set(epoch)) > 1  # else the last batch could stand for all
     assert result["train/penalty/large_margin/at_upper_clamp"] == pytest.approx(sum(epoch) / len(epoch))
+
+
+def test_one_run_typed_in_two_ways_has_one_directory(composed: Callable[..., Any]) -> None:
+    first = composed("optimizer=momentum", "optimizer.lr=0.02")
+    first.path.mkdir(parents=True)
+    again = composed("optimizer=sgd", "optimizer.lr=0.02", "+optimizer.momentum=0.9")
+    assert again.path == first.path
+    one, other = (composed(f"penalty=[{names}]").path for names in ("l1,l2", "l2,l1"))
+    assert one == other
+
+
+def test_the_order_of_penalties_changes_no_bit(train: Train) -> None:
+    one, other = (train(*MLP, f"penalty=[{names}]", "force=true") for names in ("jacobian,l2", "l2,jacobian"))
+    assert one["train/objective"] == other["train/objective"]
+
+
+def test_other_contents_of_a_data_file_are_another_run(composed: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+
+    def directory(value: float, seed: int = 0) -> RunDirectory:
+        x = np.full((4, 2), value, np.float32)
+        np.savez(path, train_images=x, train_labels=np.arange(4), test_images=x, test_labels=np.arange(4))
+        return composed("data=npz", f"data.path={path}", "model=mlp", f"seed={seed}")
+
+    first, second, again, seed = directory(1), directory(2), directory(1), directory(1, seed=1)
+    assert first.run_id == again.run_id != second.run_id
+    assert first.group_id == seed.group_id != second.group_id
+
+
+def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert commit() == "unknown"
+    commit.cache_clear()
+
+
+def test_cores_where_the_system_does_not_tell_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == os.cpu_count()
+
+
+def test_training_does_not_need_its_terminal(composed: Callable[..., Any]) -> None:
+    from runner.run import run
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    assert run(composed(*MLP), Closed())["status"] == "done"
 
 
 def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

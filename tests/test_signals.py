@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,22 @@ def test_the_command_is_told_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, uv
     assert again() == f"{start} train.py 'penalty=[l2,l1]' 'name=a b'"
 
 
+def test_a_forced_run_that_was_interrupted_goes_on(forks: Forks) -> None:
+    """Under a launcher that starts a job again as it was, and by the command that is printed."""
+    line = (*SHORT, "epochs=4", "checkpoint_seconds=1e-6")
+    assert forks.run(*line) == 0
+    forced = (*line, "force=true")
+    assert forks.run(*forced, after=3) == -9
+    (log,) = forks.folder.glob("runs/train/*/train.log")
+    assert "resumed" not in log.read_text()  # it began anew
+    assert forks.run(*forced, after=2, signals=[15]) == 143
+    assert log.read_text().count("resumed at epoch") == 1
+    assert command_in(forks.said()) == line
+    assert forks.run(*line) == 0
+    assert log.read_text().count("resumed at epoch") == 2
+    assert log.read_text().count("error, last") + log.read_text().count("loss, last") == 2
+
+
 def test_ctrl_c_while_parts_are_built_is_one_sentence(forks: Forks) -> None:
     assert forks.run(*SHORT, "epochs=4", moment="build", signals=[2]) == 130
     assert forks.said().splitlines()[1:] == ["stopped by SIGINT before training began: nothing is lost"]
@@ -239,6 +256,42 @@ def test_no_histogram_and_no_picture_of_nan_raises(composed: Callable[..., Any],
 
 
 # ---- A full disk
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    """A file system of that size at a path."""
+    path.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a small tmpfs takes root and the right to mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.mark.parametrize("size", ["28k", "60k", "100k"])
+def test_a_disk_that_is_really_full_is_one_sentence(forks: Forks, size: str) -> None:
+    """Whatever is written first when no room is left: record, log, result or checkpoint."""
+    with small_disk(forks.folder / "runs", size):
+        assert forks.run(*SHORT, "epochs=3000", "evaluate_every=1", "checkpoint_seconds=0.05", "histograms=true") == 1
+    said = forks.said()
+    assert re.search(r"^failed: .*No space left on device.*bytes free in ", said, re.M), said
+    assert "Traceback" not in said
+
+
+def test_a_sweep_goes_on_when_the_disk_is_full(forks: Forks) -> None:
+    with small_disk(forks.folder / "runs", "60k"):
+        line = ("-m", *SHORT, "epochs=3000", "evaluate_every=1", "histograms=true", "seed=range(3)", "sweep.n_jobs=1")
+        assert forks.run(*line) == 1
+    said = forks.said()
+    assert "[3/3] failed: " in said
+    assert "Traceback" not in said
 
 
 def test_full_disk_ends_the_run_in_one_sentence_and_leaves_what_was_saved(
