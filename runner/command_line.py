@@ -158,8 +158,10 @@ def problems_of_key(key: str, known: set[str]) -> list[str]:
         return [f"{missing}: it comes with {' or '.join(f'{group}={other}' for other in others)}"]
     ours = [path for path in known if not path.startswith("hydra")]
     siblings = {path.rpartition(".")[2]: path for path in sorted(ours) if path.rpartition(".")[0] == parent}
-    near = [siblings[match] for match in get_close_matches(name, siblings, 1)] if siblings else []
-    near = near or get_close_matches(key, [path for path in ours if path.count(".") == key.count(".")], 1, cutoff=0.8)
+    if siblings:
+        near = [siblings[match] for match in get_close_matches(name, siblings, 1)]
+    else:  # the mistake is further up
+        near = get_close_matches(key, [path for path in ours if path.count(".") == key.count(".")], 1, cutoff=0.8)
     has = f"{parent or 'it'} has {', '.join(siblings)}" if siblings else f"add {group}={member}"
     return [f"{missing}: did you mean {near[0]}?" if near else f"{missing}: {has}"]
 

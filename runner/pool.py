@@ -162,9 +162,7 @@ def settle(directory: RunDirectory, exit_code: int, stopping: bool) -> str:
     try:
         with directory.locked():
             status = directory.result().get("status")
-            if status and exit_code == BUSY:  # the other process has ended meanwhile
-                return str(status)
-            if status in (*FINISHED, "failed") and exit_code == 0:
+            if status in (*FINISHED, "failed") and exit_code in (0, BUSY):  # or another process has trained it
                 return str(status)
             if stopping:
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
