@@ -27,13 +27,11 @@ HYDRA_TARGETS = {
     "optuna.samplers.RandomSampler",
 }
 NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}
+LOGGING = "the runner writes the log, and Python's logging builds any class that it is told to"
 FIXED = {  # path -> what it stays, and why
     "callbacks": ({}, "Hydra builds any class that it is told to"),
-    "job_logging": (NO_LOGGING, "the runner writes the log, and Python's logging builds any class that it is told to"),
-    "hydra_logging": (
-        NO_LOGGING,
-        "the runner writes the log, and Python's logging builds any class that it is told to",
-    ),
+    "job_logging": (NO_LOGGING, LOGGING),
+    "hydra_logging": (NO_LOGGING, LOGGING),
     "run": ({"dir": "."}, "the runner makes the directories"),
     "sweep": ({"dir": "${runs_dir}/${name}", "subdir": "."}, "runs_dir and name say where a sweep lies"),
     "output_subdir": (None, "the runner records the config"),

@@ -13,17 +13,16 @@ from typing import Any, TextIO
 import torch
 
 from runner import checkpoint, pictures
-from runner.build import Parts, build, stream_seed
-from runner.compatibility import value_of
+from runner.build import Parts, build
 from runner.console import Console, summary_lines
 from runner.cores import cores
 from runner.directory import RunDirectory
-from runner.evaluate import Evaluation, evaluate
+from runner.evaluate import Evaluation
 from runner.files import remove_stale_temporaries
 from runner.loop import Diverged, Loop
+from runner.measure import best_of, evaluations_of, judge_of, probed, values_of_proximal_penalties
 from runner.memory import keep_freed_memory
 from runner.outcome import reason_of
-from runner.probes import Subject
 from runner.provenance import provenance
 from runner.record import Recorder
 from runner.signals import Interrupted, StopSignals
@@ -80,6 +79,7 @@ class Session:
         self.directory, self.parts, self.console, self.signals = directory, parts, console, signals
         self.config = directory.config
         self.loop = Loop(parts, self.config)
+        self.judge = judge_of(parts.dataset)
         self.history: list[dict[str, float]] = []
         self.seconds = self.training_seconds = 0.0  # of earlier sittings; of training alone
         self.began = self.saved = time.monotonic()
@@ -147,21 +147,16 @@ class Session:
     def evaluate(self, means: dict[str, float]) -> None:
         """Evaluate all parts of the data and record the numbers, histograms and pictures."""
         epoch, parts = self.loop.epoch, self.parts
-        evaluations = {
-            name: evaluate(parts.model, parts.criterion, part, parts.dataset.classes)
-            for name, part in (
-                ("train", parts.dataset.train),
-                ("validation", parts.dataset.validation),
-                ("test", parts.dataset.test),
-            )
-            if part is not None
-        }
+        evaluations = evaluations_of(parts)
         row: dict[str, float] = {"epoch": epoch, **means}
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
-        row |= self.values_of_proximal_penalties()
+        row |= values_of_proximal_penalties(parts)
         if epoch == self.config["epochs"]:
-            row |= self.probe()
+            numbers, tensors = probed(parts, self.config["seed"])
+            row |= numbers
+            for tag, tensor in tensors.items():
+                self.recorder.losses(epoch, tag, tensor)
         row["optimizer/lr"] = parts.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
@@ -184,38 +179,13 @@ class Session:
                 if figure is not None:
                     self.recorder.figure(epoch, tag, figure)
 
-    def values_of_proximal_penalties(self) -> dict[str, float]:
-        """Return the values that the means over the steps do not hold, since they are no terms of the objective."""
-        proximal = {name: penalty for name, penalty in self.parts.penalties.items() if not penalty.in_objective}
-        return {f"train/penalty/{name}": value_of(penalty, self.parts).item() for name, penalty in proximal.items()}
-
-    def probe(self) -> dict[str, float]:
-        """Ask the probes, each with a generator of its own, and return their numbers; tensors become histograms."""
-        parts, numbers = self.parts, {}
-        for name, probe in parts.probes.items():
-            generator = torch.Generator(parts.device).manual_seed(stream_seed(self.config["seed"], "probe", name))
-            parts.model.eval()
-            for key, value in probe(Subject(parts.model, parts.criterion, parts.dataset, generator)).items():
-                if isinstance(value, torch.Tensor):
-                    self.recorder.losses(self.loop.epoch, f"probe/{name}/{key}", value)
-                else:
-                    numbers[f"probe/{name}/{key}"] = value
-        return numbers
-
     @property
     def latest(self) -> dict[str, float]:
         return self.history[-1] if self.history else {}
 
     @property
-    def best_numbers(self) -> dict[str, float]:
-        """Losses and errors of the first row of the least validation error, or loss, or those of the training part."""
-        best = min(self.history, key=lambda row: (not math.isfinite(row[self.judge]), row[self.judge]), default={})
-        return {key: best[key] for key in best if key == "epoch" or key.endswith(("/loss", "/error"))}
-
-    @property
-    def judge(self) -> str:
-        part = "train" if self.parts.dataset.validation is None else "validation"
-        return f"{part}/{'loss' if self.parts.dataset.classes is None else 'error'}"
+    def best(self) -> dict[str, float]:
+        return best_of(self.history, self.judge)
 
     @property
     def steps(self) -> int:
@@ -229,9 +199,7 @@ class Session:
     def restore(self) -> int | None:
         """Go on from the newest sound checkpoint; return its epoch, or None to start from the beginning."""
         remove_stale_temporaries(self.directory.path)
-        if (
-            self.config["force"] and self.directory.has_ended
-        ):  # else it goes on: a launcher starts a job again as it was
+        if self.config["force"] and self.directory.has_ended:  # an interrupted run goes on, also under a launcher
             for path in checkpoint.checkpoints(self.directory.path):
                 path.unlink()
         state = checkpoint.load(self.directory.path)
@@ -242,9 +210,8 @@ class Session:
                 f"warning: resumed with {torch.get_num_threads()} threads after {state['threads']}: "
                 "the last bits of the result may differ"
             )
-        device = self.parts.device.type
-        if state["loop"]["device"] != device:
-            before = state["loop"]["device"]
+        before, device = state["loop"]["device"], self.parts.device.type
+        if before != device:
             self.console.say(f"warning: resumed on {device} after {before}: the result is that of neither alone")
         self.loop.load_state_dict(state["loop"])
         self.history = state["history"]
@@ -271,7 +238,7 @@ class Session:
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
         """Write the final result, tell it, and return it."""
         result = self.write(status, **facts)
-        self.recorder.finish(self.best_numbers, status)
+        self.recorder.finish(self.best, status)
         if status == "done":
             for line in summary_lines(result, self.directory.path):
                 self.console.say(line)
@@ -289,7 +256,7 @@ class Session:
             "epochs": self.config["epochs"],
             "seed": self.config["seed"],
             **numbers,
-            **{f"best/{key}": value for key, value in self.best_numbers.items()},
+            **{f"best/{key}": value for key, value in self.best.items()},
             "best/by": self.judge,
             "seconds": self.seconds + time.monotonic() - self.began,
             "examples_per_second": self.examples_per_second,

@@ -48,7 +48,7 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     result = json.loads((directory / "result.json").read_text())
     assert {"test/error", "train/loss", "best/validation/error", "status", "run_id", "seconds", "torch"} <= set(result)
     assert {"git_commit", "threads", "device", "seed", "examples_per_second"} <= set(result)
-    assert yaml.safe_load((directory / "overrides.yaml").read_text()) == [*SMALL, "threads=1"]
+    assert yaml.safe_load((directory / "overrides.yaml").read_text()) == [*SMALL, "threads=1", "device=cpu"]
     assert yaml.safe_load((directory / "config.yaml").read_text())["data"]["train_size"] == 100
     rows = list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
