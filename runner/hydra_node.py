@@ -94,7 +94,7 @@ def problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
         problems += [
             f"hydra.sweeper.{node} must not hold {key}: it is honoured from the command line alone"
             for key in swept or ()
-            if re.split(r"[.@:=]", str(key).strip().lstrip("+~"))[0] in NOT_SWEPT
+            if re.split(r"[./@:=]", str(key).strip().lstrip("+~"))[0] in NOT_SWEPT
         ]
     return problems
 

@@ -7,16 +7,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.check import problems_of_config, refuse
 from runner.compose import Composer, allowed_packages, resolved
 from runner.directory import Busy, RunDirectory, locked
 from runner.files import read_json, write_json
+from runner.hydra_node import problems_of_hydra
 from runner.outcome import BAD_CONFIG, BUSY, FAILED, again
 from runner.targets import CONF
 
@@ -42,7 +44,9 @@ def checked_directories(loader: ConfigLoader, config: DictConfig, batch: Sequenc
     for lines in batch:
         job = composer.compose(lines)
         plain, choices = resolved(job), {**job.hydra.runtime.choices}
+        hydra: Any = OmegaConf.to_container(job.hydra, resolve=False)
         problems += problems_of_config(plain, allowed_packages(lines))
+        problems += problems_of_hydra(hydra)  # a file may have chosen further files
         facts.append((plain, choices, list(lines)))
     if problems:
         refuse(problems)

@@ -169,6 +169,7 @@ def test_hostile_target_in_a_config_file(
         (["hydra.sweeper.params={allow_targets: '[os]'}"], "hydra.sweeper.params must not hold allow_targets"),
         (["hydra.sweeper.params={+allow_targets: '[os]'}"], "hydra.sweeper.params must not hold +allow_targets"),
         (["hydra.sweeper.params={hydra.verbose: 'true'}"], "hydra.sweeper.params must not hold hydra.verbose"),
+        (["hydra.sweeper.params={hydra/launcher: evil}"], "hydra.sweeper.params must not hold hydra/launcher"),
         (["hydra.sweeper.params=[seed]"], "hydra.sweeper.params must map keys"),
         (
             ["hydra/sweeper=optuna_tpe", "hydra.sweeper.storage=redis://x"],
@@ -216,6 +217,24 @@ def test_hydra_builds_nothing_for_a_file(tmp_path: Path, capsys: pytest.CaptureF
     assert said
     assert all(sentence.startswith("hydra.") for sentence in said), said
     assert not target.exists()
+
+
+def test_hydra_builds_nothing_for_a_job_that_a_file_asks_for(tmp_path: Path, command: Callable[..., Any]) -> None:
+    """The file sweeps over another file, which no look at the command line would compose."""
+    files = {
+        "sweep/outer": {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"experiment": "evil"}}}},
+        "experiment/evil": {"hydra": {"job_logging": HYDRA["handler"]["job_logging"]}},
+    }
+    for name, node in files.items():
+        text = json.dumps(node).replace("EVIL", str(tmp_path / "evil"))
+        path = tmp_path / "own" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text("# @package _global_\n" + text)
+    for launcher in ("local", "joblib_jobs"):
+        done = command("--config-dir", str(tmp_path / "own"), "sweep=outer", f"hydra/launcher={launcher}", "-m")
+        assert "hydra.job_logging must stay" in done.stderr, done.stdout + done.stderr
+        assert done.returncode == 2
+    assert not (tmp_path / "evil").exists()
 
 
 def test_hydra_would_build_it_unchecked(tmp_path: Path) -> None:
