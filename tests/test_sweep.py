@@ -365,7 +365,10 @@ def check_search(sweeps: Sweeps, launcher: str, trials: int) -> None:
     search = (*SEARCH, f"hydra/launcher={launcher}", f"hydra.sweeper.n_trials={trials}")
     process = sweeps.start(*search)
     wait_until(lambda: len(sweeps.paths("train", "result.json")) > trials // 2, process)
+    orphans = psutil.Process(process.pid).children(recursive=True) if launcher == "joblib_jobs" else []
     process.kill()
+    for orphan in orphans:  # joblib's idle workers would stay for five minutes
+        orphan.kill()
     process.communicate()
     said = sweeps.run(*search)
     assert len(sweeps.results()) == trials, said
