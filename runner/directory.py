@@ -176,11 +176,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def contents(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the sha256 of the user's own data file, under its path: other contents make another run."""
-    path = Path(str(config["data"].get("path"))).expanduser()
-    if config["data"]["_target_"] != "data.Npz" or not path.is_file():
+    if config["data"]["_target_"] != "data.Npz":
         return {}
-    facts = path.stat()
-    return {"data.path": hash_of(path.resolve(), facts.st_mtime_ns, facts.st_size)}
+    try:
+        path = Path(config["data"]["path"]).expanduser().resolve()
+        facts = path.stat()
+        return {"data.path": hash_of(path, facts.st_mtime_ns, facts.st_size)}
+    except (OSError, TypeError, ValueError, RuntimeError, KeyError):  # no such file: to build the data will tell why
+        return {}
 
 
 @cache

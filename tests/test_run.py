@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from losses import LargeMargin
+from runner.check import ConfigError
 from runner.cores import cores
 from runner.directory import Busy, RunDirectory, digest, identity
 from runner.outcome import objective
@@ -219,6 +220,15 @@ def test_other_contents_of_a_data_file_are_another_run(composed: Callable[..., A
     first, second, again, seed = directory(1), directory(2), directory(1), directory(1, seed=1)
     assert first.run_id == again.run_id != second.run_id
     assert first.group_id == seed.group_id != second.group_id
+
+
+@pytest.mark.parametrize("path", ["absent.npz", ".", "null"])
+def test_a_data_file_that_cannot_be_read_is_told_when_it_is_read(composed: Callable[..., Any], path: str) -> None:
+    from runner.build import build
+
+    directory = composed("data=npz", f"data.path={path}", "model=mlp")
+    with pytest.raises(ConfigError, match=r"data\.path|\.npz|is no sound"):
+        build(directory.config)
 
 
 def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
