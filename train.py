@@ -6,7 +6,7 @@ The way to the objective: `train` here -> `runner.run.run` -> `runner.loop.Loop.
 import sys
 from contextlib import nullcontext
 
-from runner import help_text
+from runner.config import help as help_text
 
 if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
     help_text.show(sys.argv[1:])
@@ -15,11 +15,11 @@ if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
 import hydra
 from omegaconf import DictConfig
 
-from runner import command_line
-from runner.directory import RunDirectory
-from runner.job import train_one_of_many
-from runner.outcome import conclude, told
-from runner.sweep import concluded, in_sweep
+from runner.config import command_line
+from runner.outcome import exit_on_error, report_stored_result
+from runner.storage.directory import Run
+from runner.sweep.conclude import in_sweep, sweep_report
+from runner.sweep.job import train_one_of_many
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -27,18 +27,18 @@ def train(config: DictConfig) -> float:
     """Train one model, unless that is done already, and return what a sweeper minimises."""
     if in_sweep():
         return train_one_of_many(config)
-    directory = RunDirectory.of(config)
-    print(f"run {directory.run_id} in {directory.path}", flush=True)
-    finished = directory.is_finished
+    run = Run.of(config)
+    print(f"run {run.run_id} in {run.path}", flush=True)
+    finished = run.is_finished
     if not finished:
-        with told(directory):
-            from runner.run import run  # torch comes with it: late, so that mistakes are told at once
+        with exit_on_error(run):
+            from runner.run import train_run  # torch comes with it: late, so that mistakes are told at once
 
-            run(directory)
-    return conclude(directory, trained=not finished)
+            train_run(run)
+    return report_stored_result(run, trained=not finished)
 
 
 if __name__ == "__main__":
     folder = command_line.check(sys.argv[1:])
-    with concluded(folder) if folder else nullcontext():
+    with sweep_report(folder) if folder else nullcontext():
         train()

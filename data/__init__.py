@@ -1,6 +1,6 @@
 """Data sets as tensors on a device, and tangent vectors of images."""
 
-from data.dataset import Dataset, Part, Raw, prepare
+from data.dataset import Dataset, Raw, Split, prepare
 from data.files import DataError
 from data.npz import Npz
 from data.public import CIFAR10, MNIST, FashionMNIST
@@ -16,10 +16,10 @@ __all__ = [
     "FashionMNIST",
     "Line",
     "Npz",
-    "Part",
     "Plateaus",
     "Raw",
     "Sine",
+    "Split",
     "Tangents",
     "prepare",
 ]

@@ -13,7 +13,7 @@ Normalization = Literal["scalar", "component", "none"]
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """Examples: inputs (N, *I) and targets, class numbers (N,) int64 or values (N, C) float32."""
 
     inputs: Tensor
@@ -22,8 +22,8 @@ class Part:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, index: Tensor | slice) -> "Part":
-        return Part(self.inputs[index], self.targets[index])
+    def __getitem__(self, index: Tensor | slice) -> "Split":
+        return Split(self.inputs[index], self.targets[index])
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Raw:
     Raises DataError where the parts do not fit together.
     """
 
-    train: Part
-    test: Part
+    train: Split
+    test: Split
     classes: int | None
 
     def __post_init__(self) -> None:
@@ -58,9 +58,9 @@ class Dataset:
     a raw image, 255 for bytes, and 1 for all other data.
     """
 
-    train: Part
-    validation: Part | None
-    test: Part
+    train: Split
+    validation: Split | None
+    test: Split
     classes: int | None
     offset: Tensor
     scale: Tensor
@@ -107,19 +107,19 @@ def prepare(
     train = raw.train[chosen]
     if label_noise:
         assert raw.classes is not None
-        train = Part(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
+        train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
     offset, scale = (value.to(device) for value in _statistics(train.inputs, normalize))
 
-    def ready(part: Part) -> Part:
+    def ready(part: Split) -> Split:
         inputs = part.inputs.to(device).to(torch.float32, copy=True)
-        return Part(inputs.sub_(offset).div_(scale), part.targets.to(device))
+        return Split(inputs.sub_(offset).div_(scale), part.targets.to(device))
 
     validation = ready(raw.train[kept_back]) if len(kept_back) else None
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
     return Dataset(ready(train), validation, ready(raw.test), raw.classes, offset, scale, unit)
 
 
-def _fault(part: Part, classes: int | None) -> str | None:
+def _fault(part: Split, classes: int | None) -> str | None:
     """What is wrong with a part, in words, or None."""
     inputs, targets = part.inputs, part.targets
     if len(inputs) == 0:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Part, Raw
+from data.dataset import Raw, Split
 from data.files import DataError
 
 KEYS = {"inputs": ("images", "inputs"), "targets": ("labels", "targets")}
@@ -60,9 +60,9 @@ class Npz:
             raise DataError(f"{self.path} is no sound .npz file of plain arrays ({error}): write it anew") from error
 
 
-def _part(arrays: dict[str, np.ndarray], prefix: str) -> Part:
+def _part(arrays: dict[str, np.ndarray], prefix: str) -> Split:
     inputs, targets = (_pick(arrays, prefix, KEYS[kind]) for kind in ("inputs", "targets"))
-    return Part(_inputs(inputs, prefix), _targets(targets, prefix))
+    return Split(_inputs(inputs, prefix), _targets(targets, prefix))
 
 
 def _pick(arrays: dict[str, np.ndarray], prefix: str, kinds: tuple[str, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Part, Raw
+from data.dataset import Raw, Split
 from data.files import DataError, File, read, verified
 
 CACHE = "~/.cache/penalty-lab"
@@ -56,8 +56,8 @@ class MNIST:
         """Read all four files."""
         contents = read(self._files(), self.root)
         images, labels, test_images, test_labels = (_idx(content) for content in contents)
-        train = Part(images.unsqueeze(1), labels.long())
-        return Raw(train, Part(test_images.unsqueeze(1), test_labels.long()), classes=10)
+        train = Split(images.unsqueeze(1), labels.long())
+        return Raw(train, Split(test_images.unsqueeze(1), test_labels.long()), classes=10)
 
     def _files(self) -> list[File]:
         """Each file unpacked where it lies so, else packed."""
@@ -122,7 +122,7 @@ class CIFAR10:
         train = _cifar(b"".join(batches[name] for name in self.TRAIN))
         return Raw(train, _cifar(batches["test_batch.bin"]), classes=10)
 
-    def _torchvision(self, train: bool) -> Part:
+    def _torchvision(self, train: bool) -> Split:
         from torchvision import datasets  # late: pulls torch._dynamo, seconds
 
         # Its reader unpickles, hence every file is verified before.
@@ -135,7 +135,7 @@ class CIFAR10:
                 f"{self.root / datasets.CIFAR10.base_folder} is incomplete: put the rest there or delete it"
             ) from error
         images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
-        return Part(images, torch.tensor(published.targets))
+        return Split(images, torch.tensor(published.targets))
 
 
 def _idx(contents: bytes) -> Tensor:
@@ -147,7 +147,7 @@ def _idx(contents: bytes) -> Tensor:
     return torch.frombuffer(bytearray(contents), dtype=torch.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _cifar(contents: bytes) -> Part:
+def _cifar(contents: bytes) -> Split:
     """Rows of 1 + 3072 bytes: the label, then 32x32 red, green and blue values."""
     rows = torch.frombuffer(bytearray(contents), dtype=torch.uint8).reshape(-1, 1 + 3 * 32 * 32)
-    return Part(rows[:, 1:].reshape(-1, 3, 32, 32).contiguous(), rows[:, 0].long())
+    return Split(rows[:, 1:].reshape(-1, 3, 32, 32).contiguous(), rows[:, 0].long())

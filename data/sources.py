@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Part, Raw
+from data.dataset import Raw, Split
 
 
 class Digits:
@@ -30,7 +30,7 @@ class Digits:
         spread = torch.arange(self.TEST_SIZE) * len(labels) // self.TEST_SIZE
         test = torch.zeros(len(labels), dtype=torch.bool)
         test[labels.argsort(stable=True)[spread]] = True
-        return Raw(Part(images[~test], labels[~test]), Part(images[test], labels[test]), classes=10)
+        return Raw(Split(images[~test], labels[~test]), Split(images[test], labels[test]), classes=10)
 
 
 class Line:
@@ -85,5 +85,5 @@ class Sine:
         return Raw(train, _points(grid, torch.sin(math.pi * grid)), classes=None)
 
 
-def _points(inputs: Tensor, targets: Tensor) -> Part:
-    return Part(inputs.float().unsqueeze(1), targets.float().unsqueeze(1))
+def _points(inputs: Tensor, targets: Tensor) -> Split:
+    return Split(inputs.float().unsqueeze(1), targets.float().unsqueeze(1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,18 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data import Dataset, Part, prepare
+from data import Dataset, Split, prepare
 from losses import Penalty
 from losses.criterion import Criterion
-from runner.check import ConfigError
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
-from runner.construct import Problems, check_signatures, common_options, construct, own_options
-from runner.probes import Probe
+from runner.config.check import ConfigError
+from runner.evaluation.probes import Probe
+from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
 from runner.schedule import Schedule
+from runner.seeds import stream_seed
 
 
 @dataclass
-class Parts:
+class Components:
     """All that the loop works with."""
 
     dataset: Dataset
@@ -38,7 +38,7 @@ class Parts:
     device: torch.device
 
 
-def build(config: Mapping[str, Any]) -> Parts:
+def build(config: Mapping[str, Any]) -> Components:
     """Build every part of a run, and try each penalty on two examples.
 
     Raises:
@@ -63,18 +63,18 @@ def build(config: Mapping[str, Any]) -> Parts:
     if is_channels_last(config, dataset, penalties.values()):
         model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
     optimizer = problems.collect("optimizer", lambda: build_optimizer(config, model, schedule))
-    parts = Parts(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
+    components = Components(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
     problems.collect("loss", lambda: check_criterion(config, criterion, dataset))
     problems.collect("", lambda: check_metric(config, dataset))
     for name, penalty in penalties.items():
         problems.collect(f"penalty.{name}", partial(check_penalty, penalty, config, model, dataset))
     problems.collect_each("probe", probes, lambda probe: probe.check(dataset))
     problems.raise_if_any()
-    problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, parts))
+    problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, components))
     problems.raise_if_any()
     if config["batch_norm"] == "frozen":
         freeze_batch_norm(model, inputs)
-    return parts
+    return components
 
 
 def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
@@ -95,7 +95,7 @@ def is_channels_last(config: Mapping[str, Any], dataset: Dataset, penalties: Ite
 def laid_out_channels_last(dataset: Dataset) -> Dataset:
     """Return the same images in the memory layout channels last."""
 
-    def laid_out(part: Part) -> Part:
+    def laid_out(part: Split) -> Split:
         return replace(part, inputs=part.inputs.contiguous(memory_format=torch.channels_last))
 
     validation = dataset.validation and laid_out(dataset.validation)
@@ -192,9 +192,3 @@ def keep_in_evaluation(module: nn.Module) -> None:
     """Put a module into evaluation mode for good: `model.train()` passes it by."""
     module.eval()
     module.train = lambda mode=True: module  # type: ignore[method-assign]
-
-
-def stream_seed(seed: int, *purpose: object) -> int:
-    """Return the seed of one stream of random numbers, a pure function of its arguments: no stream shifts another."""
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -14,7 +14,7 @@ from data import Dataset
 from losses import EagerForward, Penalty
 
 if TYPE_CHECKING:
-    from runner.build import Parts
+    from runner.build import Components
 
 
 def check_criterion(config: Mapping[str, Any], criterion: Any, dataset: Dataset) -> None:
@@ -33,9 +33,9 @@ def check_criterion(config: Mapping[str, Any], criterion: Any, dataset: Dataset)
 
 def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
     """Raise ValueError if no such number is measured as a sweeper is to minimise."""
-    parts = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
+    splits = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
     kinds = ("loss",) if dataset.classes is None else ("loss", "error")
-    known = [f"{part}/{kind}" for part in parts for kind in kinds]
+    known = [f"{part}/{kind}" for part in splits for kind in kinds]
     metric, probes = config["objective_metric"], tuple(f"probe/{name}/" for name in config["probe"])
     if metric is not None and metric.removeprefix("best/") not in known and not metric.startswith(probes):
         choices = [*known, "best/ and one of these", *(f"{probe}..." for probe in probes)]
@@ -79,16 +79,16 @@ def warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def value_of(penalty: Penalty, parts: Parts) -> Tensor:
+def value_of(penalty: Penalty, components: Components) -> Tensor:
     """Return a penalty's value on two training examples, with random directions of its own.
 
     Before training it tells what does not fit; later it is the value of a penalty on the weights alone.
     """
-    two = parts.dataset.train[:2]
-    generator = torch.Generator(parts.device).manual_seed(0)
-    parts.model.eval()  # not to touch the statistics of batch norm
-    value = penalty(EagerForward(parts.model, parts.criterion, two.inputs, two.targets, [penalty], generator))
-    parts.model.train()
+    two = components.dataset.train[:2]
+    generator = torch.Generator(components.device).manual_seed(0)
+    components.model.eval()  # not to touch the statistics of batch norm
+    value = penalty(EagerForward(components.model, components.criterion, two.inputs, two.targets, [penalty], generator))
+    components.model.train()
     if value.dim() != 0:
         raise ValueError(f"its value must be a scalar, got shape {tuple(value.shape)}")
     return value.detach()

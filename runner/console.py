@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import rich.console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runner.outcome import prefix
+from runner.outcome import uv_prefix
 
 BAR_SECONDS = 0.1  # between two drawings of the progress bar
 LINE_SECONDS = 1.0  # between two plain lines about epochs
@@ -118,5 +118,5 @@ def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:
         f"seconds       {result['seconds']:.1f}",
         f"examples/s    {result['examples_per_second']:.0f}",
         f"directory     {directory}",
-        f"look at it    {shlex.join([*prefix(), 'tensorboard', '--logdir', str(directory)])}",
+        f"look at it    {shlex.join([*uv_prefix(), 'tensorboard', '--logdir', str(directory)])}",
     ]

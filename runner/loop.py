@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from losses import EagerForward, Penalty
-from runner.build import Parts, stream_seed
+from runner.build import Components
+from runner.seeds import stream_seed
 
 CHECK_EVERY = 50  # steps between looks at the objectives: each look waits for the device
 
@@ -47,24 +48,24 @@ class Loop:
     their own; torch's own generators serve what a model draws by itself (dropout).
     """
 
-    def __init__(self, parts: Parts, config: dict[str, Any]) -> None:
-        self.parts, self.config = parts, config
-        self.params = [param for param in parts.model.parameters() if param.requires_grad]
-        self.generator = torch.Generator(parts.device).manual_seed(stream_seed(config["seed"], "penalty"))
+    def __init__(self, components: Components, config: dict[str, Any]) -> None:
+        self.components, self.config = components, config
+        self.params = [param for param in components.model.parameters() if param.requires_grad]
+        self.generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "penalty"))
         torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
-        self.base_lrs = [group["lr"] for group in parts.optimizer.param_groups]
+        self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
         self.epoch, self.batch, self.checked = 0, 0, 0
         self.means = Means()
-        self.objectives = torch.zeros(self.steps_per_epoch, device=parts.device)
+        self.objectives = torch.zeros(self.steps_per_epoch, device=components.device)
         self.last_finite = float("nan")
 
     @property
     def steps_per_epoch(self) -> int:
-        return 1 if self.full_gradient else -(-len(self.parts.dataset.train) // self.config["batch_size"])
+        return 1 if self.full_gradient else -(-len(self.components.dataset.train) // self.config["batch_size"])
 
     @property
     def on_cuda(self) -> bool:
-        return self.parts.device.type == "cuda"
+        return self.components.device.type == "cuda"
 
     @property
     def full_gradient(self) -> bool:
@@ -73,7 +74,7 @@ class Loop:
     def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train to the end of the epoch under way and return the means of its objective and penalties."""
         self.set_lrs()
-        self.parts.model.train()
+        self.components.model.train()
         for batches in list(self.steps())[self.batch :]:
             before_step()
             self.step(batches)
@@ -87,11 +88,10 @@ class Loop:
 
     def steps(self) -> Iterator[Sequence[Tensor]]:
         """Yield, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
-        count = len(self.parts.dataset.train)
+        count = len(self.components.dataset.train)
         generator = torch.Generator().manual_seed(stream_seed(self.config["seed"], "order", self.epoch))
-        shuffled = self.config["order"] == "shuffled"
-        order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
-        batches = order.to(self.parts.device).split(self.config["batch_size"])
+        order = torch.randperm(count, generator=generator) if self.config["shuffle"] else torch.arange(count)
+        batches = order.to(self.components.device).split(self.config["batch_size"])
         yield from [batches] if self.full_gradient else ([batch] for batch in batches)
 
     def step(self, batches: Sequence[Tensor]) -> None:
@@ -100,15 +100,15 @@ class Loop:
         epoch = steps_done / self.steps_per_epoch
         active = [
             (name, penalty, penalty.every * penalty.weight_at(epoch))
-            for name, penalty in self.parts.penalties.items()
+            for name, penalty in self.components.penalties.items()
             if penalty.in_objective and penalty.weight and steps_done % penalty.every == 0
         ]
         directions = self.generator.get_state()
 
         def closure() -> Tensor:
             self.generator.set_state(directions)  # LBFGS calls again: the same random directions
-            self.parts.optimizer.zero_grad()
-            total = torch.zeros((), device=self.parts.device)
+            self.components.optimizer.zero_grad()
+            total = torch.zeros((), device=self.components.device)
             for number, indices in enumerate(batches):
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 penalties = [term for term in active if number == 0 or not term[1].of_weights]
@@ -119,20 +119,20 @@ class Loop:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
             return total
 
-        objective: Any = self.parts.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
+        objective: Any = self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
         self.objectives[self.batch] = objective
         self.means.add("train/objective", objective)
-        for penalty in self.parts.penalties.values():
+        for penalty in self.components.penalties.values():
             if not penalty.in_objective and penalty.weight:
-                for group in self.parts.optimizer.param_groups:
+                for group in self.components.optimizer.param_groups:
                     penalty.prox_(group["params"], penalty.weight_at(epoch), group["lr"])
 
     def objective(self, indices: Tensor, penalties: Sequence[tuple[str, Penalty, float]]) -> Tensor:
         """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass."""
-        batch = self.parts.dataset.train[indices]
+        batch = self.components.dataset.train[indices]
         forward = EagerForward(
-            self.parts.model,
-            self.parts.criterion,
+            self.components.model,
+            self.components.criterion,
             batch.inputs,
             batch.targets,
             [penalty for _, penalty, _ in penalties],
@@ -149,8 +149,8 @@ class Loop:
 
     def set_lrs(self) -> None:
         """Set the learning rates of the epoch under way."""
-        factor = self.parts.schedule(self.epoch, self.config["epochs"])
-        for group, base in zip(self.parts.optimizer.param_groups, self.base_lrs, strict=True):
+        factor = self.components.schedule(self.epoch, self.config["epochs"])
+        for group, base in zip(self.components.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
 
     def check_finite(self) -> None:
@@ -170,26 +170,26 @@ class Loop:
             "batch": self.batch,
             "last_finite": self.last_finite,
             "means": {"sums": self.means.sums, "counts": self.means.counts},
-            "model": self.parts.model.state_dict(),
-            "optimizer": self.parts.optimizer.state_dict(),
-            "device": self.parts.device.type,
+            "model": self.components.model.state_dict(),
+            "optimizer": self.components.optimizer.state_dict(),
+            "device": self.components.device.type,
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(self.parts.device) if self.on_cuda else None,
+            "cuda_generator": torch.cuda.get_rng_state(self.components.device) if self.on_cuda else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.epoch, self.batch, self.checked = state["epoch"], state["batch"], state["batch"]
         self.last_finite = state["last_finite"]
-        self.means.sums = {name: total.to(self.parts.device) for name, total in state["means"]["sums"].items()}
+        self.means.sums = {name: total.to(self.components.device) for name, total in state["means"]["sums"].items()}
         self.means.counts = dict(state["means"]["counts"])
-        self.parts.model.load_state_dict(state["model"])
-        self.parts.optimizer.load_state_dict(state["optimizer"])
-        if state["device"] == self.parts.device.type:
+        self.components.model.load_state_dict(state["model"])
+        self.components.optimizer.load_state_dict(state["optimizer"])
+        if state["device"] == self.components.device.type:
             self.generator.set_state(state["generator"])
         else:  # its state is of no use here: other directions, but reproducible ones
             self.generator.manual_seed(stream_seed(self.config["seed"], "penalty", self.epoch, self.batch))
         torch.set_rng_state(state["torch_generator"])
         if self.on_cuda and state["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(state["cuda_generator"], self.parts.device)
+            torch.cuda.set_rng_state(state["cuda_generator"], self.components.device)

@@ -12,21 +12,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runner.check import ConfigError
-from runner.directory import Busy, RunDirectory
-from runner.files import free_space
+from runner.config.check import ConfigError
 from runner.signals import Interrupted
+from runner.storage.atomic import free_space
+from runner.storage.directory import Busy, Run
 
 FAILED, BAD_CONFIG, BUSY = 1, 2, 3
 
 
 @contextmanager
-def told(directory: RunDirectory) -> Iterator[None]:
+def exit_on_error(run: Run) -> Iterator[None]:
     """Turn what can end a run early into sentences and an exit code."""
     try:
         yield
     except (ConfigError, Busy, Interrupted, Exception) as error:
-        sentences, code = verdict(error, directory)
+        sentences, code = failure_message(error, run)
         print("\n".join(sentences), file=sys.stderr)
         sys.exit(code)
     except KeyboardInterrupt:  # while torch is imported and the parts are built; later the run itself heeds it
@@ -34,56 +34,56 @@ def told(directory: RunDirectory) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
-def verdict(error: Exception, directory: RunDirectory) -> tuple[list[str], int]:
+def failure_message(error: Exception, run: Run) -> tuple[list[str], int]:
     """Return the sentences and the exit code for what ended a run."""
     if isinstance(error, ConfigError):
         return str(error).splitlines(), BAD_CONFIG
     if isinstance(error, Busy):
         return [str(error)], BUSY
     if isinstance(error, Interrupted):
-        return [f"{error}; go on with: {again()}"], error.exit_code
-    return [f"failed: {reason_of(error, directory)}; log in {directory.path / 'train.log'}"], FAILED
+        return [f"{error}; go on with: {resume_command()}"], error.exit_code
+    return [f"failed: {reason_of(error, run)}; log in {run.path / 'train.log'}"], FAILED
 
 
-def again() -> str:
+def resume_command() -> str:
     """Return the command that goes on with what this process was doing, as it can be typed."""
-    return shlex.join([*prefix("python"), *(word for word in sys.argv if not re.match(r"\+*force=", word))])
+    return shlex.join([*uv_prefix("python"), *(word for word in sys.argv if not re.match(r"\+*force=", word))])
 
 
-def prefix(otherwise: str = "") -> list[str]:
+def uv_prefix(otherwise: str = "") -> list[str]:
     """Return what finds the programs of this environment: `uv run` where that has started this process."""
     return ["uv", "run"] if "UV" in os.environ else [otherwise] * bool(otherwise)
 
 
-def reason_of(error: Exception | SystemExit, directory: RunDirectory) -> str:
+def reason_of(error: Exception | SystemExit, run: Run) -> str:
     """Return an error in one line; for a lack of memory, with what would help."""
     text = next(iter(str(error).splitlines()), "")
     memory = isinstance(error, MemoryError) or "alloc" in text.lower() or "out of memory" in text.lower()
-    advice = f" (out of memory with batch_size={directory.config['batch_size']}: lower it)" if memory else ""
+    advice = f" (out of memory with batch_size={run.config['batch_size']}: lower it)" if memory else ""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        advice = f" ({free_space(directory.path)})"
+        advice = f" ({free_space(run.path)})"
     return f"{type(error).__name__}: {text}{advice}"
 
 
-def conclude(directory: RunDirectory, trained: bool) -> float:
+def report_stored_result(run: Run, trained: bool) -> float:
     """Tell a stored result that was not trained anew, and return its objective; with none, leave with exit code 1."""
-    result = directory.result()
+    result = run.result()
     if not trained:
         from runner.console import summary_lines
 
-        lines = summary_lines(result, directory.path) if result["status"] == "done" else [result["reason"]]
+        lines = summary_lines(result, run.path) if result["status"] == "done" else [result["reason"]]
         print("\n".join(["trained before; force=true trains again", *lines]))
     if result["status"] != "done":
         sys.exit(FAILED)
-    return objective(directory)
+    return objective(run)
 
 
-def objective(directory: RunDirectory) -> float:
+def objective(run: Run) -> float:
     """Return what a sweeper minimises, from the stored result: infinite unless the run is done and has that number."""
-    result = directory.result()
+    result = run.result()
     if result.get("status") != "done":
         return math.inf
-    metric = directory.config["objective_metric"] or result["best/by"]
+    metric = run.config["objective_metric"] or result["best/by"]
     if metric not in result:  # the check before the run knows the probes but not their numbers
         group = metric.rpartition("/")[0]
         known = ", ".join(key for key in result if key.startswith(group))

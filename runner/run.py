@@ -12,30 +12,30 @@ from typing import Any, TextIO
 
 import torch
 
-from runner import checkpoint, pictures
-from runner.build import Parts, build
+from runner.build import Components, build
 from runner.console import Console, summary_lines
-from runner.cores import cores
-from runner.directory import RunDirectory
-from runner.evaluate import Evaluation
-from runner.files import remove_stale_temporaries
+from runner.evaluation.evaluate import Evaluation
 from runner.loop import Diverged, Loop
-from runner.measure import best_of, evaluations_of, judge_of, probed, values_of_proximal_penalties
-from runner.memory import keep_freed_memory
+from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
 from runner.outcome import reason_of
-from runner.provenance import provenance
-from runner.record import Recorder
+from runner.recording import pictures
+from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
+from runner.storage import checkpoint
+from runner.storage.atomic import remove_stale_temporaries
+from runner.storage.directory import Run
+from runner.storage.provenance import provenance
+from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
 EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: some epochs last a millisecond
 
 
-def run(directory: RunDirectory, stream: TextIO | None = None) -> dict[str, Any]:
+def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
     """Train in a directory, from its checkpoint if it has one, and return the result.
 
     Args:
-        directory: of a checked config.
+        run: of a checked config.
         stream: where the lines go that the log keeps, too (null: the standard output).
 
     Raises:
@@ -44,20 +44,20 @@ def run(directory: RunDirectory, stream: TextIO | None = None) -> dict[str, Any]
         Interrupted: after a signal, with the state saved.
     """
     console = Console(stream)
-    torch.set_num_threads(directory.config["threads"] or threads_given())
+    torch.set_num_threads(run.config["threads"] or threads_given())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        parts = build(directory.config)
+        components = build(run.config)
     keep_freed_memory()
-    with directory.locked(), StopSignals() as signals:
-        if directory.is_finished:  # another process was faster
-            return directory.result()
-        console.open_log(directory.path / "train.log")
-        console.say(f"device {parts.device}, {torch.get_num_threads()} threads")
+    with run.locked(), StopSignals() as signals:
+        if run.is_finished:  # another process was faster
+            return run.result()
+        console.open_log(run.path / "train.log")
+        console.say(f"device {components.device}, {torch.get_num_threads()} threads")
         for warning in caught:
             console.say(f"warning: {warning.message}")
         try:
-            return Session(directory, parts, console, signals).run()
+            return Session(run, components, console, signals).train()
         finally:
             console.close()
 
@@ -75,29 +75,29 @@ class Session:
     the seconds spent, so that a resumed run ends with the same record as an undisturbed one.
     """
 
-    def __init__(self, directory: RunDirectory, parts: Parts, console: Console, signals: StopSignals) -> None:
-        self.directory, self.parts, self.console, self.signals = directory, parts, console, signals
-        self.config = directory.config
-        self.loop = Loop(parts, self.config)
-        self.judge = judge_of(parts.dataset)
+    def __init__(self, run: Run, components: Components, console: Console, signals: StopSignals) -> None:
+        self.run, self.components, self.console, self.signals = run, components, console, signals
+        self.config = run.config
+        self.loop = Loop(components, self.config)
+        self.monitor = monitor_of(components.dataset)
         self.history: list[dict[str, float]] = []
         self.seconds = self.training_seconds = 0.0  # of earlier sittings; of training alone
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
-            directory.path,
-            hparams=directory.hparams,
-            group=directory.group_name,
+            run.path,
+            hparams=run.hparams,
+            group=run.group_name,
             resume_at=resume_at,
             history=self.history,
         )
 
-    def run(self) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         """Train to the end, or as far as it goes, and return the result, which says how it ended."""
-        self.directory.write_config()
+        self.run.write_config()
         self.write("running")
         try:
-            self.train()
+            self.train_epochs()
             result = self.finish("done")
         except Diverged as divergence:
             facts = {"diverged_at_step": divergence.step, "last_finite_objective": divergence.last_finite}
@@ -107,14 +107,14 @@ class Session:
             raise
         except Exception as error:
             self.console.note(traceback.format_exc())
-            self.finish("failed", reason=reason_of(error, self.directory))
+            self.finish("failed", reason=reason_of(error, self.run))
             raise
         finally:
             with suppress(OSError):  # of what was recorded since the last flush: there is no more to be told of it
                 self.recorder.close()
         return result
 
-    def train(self) -> None:
+    def train_epochs(self) -> None:
         """Train the epochs that are left, evaluating and saving in between."""
         epochs = self.config["epochs"]
         while self.loop.epoch < epochs:
@@ -146,21 +146,21 @@ class Session:
 
     def evaluate(self, means: dict[str, float]) -> None:
         """Evaluate all parts of the data and record the numbers, histograms and pictures."""
-        epoch, parts = self.loop.epoch, self.parts
-        evaluations = evaluations_of(parts)
+        epoch, components = self.loop.epoch, self.components
+        evaluations = evaluations_of(components)
         row: dict[str, float] = {"epoch": epoch, **means}
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
-        row |= values_of_proximal_penalties(parts)
+        row |= values_of_proximal_penalties(components)
         if epoch == self.config["epochs"]:
-            numbers, tensors = probed(parts, self.config["seed"])
+            numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
             for tag, tensor in tensors.items():
-                self.recorder.losses(epoch, tag, tensor)
-        row["optimizer/lr"] = parts.optimizer.param_groups[0]["lr"]
+                self.recorder.record_losses(epoch, tag, tensor)
+        row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
-        self.recorder.scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
+        self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
         self.draw(evaluations)
         self.console.epoch(epoch, self.config["epochs"], row)
         self.write("running")
@@ -169,15 +169,15 @@ class Session:
 
     def draw(self, evaluations: dict[str, Evaluation]) -> None:
         """Record what is not a number: histograms and pictures."""
-        epoch, dataset = self.loop.epoch, self.parts.dataset
+        epoch, dataset = self.loop.epoch, self.components.dataset
         if self.config["histograms"]:
             for name, evaluation in evaluations.items():
-                self.recorder.losses(epoch, name, evaluation.losses)
-            self.recorder.layers(epoch, self.parts.model)
+                self.recorder.record_losses(epoch, name, evaluation.losses)
+            self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"]:
-            for tag, figure in pictures.figures_of(self.parts.model, dataset, evaluations["test"]).items():
+            for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():
                 if figure is not None:
-                    self.recorder.figure(epoch, tag, figure)
+                    self.recorder.record_figure(epoch, tag, figure)
 
     @property
     def latest(self) -> dict[str, float]:
@@ -185,7 +185,7 @@ class Session:
 
     @property
     def best(self) -> dict[str, float]:
-        return best_of(self.history, self.judge)
+        return best_of(self.history, self.monitor)
 
     @property
     def steps(self) -> int:
@@ -193,16 +193,16 @@ class Session:
 
     @property
     def examples_per_second(self) -> float:
-        examples = self.loop.epoch * len(self.parts.dataset.train)
+        examples = self.loop.epoch * len(self.components.dataset.train)
         return examples / self.training_seconds if self.training_seconds else 0.0
 
     def restore(self) -> int | None:
         """Go on from the newest sound checkpoint; return its epoch, or None to start from the beginning."""
-        remove_stale_temporaries(self.directory.path)
-        if self.config["force"] and self.directory.has_ended:  # an interrupted run goes on, also under a launcher
-            for path in checkpoint.checkpoints(self.directory.path):
+        remove_stale_temporaries(self.run.path)
+        if self.config["force"] and self.run.has_ended:  # an interrupted run goes on, also under a launcher
+            for path in checkpoint.checkpoints(self.run.path):
                 path.unlink()
-        state = checkpoint.load(self.directory.path)
+        state = checkpoint.load(self.run.path)
         if state is None:
             return None
         if state["threads"] != torch.get_num_threads():
@@ -210,7 +210,7 @@ class Session:
                 f"warning: resumed with {torch.get_num_threads()} threads after {state['threads']}: "
                 "the last bits of the result may differ"
             )
-        before, device = state["loop"]["device"], self.parts.device.type
+        before, device = state["loop"]["device"], self.components.device.type
         if before != device:
             self.console.say(f"warning: resumed on {device} after {before}: the result is that of neither alone")
         self.loop.load_state_dict(state["loop"])
@@ -232,7 +232,7 @@ class Session:
             "training_seconds": self.training_seconds,
             "threads": torch.get_num_threads(),
         }
-        checkpoint.save(self.directory.path, state, step=self.steps)
+        checkpoint.save(self.run.path, state, step=self.steps)
         self.saved = time.monotonic()
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
@@ -240,10 +240,10 @@ class Session:
         result = self.write(status, **facts)
         self.recorder.finish(self.best, status)
         if status == "done":
-            for line in summary_lines(result, self.directory.path):
+            for line in summary_lines(result, self.run.path):
                 self.console.say(line)
         else:
-            self.console.say(f"{status}: {facts['reason']}; log in {self.directory.path / 'train.log'}")
+            self.console.say(f"{status}: {facts['reason']}; log in {self.run.path / 'train.log'}")
         return result
 
     def write(self, status: str, **facts: Any) -> dict[str, Any]:
@@ -257,9 +257,9 @@ class Session:
             "seed": self.config["seed"],
             **numbers,
             **{f"best/{key}": value for key, value in self.best.items()},
-            "best/by": self.judge,
+            "best/by": self.monitor,
             "seconds": self.seconds + time.monotonic() - self.began,
             "examples_per_second": self.examples_per_second,
-            **provenance(self.parts.device),
+            **provenance(self.components.device),
         }
-        return self.directory.write_result(result)
+        return self.run.write_result(result)

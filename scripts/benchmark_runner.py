@@ -29,7 +29,7 @@ import data
 from models import MNISTConvnet
 from runner.build import build
 from runner.loop import CHECK_EVERY, Loop
-from runner.memory import keep_freed_memory
+from runner.system import keep_freed_memory
 
 TRAIN = HERE.parent / "train.py"
 BATCH, LR = 100, 0.1
@@ -110,7 +110,7 @@ def runner_loop(images: Tensor, labels: Tensor, precision: str) -> Loop:
     """The runner's own loop on the same data, through the config that a user would give."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from runner.command_line import compose, loader_with, resolved
+    from runner.config.command_line import compose, loader_with, resolved
 
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
         import numpy as np

@@ -26,11 +26,11 @@ def one_thread() -> None:
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., Any]:
     """Return a function of overrides that returns the checked directory of a run, below a temporary folder."""
-    from runner.check import problems_of_config
-    from runner.command_line import allowed_packages, compose, loader_with, resolved
-    from runner.directory import RunDirectory
+    from runner.config.check import problems_of_config
+    from runner.config.command_line import allowed_packages, compose, loader_with, resolved
+    from runner.storage.directory import Run
 
-    def directory(*overrides: str, folder: str | None = None) -> RunDirectory:
+    def directory(*overrides: str, folder: str | None = None) -> Run:
         lines = [f"runs_dir={tmp_path / 'runs'}", "threads=1", "device=cpu", *overrides]
         try:
             config = compose(loader_with(folder), lines)
@@ -39,7 +39,7 @@ def composed(tmp_path: Path) -> Callable[..., Any]:
         plain, choices = resolved(config), OmegaConf.to_container(config.hydra.runtime.choices)
         problems = problems_of_config(plain, allowed_packages(lines))
         assert not problems, problems
-        return RunDirectory(plain, choices, lines)
+        return Run(plain, choices, lines)
 
     return directory
 
@@ -47,10 +47,10 @@ def composed(tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def train(composed: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     """Return a function of overrides that trains in this process and returns the result."""
-    from runner.run import run
+    from runner.run import train_run
 
     def trained(*overrides: str) -> dict[str, Any]:
-        return run(composed("histograms=false", "pictures=false", *overrides))
+        return train_run(composed("histograms=false", "pictures=false", *overrides))
 
     return trained
 

@@ -74,7 +74,7 @@ def serve() -> None:
     import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
-    import runner.command_line
+    import runner.config.command_line
     import runner.run  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")

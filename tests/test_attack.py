@@ -20,12 +20,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner import command_line
 from runner.build import build
-from runner.check import ConfigError, problems_of_config
-from runner.compose import compose
+from runner.config import command_line
+from runner.config.check import ConfigError, problems_of_config
+from runner.config.compose import compose
+from runner.config.rules import walk
 from runner.loop import Loop
-from runner.rules import walk
 
 # Targets, with arguments by which each would make the file FILE, or do worse.
 HOSTILE: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "torch.nn.parallel.distributed.os.system": {"command": "touch FILE"},
     "data.download.os.system": {"command": "touch FILE"},
     "losses.jacobian.torch.save": {"obj": 1, "f": "FILE"},
-    "runner.files.write_atomic": {"path": "FILE", "content": "x"},
+    "runner.storage.atomic.write_atomic": {"path": "FILE", "content": "x"},
     "runner.run.run": {"directory": "FILE"},
     "hydra.utils.instantiate": {"config": {"_target_": "os.mkdir", "path": "FILE"}},
     "numpy.save": {"file": "FILE", "arr": [1]},

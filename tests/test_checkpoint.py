@@ -23,8 +23,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from runner.checkpoint import CheckpointError, load, save
-from runner.files import WriteError, read_json, remove_stale_temporaries, write_atomic, write_json
+from runner.storage.atomic import WriteError, read_json, remove_stale_temporaries, write_atomic, write_json
+from runner.storage.checkpoint import CheckpointError, load, save
 
 ROOT = Path(__file__).parents[1]
 OWN = ("conf", "data", "hydra_plugins", "losses", "models", "runner", "scripts", "tests")
@@ -36,7 +36,7 @@ SAVERS = """
 import itertools, os, signal, sys
 from pathlib import Path
 import torch
-from runner import checkpoint
+from runner.storage import checkpoint
 
 def save_until_killed(stage, directory):
     notes = os.open(directory / "done", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -229,7 +229,7 @@ def test_malicious_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path, monkey
     touched = tmp_path / "touched"
     save(tmp_path, {"step": 1}, step=1)
     with monkeypatch.context() as patch:  # written as an attacker would: with a digest that agrees
-        patch.setattr("runner.checkpoint.plain", lambda state: state)
+        patch.setattr("runner.storage.checkpoint.plain", lambda state: state)
         malicious = save(tmp_path, {"step": 2, "weights": Payload(touched)}, step=2)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # must not undo it
     with pytest.raises(CheckpointError) as caught:
@@ -251,7 +251,7 @@ def test_foreign_content_with_a_right_digest_is_one_sentence(tmp_path, monkeypat
 
 
 def test_state_that_is_no_dict_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("runner.checkpoint.plain", lambda state: [state])
+    monkeypatch.setattr("runner.storage.checkpoint.plain", lambda state: [state])
     save(tmp_path, {}, step=1)
     with pytest.raises(CheckpointError, match="must hold a dict, got list"):
         load(tmp_path)
@@ -362,7 +362,7 @@ def test_negative_step_is_refused(tmp_path):
         save(tmp_path, {}, step=-1)
 
 
-# Disks that refuse
+# Disks that exit_with_problems
 
 
 def fail_to_flush(*_: Any) -> None:

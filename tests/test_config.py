@@ -13,10 +13,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from runner import command_line
-from runner.check import ConfigError
-from runner.help_text import GROUPS, INTRODUCTION, keys_of, show
-from runner.targets import CONF
+from runner.config import command_line
+from runner.config.allowlist import CONF
+from runner.config.check import ConfigError
+from runner.config.help import GROUPS, INTRODUCTION, keys_of, show
 
 Refused = Callable[..., str]
 
@@ -80,8 +80,8 @@ def test_problem_of_the_command_line(refused: Refused, arguments: list[str], sen
 
 
 def test_all_problems_at_once(refused: Refused) -> None:
-    lines = refused("epochs=0", "optimizer.lrr=1", "optimizer.lr=-1", "optimizer=sdg", "order=random").splitlines()
-    named = ["optimizer=sdg", "optimizer.lrr", "epochs", "order", "optimizer.lr"]
+    lines = refused("epochs=0", "optimizer.lrr=1", "optimizer.lr=-1", "optimizer=sdg", "shuffle=random").splitlines()
+    named = ["optimizer=sdg", "optimizer.lrr", "epochs", "shuffle", "optimizer.lr"]
     assert [line.split(" ")[0] for line in lines] == named
 
 
@@ -130,32 +130,32 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
 def test_problem_told_before_anything_is_written(
     composed: Callable[..., Any], tmp_path: Path, overrides: list[str], sentence: str
 ) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     directory = composed(*overrides)
     with pytest.raises(ConfigError) as refusal:
-        run(directory)
+        train_run(directory)
     assert sentence in str(refusal.value)
     assert not (tmp_path / "runs").exists()
 
 
 def test_image_tangents_on_the_line(composed: Callable[..., Any]) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     line = ["data=line", "model=mlp", "loss=mse", "penalty=tangent_prop"]
     with pytest.raises(ConfigError, match="rotation"):
-        run(composed(*line, "penalty.tangent_prop.tangents.names=[rotation]"))
+        train_run(composed(*line, "penalty.tangent_prop.tangents.names=[rotation]"))
 
 
 def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
     import torch
 
-    from runner.run import run
+    from runner.run import train_run
 
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ConfigError, match="device must be auto or cpu on this machine, got cuda"):
-        run(composed("device=cuda"))
+        train_run(composed("device=cuda"))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["optimizer.lr=-1"]])

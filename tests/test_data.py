@@ -30,7 +30,7 @@ def numbered(train=100, test=20, classes=4):
 
     def part(first, count):
         numbers = torch.arange(first, first + count)
-        return data.Part(numbers.float().unsqueeze(1), numbers % classes)
+        return data.Split(numbers.float().unsqueeze(1), numbers % classes)
 
     return data.Raw(part(0, train), part(1000, test), classes)
 
@@ -460,7 +460,7 @@ def pictures(seed=0, count=300):
     images[:, 0, 0, 0] = 7  # a constant pixel
     bright = torch.full((50, 2, 4, 3), 255, dtype=torch.uint8)  # must not enter the statistics
     labels = torch.zeros(count, dtype=torch.int64)
-    return data.Raw(data.Part(images, labels), data.Part(bright, labels[:50]), 1)
+    return data.Raw(data.Split(images, labels), data.Split(bright, labels[:50]), 1)
 
 
 @pytest.mark.parametrize("normalize", ["scalar", "component"])
@@ -495,7 +495,7 @@ def test_normalize_none_keeps_values_and_maps_images_to_0_1():
 
 def test_statistics_of_features_far_from_zero():
     years = torch.linspace(2_000_000, 2_000_100, 1000).unsqueeze(1)
-    raw = data.Raw(data.Part(years, years), data.Part(years, years), None)
+    raw = data.Raw(data.Split(years, years), data.Split(years, years), None)
     for normalize in ("scalar", "component"):
         made = data.prepare(raw, normalize=normalize, validation_size=0)
         assert made.scale.item() == pytest.approx(years.double().std(correction=0).item(), rel=1e-6)

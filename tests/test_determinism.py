@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_checkpoint import assert_same
 
-from runner import checkpoint
-from runner.run import run
+from runner.run import train_run
+from runner.storage import checkpoint
 
 Command = Callable[..., Any]
 Composed = Callable[..., Any]
@@ -54,7 +54,7 @@ def ended(composed: Composed, tmp_path: Path) -> Callable[..., Any]:
     def trained(*overrides: str) -> Any:
         own = OWN[1:] if "device=cuda" not in overrides else ()
         directory = composed("force=true", *SHORT, *DRAWING, *QUIET, *own, *overrides, folder=str(tmp_path / "own"))
-        assert run(directory)["status"] == "done"
+        assert train_run(directory)["status"] == "done"
         return outcome(directory.path)
 
     return trained
@@ -106,13 +106,13 @@ def test_each_stream_of_random_numbers_has_a_seed_of_its_own(composed: Composed)
 
 def test_resumed_with_other_threads_warns(composed: Composed, capsys: pytest.CaptureFixture[str]) -> None:
     directory = composed(*SHORT, *QUIET)
-    run(directory)
+    train_run(directory)
     directory.result_path.unlink()
-    run(directory)
+    train_run(directory)
     assert "threads after" not in capsys.readouterr().out
     directory.result_path.unlink()  # a finished run is not trained again
     try:
-        run(composed(*SHORT, *QUIET, "threads=2"))
+        train_run(composed(*SHORT, *QUIET, "threads=2"))
     finally:
         torch.set_num_threads(1)
     warning = "warning: resumed with 2 threads after 1: the last bits of the result may differ"
@@ -125,7 +125,7 @@ def test_resumed_on_another_device_warns(composed: Composed, capsys: pytest.Capt
     directory = composed(*SHORT, *QUIET, "penalty=jacobian")
     ends = []
     for _ in range(2):
-        run(directory)
+        train_run(directory)
         directory.result_path.unlink()
         state = checkpoint.load(directory.path)
         assert state
@@ -133,7 +133,7 @@ def test_resumed_on_another_device_warns(composed: Composed, capsys: pytest.Capt
         for path in checkpoint.checkpoints(directory.path):
             path.unlink()
         checkpoint.save(directory.path, {**state, "loop": loop}, step=4)
-        run(directory)
+        train_run(directory)
         directory.result_path.unlink()
         assert "warning: resumed on cpu after cuda" in capsys.readouterr().out
         ends.append(checkpoint.load(directory.path)["loop"]["model"])  # type: ignore[index]

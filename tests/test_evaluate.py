@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from data import Part
+from data import Split
 from losses import MSE, CrossEntropy
-from runner.evaluate import BATCH, evaluate
+from runner.evaluation.evaluate import BATCH, evaluate
 
 COUNT = 2 * BATCH + 100  # the last batch is a small one
 
@@ -19,7 +19,7 @@ def inputs() -> torch.Tensor:
 
 def test_all_examples_count_alike(inputs: torch.Tensor) -> None:
     model, targets = nn.Linear(4, 3), torch.randint(3, (COUNT,))
-    found = evaluate(model, CrossEntropy(), Part(inputs, targets), 3)
+    found = evaluate(model, CrossEntropy(), Split(inputs, targets), 3)
     outputs = model(inputs).detach()
     torch.testing.assert_close(found.outputs, outputs)
     assert len(found.losses) == COUNT
@@ -32,6 +32,6 @@ def test_all_examples_count_alike(inputs: torch.Tensor) -> None:
 
 def test_a_regression_has_no_error_and_a_model_that_drops_does_not(inputs: torch.Tensor) -> None:
     model = nn.Sequential(nn.Dropout(0.9)).train()
-    found = evaluate(model, MSE(), Part(inputs, inputs + 2), None)
+    found = evaluate(model, MSE(), Split(inputs, inputs + 2), None)
     assert found.error is None
     assert found.metrics("train") == {"train/loss": pytest.approx(4.0)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from losses import Forward, Penalty
-from runner.build import Parts, build, build_optimizer
+from runner.build import Components, build, build_optimizer
 from runner.loop import Diverged, Loop
 from runner.schedule import Constant
 
@@ -30,7 +30,7 @@ def weights_after(loop: Loop, epochs: int = 1) -> Tensor:
     """Train and return all parameters as one vector."""
     for _ in range(epochs):
         loop.run_epoch()
-    return vector(loop.parts.model)
+    return vector(loop.components.model)
 
 
 def vector(model: torch.nn.Module) -> Tensor:
@@ -72,13 +72,15 @@ def test_l2_is_weight_decay(composed: Composed) -> None:
 
 def test_full_gradient_is_the_sum_over_mini_batches_and_counts_l2_once(composed: Composed) -> None:
     overrides = (*MLP, "optimizer.gradient=full", "optimizer.lr=0.1", "penalty=l2", "penalty.l2.weight=0.5")
-    loop = looped(composed, *overrides, "order=sequential")
-    parts = loop.parts
-    before = vector(parts.model)
-    inputs, targets = parts.dataset.train.inputs, parts.dataset.train.targets
-    losses = parts.criterion(parts.model(inputs), targets)
-    objective = losses.reshape(-1, 20).mean(1).sum() + 0.5 * sum(p.square().sum() for p in parts.model.parameters())
-    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(objective, list(parts.model.parameters()))])
+    loop = looped(composed, *overrides, "shuffle=false")
+    components = loop.parts
+    before = vector(components.model)
+    inputs, targets = components.dataset.train.inputs, components.dataset.train.targets
+    losses = components.criterion(components.model(inputs), targets)
+    objective = losses.reshape(-1, 20).mean(1).sum() + 0.5 * sum(
+        p.square().sum() for p in components.model.parameters()
+    )
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(objective, list(components.model.parameters()))])
     after = weights_after(loop)
     torch.testing.assert_close(after, before - 0.1 * gradient, rtol=1e-4, atol=1e-5)
     assert loop.steps_per_epoch == 1
@@ -96,15 +98,15 @@ class Recorder(Penalty):
         return forward.outputs.sum() * 0.0
 
 
-def with_penalty(parts: Parts, penalty: Penalty) -> Parts:
-    parts.penalties["recorder"] = penalty
-    return parts
+def with_penalty(components: Components, penalty: Penalty) -> Components:
+    components.penalties["recorder"] = penalty
+    return components
 
 
 def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> None:
     loop = looped(composed, *MLP, "optimizer=lbfgs", "optimizer.max_iter=4")
     recorder = Recorder()
-    with_penalty(loop.parts, recorder)
+    with_penalty(loop.components, recorder)
     loop.run_epoch()
     assert len(recorder.draws) > 3  # several evaluations in each of three steps
     assert len(set(recorder.draws)) == 3
@@ -113,7 +115,7 @@ def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> Non
 def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
     loop = looped(composed, *MLP)
     recorder = Recorder(weight=2.0, every=2, warmup=2)
-    with_penalty(loop.parts, recorder)
+    with_penalty(loop.components, recorder)
     weights: list[float] = []
     objective = loop.objective
 
@@ -130,15 +132,15 @@ def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
 
 def test_clip_bounds_the_step(composed: Composed) -> None:
     loop = looped(composed, *MLP, "optimizer.clip=0.001", "optimizer.lr=1", "batch_size=60")
-    before = vector(loop.parts.model)
+    before = vector(loop.components.model)
     assert (weights_after(loop) - before).norm().item() == pytest.approx(0.001, rel=1e-3)
 
 
 def test_groups_give_layers_their_own_options(composed: Composed) -> None:
     loop = looped(composed, *SMALL, "optimizer.lr=0.1", "optimizer.groups={fc2: {lr: 0.01}}")
-    rest, own = loop.parts.optimizer.param_groups
+    rest, own = loop.components.optimizer.param_groups
     assert (rest["lr"], own["lr"]) == (0.1, 0.01)
-    fc2 = list(loop.parts.model.get_submodule("fc2").parameters())
+    fc2 = list(loop.components.model.get_submodule("fc2").parameters())
     assert all(param is other for param, other in zip(own["params"], fc2, strict=True))
 
 
@@ -160,7 +162,7 @@ def test_l1_step_uses_the_rate_of_each_group(composed: Composed) -> None:
         "penalty=l1", "penalty.l1.weight=1", "penalty.l1.scale_by_lr=true",
     )  # fmt: skip
     loop.run_epoch()
-    fc1, fc2 = (loop.parts.model.get_submodule(name).weight for name in ("fc1", "fc2"))
+    fc1, fc2 = (loop.components.model.get_submodule(name).weight for name in ("fc1", "fc2"))
     assert (fc1 == 0).float().mean() > 0.5
     assert (fc2 == 0).float().mean() == 0
 
@@ -176,7 +178,7 @@ def test_order_is_a_function_of_seed_and_epoch(composed: Composed) -> None:
     assert sorted(first) == list(range(60))
     loop.epoch = 1
     assert first != order_of(loop)
-    assert order_of(looped(composed, *MLP, "order=sequential")) == list(range(60))
+    assert order_of(looped(composed, *MLP, "shuffle=false")) == list(range(60))
 
 
 def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callable[..., dict[str, Any]]) -> None:
@@ -219,18 +221,18 @@ def test_precision_and_layout_train(train: Callable[..., dict[str, Any]], overri
 def test_bf16_is_of_the_inside_alone(composed: Composed) -> None:
     """Convolutions in bfloat16; outputs, losses, weights and gradients in float32."""
     loop = looped(composed, *SMALL, "precision=bf16", "penalty=jacobian")
-    model, inside = loop.parts.model, []
+    model, inside = loop.components.model, []
     model.get_submodule("conv1").register_forward_hook(lambda *given: inside.append(given[2].dtype))
     loop.run_epoch()
     assert set(inside) == {torch.bfloat16}
-    assert model(loop.parts.dataset.train.inputs[:2]).dtype == torch.float32
+    assert model(loop.components.dataset.train.inputs[:2]).dtype == torch.float32
     assert {tensor.dtype for p in model.parameters() for tensor in (p, p.grad)} == {torch.float32}
     assert loop.objectives.dtype == torch.float32
 
 
 def test_frozen_batch_norm_differentiates_each_example(composed: Composed) -> None:
     loop = looped(composed, *SMALL, "model=large_margin_convnet", "batch_norm=frozen", "penalty=jacobian")
-    model, inputs = loop.parts.model.train(), loop.parts.dataset.train.inputs
+    model, inputs = loop.components.model.train(), loop.components.dataset.train.inputs
     before = inputs
     for name in ("conv1", "relu1", "pool1"):
         before = model.get_submodule(name)(before)
@@ -247,15 +249,15 @@ def test_schedule_sets_the_rate(composed: Composed) -> None:
     rates = []
     for _ in range(2):
         loop.run_epoch()
-        rates.append(loop.parts.optimizer.param_groups[0]["lr"])
+        rates.append(loop.components.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.2, 0.05])
 
 
 def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
     loop = looped(composed, *SMALL, "penalty=[jacobian,l2]")
     loop.run_epoch()
-    assert loop.parts.dataset.train.inputs.grad is None
-    assert all(param.grad is not None for param in loop.parts.model.parameters())
+    assert loop.components.dataset.train.inputs.grad is None
+    assert all(param.grad is not None for param in loop.components.model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -271,5 +273,5 @@ def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
     ],
 )
 def test_layout_is_the_faster_one(composed: Composed, overrides: list[str], expected: bool) -> None:
-    weight = looped(composed, *SMALL, *overrides).parts.model.get_submodule("conv2").weight
+    weight = looped(composed, *SMALL, *overrides).components.model.get_submodule("conv2").weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == expected

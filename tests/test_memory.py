@@ -11,7 +11,7 @@ import psutil
 import pytest
 from forked import Forks, forking
 
-from runner.run import Session, run
+from runner.run import Session, train_run
 
 Composed = Callable[..., Any]
 SHORT = ("data.train_size=100", "data.validation_size=50", "batch_size=25", "optimizer.lr=1e-5")
@@ -43,7 +43,8 @@ def sizes_of_epochs(composed: Composed, monkeypatch: pytest.MonkeyPatch, epochs:
 
     monkeypatch.setattr(Session, "evaluate", measured)
     assert (
-        run(composed(*SHORT, f"epochs={epochs}", "checkpoint_seconds=1e-6", PENALTIES, *overrides))["status"] == "done"
+        train_run(composed(*SHORT, f"epochs={epochs}", "checkpoint_seconds=1e-6", PENALTIES, *overrides))["status"]
+        == "done"
     )
     return sizes
 
@@ -52,7 +53,7 @@ def sizes_of_jobs(composed: Composed, jobs: int, *overrides: str) -> list[int]:
     """Train so many runs one after the other in this process; return the size after each."""
     sizes = []
     for seed in range(jobs):
-        assert run(composed(*SHORT, f"seed={seed}", "epochs=1", PENALTIES, *overrides))["status"] == "done"
+        assert train_run(composed(*SHORT, f"seed={seed}", "epochs=1", PENALTIES, *overrides))["status"] == "done"
         sizes.append(resident())
     return sizes
 

@@ -10,8 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import nn
 
-from data import Dataset, Part, Raw, prepare
-from runner.pictures import confusion_figure, mistakes_figure, regression_figure
+from data import Dataset, Raw, Split, prepare
+from runner.recording.pictures import confusion_figure, mistakes_figure, regression_figure
 
 
 class Parabola(nn.Module):
@@ -28,12 +28,12 @@ class Parabola(nn.Module):
 
 def parabola_data(points: int = 5) -> Dataset:
     inputs = torch.linspace(1, 9, points).unsqueeze(1)
-    part = Part(inputs, inputs.square())
+    part = Split(inputs, inputs.square())
     return prepare(Raw(part, part, classes=None), validation_size=0)
 
 
 def image_data(images: torch.Tensor, labels: torch.Tensor) -> Dataset:
-    return prepare(Raw(Part(images, labels), Part(images, labels), classes=4), validation_size=0)
+    return prepare(Raw(Split(images, labels), Split(images, labels), classes=4), validation_size=0)
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_many_points_get_few_tangents_and_one_point_a_picture() -> None:
 
 
 def test_a_picture_of_a_curve_is_for_one_number_on_one_number() -> None:
-    plane = Part(torch.rand(4, 2), torch.rand(4, 1))
+    plane = Split(torch.rand(4, 2), torch.rand(4, 1))
     assert regression_figure(nn.Linear(2, 1), prepare(Raw(plane, plane, None), validation_size=0)) is None
     images = image_data(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4))
     assert regression_figure(nn.Linear(1, 1), images) is None
@@ -152,7 +152,7 @@ def test_the_worst_mistakes_come_first_and_look_like_the_raw_images() -> None:
 def test_colour_images_and_component_normalisation() -> None:
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 2, 3, 0])
-    part = Part(images, targets)
+    part = Split(images, targets)
     dataset = prepare(Raw(part, part, classes=4), validation_size=0, normalize="component")
     outputs = torch.eye(4)[[1, 2, 3, 0, 1]]
     figure = mistakes_figure(dataset.train.inputs, outputs, targets, torch.arange(5.0), dataset)

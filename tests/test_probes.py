@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from data import Dataset, Part
+from data import Dataset, Split
 from losses import CrossEntropy
-from runner.probes import Boundary, JacobianNorm, Slope, Subject, Zeros
-from runner.robustness import Attack, Disturbance, Noise, Rotation, Shift
+from runner.evaluation.probes import Boundary, JacobianNorm, Slope, Subject, Zeros
+from runner.evaluation.robustness import Attack, Noise, Perturbation, Rotation, Shift
 
 
 def subject_of(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, offset: float = 0.0, scale: float = 1.0, unit: float = 1.0
 ) -> Subject:
     """Ask about a model of two classes, or of a curve, on test (and training) examples given in raw units."""
-    part = Part((inputs - offset) / scale, targets)
+    part = Split((inputs - offset) / scale, targets)
     classes = None if targets.is_floating_point() else 2
     dataset = Dataset(part, None, part, classes, torch.tensor(offset), torch.tensor(scale), unit)
     return Subject(model.eval(), CrossEntropy(), dataset, Generator().manual_seed(0))
@@ -105,7 +105,7 @@ def test_slope_is_in_raw_units_at_each_point_and_greatest_in_each_gap() -> None:
     assert found == pytest.approx({"at_points": 4.0, "between": 1.8, **slopes}, abs=1e-5)
 
 
-def errors(probe: Disturbance, subject: Subject) -> list[float]:
+def errors(probe: Perturbation, subject: Subject) -> list[float]:
     return [float(error) for error in probe(subject).values()]
 
 
@@ -135,7 +135,7 @@ def raw(subject: Subject, inputs: Tensor) -> Tensor:
 
 def test_shift_moves_by_whole_pixels_four_ways_and_black_comes_in(images: Subject) -> None:
     part = images.dataset.test
-    found = [raw(images, inputs) for inputs in Shift([2]).disturbed(images, part, 2)]
+    found = [raw(images, inputs) for inputs in Shift([2]).perturbed(images, part, 2)]
     padded = nn.functional.pad(raw(images, part.inputs), (2, 2, 2, 2))
     expected = [padded[..., y : y + 6, x : x + 6] for y, x in ((2, 4), (2, 0), (4, 2), (0, 2))]
     for one, other in zip(found, expected, strict=True):
@@ -144,7 +144,7 @@ def test_shift_moves_by_whole_pixels_four_ways_and_black_comes_in(images: Subjec
 
 def test_rotation_by_a_quarter_turns_either_way(images: Subject) -> None:
     part = images.dataset.test
-    found = [raw(images, inputs) for inputs in Rotation([90]).disturbed(images, part, 90)]
+    found = [raw(images, inputs) for inputs in Rotation([90]).perturbed(images, part, 90)]
     expected = [torch.rot90(raw(images, part.inputs), turns, (2, 3)) for turns in (1, -1)]
     if not torch.allclose(found[0], expected[0], atol=0.01):
         expected.reverse()
@@ -177,7 +177,7 @@ def test_attack_on_a_linear_model_finds_the_worst_corner(steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 10])
 def test_attack_stays_within_its_size_and_images_stay_images(images: Subject, steps: int) -> None:
     part = images.dataset.test
-    (moved,) = Attack([0.1], steps).disturbed(images, part, 0.1)
+    (moved,) = Attack([0.1], steps).perturbed(images, part, 0.1)
     before, after = raw(images, part.inputs), raw(images, moved)
     assert after.min() >= -1e-3
     assert after.max() <= 255 + 1e-3
@@ -191,7 +191,7 @@ def test_attack_on_images_of_other_numbers_knows_no_range(steps: int) -> None:
     pictures = 40 * draw(3, 1, 6, 6)
     subject = subject_of(linear(draw(2, 36)), pictures, torch.tensor([0, 1, 1]), offset=33.0, scale=70.0)
     for size in (0.0, 2.0):
-        (moved,) = Attack([size], steps).disturbed(subject, subject.dataset.test, size)
+        (moved,) = Attack([size], steps).perturbed(subject, subject.dataset.test, size)
         changes = (raw(subject, moved) - pictures).abs()
         torch.testing.assert_close(changes, torch.full_like(changes, size), rtol=0, atol=1e-3)
 
@@ -200,7 +200,7 @@ def test_one_step_starts_at_the_input_and_more_at_random(images: Subject) -> Non
     """With no slope to climb the first stays where it is; the other stays where it began."""
     flat = Subject(linear(torch.zeros(2, 36)), images.criterion, images.dataset, images.generator)
     part = images.dataset.test
-    (fgsm,), (pgd,) = (Attack([0.1], steps).disturbed(flat, part, 0.1) for steps in (1, 10))
+    (fgsm,), (pgd,) = (Attack([0.1], steps).perturbed(flat, part, 0.1) for steps in (1, 10))
     torch.testing.assert_close(fgsm, part.inputs)
     assert (pgd != part.inputs).double().mean() > 0.9
 

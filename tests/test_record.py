@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch import nn
 
-from runner.events import Events, scalars
-from runner.record import Recorder
+from runner.recording.events import Events, scalars
+from runner.recording.recorder import Recorder
 
 PENALTIES: dict[str, dict[str, object]] = {
     "none": {},
@@ -49,8 +49,8 @@ def start(directory: Path, resume_at: int | None = None, history: list[dict[str,
 
 def epochs(recorder: Recorder, first: int, last: int, factor: float = 1.0) -> None:
     for epoch in range(first, last + 1):
-        recorder.losses(epoch, "train", factor * torch.arange(10.0))
-        recorder.scalars(epoch, {"train/loss": factor / epoch, "validation/error": factor * epoch})
+        recorder.record_losses(epoch, "train", factor * torch.arange(10.0))
+        recorder.record_scalars(epoch, {"train/loss": factor / epoch, "validation/error": factor * epoch})
 
 
 def table(directory: Path) -> list[dict[str, str]]:
@@ -128,16 +128,16 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             hparams = {"lr": 0.1, "augment": False, "model": "mlp", "widths": [5, 5], **penalty}
             recorder = Recorder(root / f"{name}_{seed}", hparams=hparams, group=name)
             epochs(recorder, 1, 3)
-            recorder.layers(3, model)
+            recorder.record_layers(3, model)
             figure = Figure(figsize=(2, 1), dpi=100)
             figure.subplots().plot([0, 1])
-            recorder.figure(3, "confusion/test", figure)
+            recorder.record_figure(3, "confusion/test", figure)
             recorder.finish({"validation/error": 0.25 + 0.5 * seed}, "done")
             recorder.close()
     for status in ("diverged", "failed", "interrupted"):
         recorder = Recorder(root / status, hparams={"lr": float("nan")}, group=status)
-        recorder.losses(1, "train", torch.tensor([float("nan"), float("inf")]))
-        recorder.scalars(1, {"train/loss": float("nan")})
+        recorder.record_losses(1, "train", torch.tensor([float("nan"), float("inf")]))
+        recorder.record_scalars(1, {"train/loss": float("nan")})
         recorder.finish({}, status)
         recorder.close()
     history = []
@@ -317,7 +317,7 @@ def test_what_stands_there_already_is_not_written_twice(tmp_path: Path) -> None:
 
 def test_a_killed_process_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from runner.record import Recorder\n"
+        "import os, signal, sys; from pathlib import Path; from runner.recording.recorder import Recorder\n"
         "r = Recorder(Path(sys.argv[1]), hparams={}, group='g')\n"
         "for e in (1, 2): r.scalars(e, {'train/loss': 1 / e})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -334,11 +334,11 @@ def test_a_killed_process_loses_nothing_that_was_recorded(tmp_path: Path) -> Non
 
 def test_the_table_grows_new_columns_and_joins_what_belongs_to_one_epoch(tmp_path: Path) -> None:
     recorder = start(tmp_path)
-    recorder.scalars(1, {"train/loss": 0.1})
-    recorder.scalars(2, {"train/loss": float("nan")})
-    recorder.scalars(3, {"train/loss": 0.3, "probe/norm": 1e-17})
-    recorder.scalars(3, {"test/error": np.float64(0.25)})
-    recorder.scalars(4, {"train/loss": float("inf")})
+    recorder.record_scalars(1, {"train/loss": 0.1})
+    recorder.record_scalars(2, {"train/loss": float("nan")})
+    recorder.record_scalars(3, {"train/loss": 0.3, "probe/norm": 1e-17})
+    recorder.record_scalars(3, {"test/error": np.float64(0.25)})
+    recorder.record_scalars(4, {"train/loss": float("inf")})
     assert recorder.history[2] == {"epoch": 3, "train/loss": 0.3, "probe/norm": 1e-17, "test/error": 0.25}
     assert all(type(value) in (int, float) for row in recorder.history for value in row.values())
     assert list(table(tmp_path)[0]) == ["epoch", "train/loss", "probe/norm", "test/error"]
@@ -363,7 +363,7 @@ def test_norms_of_weights_and_gradients_are_per_layer_without_biases(tmp_path: P
     model.register_parameter("own", nn.Parameter(torch.tensor([3.0, 4.0])))
     model.fc2.requires_grad_(False)
     recorder = start(tmp_path)
-    recorder.layers(1, model)
+    recorder.record_layers(1, model)
     recorder.close()
     found = {
         tag: points[0][1] for tag, points in values(tmp_path).items() if not tag.startswith(("_hparams_", "custom_"))
@@ -382,7 +382,7 @@ def test_norms_of_weights_and_gradients_are_per_layer_without_biases(tmp_path: P
 
 def test_a_model_without_parameters_has_no_layers(tmp_path: Path) -> None:
     recorder = start(tmp_path)
-    recorder.layers(1, nn.ReLU())
+    recorder.record_layers(1, nn.ReLU())
     recorder.close()
     assert list(values(tmp_path)) == ["_hparams_/session_start_info", "custom_scalars__config__"]
 
@@ -401,7 +401,7 @@ def test_a_model_without_parameters_has_no_layers(tmp_path: Path) -> None:
 )
 def test_histograms_never_raise_and_count_what_is_finite(tmp_path: Path, losses: list[float], count: int) -> None:
     recorder = start(tmp_path)
-    recorder.losses(1, "train", torch.tensor(losses, requires_grad=True))
+    recorder.record_losses(1, "train", torch.tensor(losses, requires_grad=True))
     recorder.close()
     points = values(tmp_path).get("losses/train", [])
     assert sum(sum(histogram.bucket) for _, histogram in points) == count
@@ -413,7 +413,7 @@ def test_diverged_weights_are_recorded_without_an_error(tmp_path: Path) -> None:
     nn.init.constant_(model.fc2.weight, 1e38)
     model.fc1.weight.grad = torch.full((4, 3), float("inf"))
     recorder = start(tmp_path)
-    recorder.layers(1, model)
+    recorder.record_layers(1, model)
     recorder.close()
     assert np.isnan(values(tmp_path)["weights/fc1"][0][1])
     assert "weights/fc1/values" not in values(tmp_path)

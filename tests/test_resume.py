@@ -19,7 +19,7 @@ from forked import Forks, forking
 from test_checkpoint import assert_same
 from test_record import serve, values
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 EPOCHS, STEPS = 5, 6  # of an epoch
 MOMENTS = ("before", "within", "after", "saving")
@@ -94,17 +94,17 @@ def steps_of(notes: Path) -> dict[int, set[str]]:
 
 
 def assert_as_undisturbed(forks: Forks) -> None:
-    """Compare the runs `disturbed` and `whole`: steps, final states, tables."""
+    """Compare the runs `perturbed` and `whole`: steps, final states, tables."""
     whole = steps_of(forks.folder / "whole.notes")
     assert set(whole) == set(range(EPOCHS * STEPS))
     assert len(set.union(*whole.values())) > STEPS  # it does train
-    assert steps_of(forks.folder / "disturbed.notes") == whole
-    one, other = (checkpoint.load(directory_of(forks, runs)) for runs in ("disturbed", "whole"))
+    assert steps_of(forks.folder / "perturbed.notes") == whole
+    one, other = (checkpoint.load(directory_of(forks, runs)) for runs in ("perturbed", "whole"))
     assert one
     assert other
     assert_same(one["loop"], other["loop"])
     assert_same(*(timeless(state["history"]) for state in (one, other)))
-    assert_same(*(timeless(table(directory_of(forks, runs))) for runs in ("disturbed", "whole")))
+    assert_same(*(timeless(table(directory_of(forks, runs))) for runs in ("perturbed", "whole")))
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,11 +117,11 @@ def table(directory: Path) -> list[dict[str, Any]]:
 
 
 def disturb(forks: Forks, model: str, optimizer: str, penalty: str, *, kills: int, **faults: Any) -> None:
-    """Make the runs `whole` and `disturbed`, each with notes of its steps."""
-    arguments = [line(model, optimizer, penalty, runs) for runs in ("whole", "disturbed")]
+    """Make the runs `whole` and `perturbed`, each with notes of its steps."""
+    arguments = [line(model, optimizer, penalty, runs) for runs in ("whole", "perturbed")]
     assert forks.run(*arguments[0], notes="whole.notes") == 0, forks.said()
-    killed_and_resumed(forks, arguments[1], kills, time.time_ns(), notes="disturbed.notes", **faults)
-    log = (directory_of(forks, "disturbed") / "train.log").read_text()
+    killed_and_resumed(forks, arguments[1], kills, time.time_ns(), notes="perturbed.notes", **faults)
+    log = (directory_of(forks, "perturbed") / "train.log").read_text()
     resumed = re.findall(r"resumed at epoch (\d+), step (\d+) of it", log)
     assert any(step != "0" for _, step in resumed), log  # else it has tested less than it says
 
@@ -134,13 +134,13 @@ def test_killed_run_ends_as_an_undisturbed_one(forks: Forks, model: str, optimiz
 
 def test_killed_between_two_epochs(forks: Forks) -> None:
     """A state saved after an epoch's last step and before its evaluation would lack what is recorded of the epoch."""
-    arguments = [line("mlp", "adam", "jacobian", runs) for runs in ("whole", "disturbed")]
+    arguments = [line("mlp", "adam", "jacobian", runs) for runs in ("whole", "perturbed")]
     assert forks.run(*arguments[0], notes="whole.notes") == 0, forks.said()
     for moment in MOMENTS:
-        fault = {"after": STEPS, "moment": moment, "notes": "disturbed.notes"}
+        fault = {"after": STEPS, "moment": moment, "notes": "perturbed.notes"}
         assert forks.run(*arguments[1], "checkpoint_seconds=1e-6", **fault) == -9, forks.said()
-    assert forks.run(*arguments[1], notes="disturbed.notes") == 0, forks.said()
-    assert "resumed at epoch 1, step 0 of it" in (directory_of(forks, "disturbed") / "train.log").read_text()
+    assert forks.run(*arguments[1], notes="perturbed.notes") == 0, forks.said()
+    assert "resumed at epoch 1, step 0 of it" in (directory_of(forks, "perturbed") / "train.log").read_text()
     assert_as_undisturbed(forks)
 
 
@@ -167,8 +167,8 @@ def test_killed_run_ends_as_an_undisturbed_one_whole(forks: Forks, model: str, o
 def test_state_that_is_not_restored_shows(forks: Forks, forgotten: str) -> None:
     """The means are a record alone; all else changes the steps themselves."""
     disturb(forks, "mlp", "adam", "jacobian", kills=1, forget=forgotten)
-    whole, disturbed = (steps_of(forks.folder / f"{name}.notes") for name in ("whole", "disturbed"))
-    assert (disturbed == whole) == (forgotten == "means")
+    whole, perturbed = (steps_of(forks.folder / f"{name}.notes") for name in ("whole", "perturbed"))
+    assert (perturbed == whole) == (forgotten == "means")
     with pytest.raises(AssertionError):
         assert_as_undisturbed(forks)
 
@@ -196,14 +196,14 @@ def test_dropout_goes_on_where_it_was(forks: Forks, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("load_fast", ["true", "false"], ids=["fast", "python"])
 def test_tensorboard_after_kills_has_increasing_steps(forks: Forks, load_fast: str) -> None:
     disturb(forks, "mlp", "momentum", "none", kills=3)
-    for found in (values(directory_of(forks, runs)) for runs in ("whole", "disturbed")):
+    for found in (values(directory_of(forks, runs)) for runs in ("whole", "perturbed")):
         for tag, points in found.items():
             steps = [step for step, _ in points]
             assert steps == sorted(set(steps)), tag
         assert [step for step, _ in found["train/loss"]] == list(range(1, EPOCHS + 1))
     assert found["train/loss"] == values(directory_of(forks, "whole"))["train/loss"]
-    for board in serve(forks.folder / "disturbed", load_fast):
-        run = str(directory_of(forks, "disturbed").relative_to(forks.folder / "disturbed"))
+    for board in serve(forks.folder / "perturbed", load_fast):
+        run = str(directory_of(forks, "perturbed").relative_to(forks.folder / "perturbed"))
         for tag in ("train/loss", "train/objective", "test/error"):
             points = board.wait_for(run, tag, EPOCHS)
             assert [step for _, step, _ in points] == list(range(1, EPOCHS + 1))
@@ -212,7 +212,7 @@ def test_tensorboard_after_kills_has_increasing_steps(forks: Forks, load_fast: s
 def test_one_bit_shows(forks: Forks) -> None:
     """The negative control of the comparison itself."""
     disturb(forks, "mlp", "momentum", "none", kills=1)
-    directory = directory_of(forks, "disturbed")
+    directory = directory_of(forks, "perturbed")
     state = checkpoint.load(directory)
     assert state
     weight = state["loop"]["model"]["fc1.weight"]

@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from losses import LargeMargin
-from runner.check import ConfigError
-from runner.cores import cores
-from runner.directory import Busy, RunDirectory, digest, identity
+from runner.config.check import ConfigError
+from runner.evaluation.probes import Zeros
 from runner.outcome import objective
-from runner.probes import Zeros
-from runner.provenance import commit
+from runner.storage.directory import Busy, Run, digest, identity
+from runner.storage.provenance import commit
+from runner.system import cores
 
 Train = Callable[..., dict[str, Any]]
 Command = Callable[..., Any]
@@ -76,7 +76,7 @@ def test_a_user_brings_model_data_loss_and_penalty(command: Command, tmp_path: P
     (tmp_path / "mine" / "__init__.py").write_text(
         """
 import torch
-from data import Part, Raw
+from data import Split, Raw
 from losses import Criterion, Penalty
 
 class Model(torch.nn.Sequential):
@@ -88,7 +88,7 @@ class Data:
         self.n = n
     def load(self):
         inputs = torch.linspace(0, 1, self.n)[:, None]
-        return Raw(Part(inputs, inputs**2), Part(inputs, inputs**2), classes=None)
+        return Raw(Split(inputs, inputs**2), Split(inputs, inputs**2), classes=None)
 
 class Cubic(Criterion):
     targets = "values"
@@ -141,15 +141,15 @@ def test_identity_is_the_values_not_their_order_or_spelling() -> None:
 
 
 def test_two_at_once_in_one_directory(composed: Callable[..., Any]) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     directory = composed(*MLP, "histograms=false", "pictures=false")
     directory.path.mkdir(parents=True)
     with open(directory.path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(Busy, match="another process is training in"):
-            run(directory)
-    assert run(directory)["status"] == "done"  # the lock is free again
+            train_run(directory)
+    assert train_run(directory)["status"] == "done"  # the lock is free again
 
 
 def test_regression_is_judged_by_its_loss(train: Train) -> None:
@@ -166,10 +166,10 @@ def test_evaluate_every_does_not_change_training(train: Train) -> None:
 
 
 def test_recording_does_not_change_training(composed: Callable[..., Any], train: Train) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     silent = train(*SMALL)
-    recorded = run(composed(*SMALL, "force=true"))
+    recorded = train_run(composed(*SMALL, "force=true"))
     assert silent["run_id"] == recorded["run_id"]
     assert silent["train/loss"] == recorded["train/loss"]
     assert silent["train/objective"] == recorded["train/objective"]
@@ -212,7 +212,7 @@ def test_the_order_of_penalties_changes_no_bit(train: Train) -> None:
 def test_other_contents_of_a_data_file_are_another_run(composed: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
 
-    def directory(value: float, seed: int = 0) -> RunDirectory:
+    def directory(value: float, seed: int = 0) -> Run:
         x = np.full((4, 2), value, np.float32)
         np.savez(path, train_images=x, train_labels=np.arange(4), test_images=x, test_labels=np.arange(4))
         return composed("data=npz", f"data.path={path}", "model=mlp", f"seed={seed}")
@@ -245,13 +245,13 @@ def test_cores_where_the_system_does_not_tell_ours(monkeypatch: pytest.MonkeyPat
 
 
 def test_training_does_not_need_its_terminal(composed: Callable[..., Any]) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    assert run(composed(*MLP), Closed())["status"] == "done"
+    assert train_run(composed(*MLP), Closed())["status"] == "done"
 
 
 def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,18 +265,18 @@ def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pyte
 def test_a_probe_has_the_number_that_is_to_be_minimised(
     composed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     for number, expected in (("all", 0.0), ("fc9", math.inf)):
         directory = composed(*MLP, "probe=zeros", f"objective_metric=probe/zeros/{number}")
-        run(directory)
+        train_run(directory)
         assert objective(directory) == expected
     assert "objective_metric must be one of probe/zeros/all, probe/zeros/fc1.weight, " in capsys.readouterr().err
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from runner.loop import Loop
-    from runner.run import run
+    from runner.run import train_run
 
     def broken(self: Loop, *arguments: Any) -> None:
         raise RuntimeError("can't allocate memory: you tried to allocate 10 bytes")
@@ -284,7 +284,7 @@ def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], mon
     monkeypatch.setattr(Loop, "step", broken)
     directory = composed(*MLP)
     with pytest.raises(RuntimeError):
-        run(directory)
+        train_run(directory)
     result = directory.result()
     assert result["status"] == "failed"
     assert "out of memory with batch_size=50: lower it" in result["reason"]

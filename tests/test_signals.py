@@ -22,8 +22,8 @@ import pytest
 from forked import ROOT, Forks, forking
 from test_resume import steps_of
 
-from runner import checkpoint
-from runner.outcome import again, objective
+from runner.outcome import objective, resume_command
+from runner.storage import checkpoint
 
 QUIET = ("threads=1", "device=cpu", "histograms=false", "pictures=false")
 SHORT = ("data=line", "model=mlp", "loss=mse", "batch_size=2", *QUIET)  # three steps an epoch
@@ -141,7 +141,7 @@ def test_the_command_is_told_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, uv
     if uv:
         monkeypatch.setenv("UV", uv)
     monkeypatch.setattr(sys, "argv", ["train.py", "penalty=[l2,l1]", "name=a b"])
-    assert again() == f"{start} train.py 'penalty=[l2,l1]' 'name=a b'"
+    assert resume_command() == f"{start} train.py 'penalty=[l2,l1]' 'name=a b'"
 
 
 def test_a_forced_run_that_was_interrupted_goes_on(forks: Forks) -> None:
@@ -235,25 +235,25 @@ def test_divergence_from_the_command_line(forks: Forks) -> None:
 
 def test_divergence_in_the_last_step_of_all(composed: Callable[..., Any]) -> None:
     """Its objective is that of the weights before it, and finite; those it leaves behind are not."""
-    from runner.run import run
+    from runner.run import train_run
 
     once = ("data.train_size=50", "data.validation_size=0", "epochs=1", "optimizer.lr=1e30", "histograms=true")
     directory = composed(*once)
-    assert run(directory)["status"] == "diverged"
+    assert train_run(directory)["status"] == "diverged"
     assert objective(directory) == math.inf
-    went_on = run(composed(*once, "on_nan=continue"))
+    went_on = train_run(composed(*once, "on_nan=continue"))
     assert went_on["status"] == "done"
     assert not math.isfinite(went_on["train/loss"])
 
 
 @pytest.mark.parametrize("penalty", ["[]", "[l2,jacobian]", "[large_margin]"])
 def test_no_histogram_and_no_picture_of_nan_raises(composed: Callable[..., Any], penalty: str) -> None:
-    from runner.run import run
+    from runner.run import train_run
 
     overrides = ("data.train_size=50", "epochs=2", "optimizer.lr=1e20", "on_nan=continue", f"penalty={penalty}")
-    assert run(composed(*overrides, "histograms=true", "pictures=true"))["status"] == "done"
+    assert train_run(composed(*overrides, "histograms=true", "pictures=true"))["status"] == "done"
     curve = ("data=line", "model=mlp", "loss=mse", "epochs=9", "optimizer.lr=1e20", "on_nan=continue")
-    assert run(composed(*curve, "histograms=true", "pictures=true"))["status"] == "done"
+    assert train_run(composed(*curve, "histograms=true", "pictures=true"))["status"] == "done"
 
 
 # ---- A full disk
@@ -298,9 +298,9 @@ def test_a_sweep_goes_on_when_the_disk_is_full(forks: Forks) -> None:
 def test_full_disk_ends_the_run_in_one_sentence_and_leaves_what_was_saved(
     composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runner import files
-    from runner.outcome import verdict
-    from runner.run import run
+    from runner.outcome import failure_message
+    from runner.run import train_run
+    from runner.storage import atomic as files
 
     directory = composed(*SHORT, "epochs=4", "checkpoint_seconds=1e-6")
     replace, saved = files.replace, []
@@ -314,13 +314,13 @@ def test_full_disk_ends_the_run_in_one_sentence_and_leaves_what_was_saved(
     with monkeypatch.context() as full:
         full.setattr(files, "replace", refused)
         with pytest.raises(files.WriteError) as caught:
-            run(directory)
-    (sentence,), code = verdict(caught.value, directory)
+            train_run(directory)
+    (sentence,), code = failure_message(caught.value, directory)
     expected = rf"cannot write {re.escape(str(saved[5]))} \(.* bytes, No space left on device\): [\d,]+ bytes free in "
     assert re.search(expected, sentence)
     assert code == 1
     assert directory.result()["status"] == "failed"
     assert "No space left on device" in directory.result()["reason"]
     assert checkpoint.load(directory.path)["loop"]["batch"] == 1  # type: ignore[index]  # of the fifth save
-    assert run(directory)["status"] == "done"
+    assert train_run(directory)["status"] == "done"
     assert "resumed at epoch 1, step 1" in (directory.path / "train.log").read_text()

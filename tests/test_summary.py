@@ -22,15 +22,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from test_record import epochs, serve, start
 
-from runner.check import problems_of_config
-from runner.command_line import loader_with
-from runner.compose import Composer, resolved
-from runner.directory import RunDirectory
+from runner.config.allowlist import CONF
+from runner.config.check import problems_of_config
+from runner.config.command_line import loader_with
+from runner.config.compose import Composer, resolved
+from runner.storage.directory import Run
 from runner.summary import NothingToShow, Summary, report, summarize
 from runner.summary.axis import are_log_spaced
 from runner.summary.figure import figure_of
-from runner.summary.text import columns_of, markdown, show, table_csv
-from runner.targets import CONF
+from runner.summary.table import columns_of, markdown, show, table_csv
 
 ROOT = CONF.parent
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
@@ -38,13 +38,13 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write(composed: Callable[..., RunDirectory], tmp_path: Path) -> Write:
+def write(composed: Callable[..., Run], tmp_path: Path) -> Write:
     """Return a function that writes the two files of a run of a sweep, and returns the run's directory."""
-    bases: dict[tuple[str, ...], RunDirectory] = {}
+    bases: dict[tuple[str, ...], Run] = {}
 
     def written(*overrides: str, seed: int = 0, folder: str = "a", status: str = "done", **result: Any) -> Path:
         base = bases.setdefault(overrides, bases.get(overrides) or composed(*overrides))
-        directory = RunDirectory({**base.config, "seed": seed, "name": folder}, {})
+        directory = Run({**base.config, "seed": seed, "name": folder}, {})
         directory.write_config()
         directory.write_result({"status": status, "seed": seed, **{k.replace("_", "/"): v for k, v in result.items()}})
         return directory.path
@@ -214,7 +214,7 @@ def test_the_best_row_is_told_by_validation_and_never_by_the_test_set(write: Wri
     for weight, validation, test in [(0, 0.3, 0.1), (1, 0.2, 0.9), (2, 0.25, 0.0)]:
         write(*l2(weight), validation_error=validation, test_error=test, train_error=0.0)
     summary = summarize(folder(tmp_path))
-    assert (summary.judge, [row.keys for row in summary.best]) == ("validation/error", [{"l2.weight": 1}])
+    assert (summary.monitor, [row.keys for row in summary.best]) == ("validation/error", [{"l2.weight": 1}])
     line = next(line for line in printed(summary).splitlines() if line.startswith("*"))
     assert line.split()[:3] == ["*", "1", "1"]
 
@@ -223,7 +223,7 @@ def test_without_validation_the_training_part_tells_and_ties_go_by_its_loss(writ
     for weight, error, loss, test in [(0, 0.0, 0.2, 0.1), (1, 0.0, 0.1, 0.2), (2, 0.5, 0.0, 0.0)]:
         write(*l2(weight), train_error=error, train_loss=loss, test_error=test)
     summary = summarize(folder(tmp_path))
-    assert (summary.judge, [row.keys["l2.weight"] for row in summary.best]) == ("train/error", [1])
+    assert (summary.monitor, [row.keys["l2.weight"] for row in summary.best]) == ("train/error", [1])
 
 
 def test_a_row_that_diverges_is_not_the_best(write: Write, tmp_path: Path) -> None:
@@ -432,8 +432,8 @@ def test_every_grid_point_of_a_preset_passes_the_check(name: str) -> None:
 def test_the_lectures_tables_have_the_lectures_settings() -> None:
     for name in ("lecture_l2", "lecture_l1"):
         preset = yaml.safe_load((CONF / "sweep" / f"{name}.yaml").read_text())
-        settings = (preset["epochs"], preset["batch_size"], preset["order"], preset["optimizer"]["lr"])
-        assert settings == (25, 100, "sequential", 0.1)
+        settings = (preset["epochs"], preset["batch_size"], preset["shuffle"], preset["optimizer"]["lr"])
+        assert settings == (25, 100, False, 0.1)
         assert preset["data"] == {"train_size": 1000, "validation_size": 0}
         assert preset["hydra"]["sweeper"]["params"]["seed"] == "range(5)"
 
@@ -446,7 +446,7 @@ def test_tensorboard_shows_train_against_test_in_one_chart_once(tmp_path: Path, 
     for name in ("a", "b"):
         recorder = start(tmp_path / name)
         epochs(recorder, 1, 3)
-        recorder.scalars(4, {"train/loss": 1.0, "test/loss": 2.0, "train/error": 0.5})
+        recorder.record_scalars(4, {"train/loss": 1.0, "test/loss": 2.0, "train/error": 0.5})
         recorder.close()
     server = serve(tmp_path, load_fast)
     board = next(server)

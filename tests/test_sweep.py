@@ -19,10 +19,10 @@ import pytest
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
-from runner import checkpoint
-from runner.command_line import loader_with
-from runner.compose import Composer, compose, resolved
+from runner.config.command_line import loader_with
+from runner.config.compose import Composer, compose, resolved
 from runner.signals import Interrupted, StopSignals
+from runner.storage import checkpoint
 
 TINY = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 FAULTY = (*(line for line in TINY if line != "loss=mse"), "loss=faulty", "allow_targets=[faults]", "epochs=20")
@@ -456,7 +456,7 @@ def test_a_launchers_handler_is_called_after_saving() -> None:
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    from runner.hydra_node import EXTRAS, problems_of_packages
+    from runner.config.hydra_node import EXTRAS, problems_of_packages
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for package, extra in EXTRAS.items():

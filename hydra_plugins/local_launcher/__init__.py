@@ -1,4 +1,4 @@
-"""What Hydra finds of this project's sweeps: thin classes, read at every start, so torch stays out (`runner.pool`)."""
+"""What Hydra finds of this project's sweeps: thin classes, read at every start, so torch stays out."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs that are not done yet, and return the objectives of all."""
-        from runner.pool import run_all
-        from runner.sweep import checked_directories
+        from runner.sweep.conclude import checked_runs
+        from runner.sweep.pool import run_all
 
-        directories = checked_directories(self.loader, self.config, job_overrides)
-        objectives = run_all(directories, self.n_jobs)
+        runs = checked_runs(self.loader, self.config, job_overrides)
+        objectives = run_all(runs, self.n_jobs)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
             for overrides, objective in zip(job_overrides, objectives, strict=True)
@@ -42,7 +42,7 @@ class GridSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Leave with exit code 2 and a sentence for each problem; the local launcher does so by itself."""
-        from runner.sweep import checked_directories
+        from runner.sweep.conclude import checked_runs
 
         if not isinstance(self.launcher, LocalLauncher):
-            checked_directories(self.hydra_context.config_loader, self.config, batch)
+            checked_runs(self.hydra_context.config_loader, self.config, batch)

@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.summary.columns import BLANK, order, swept
-from runner.summary.runs import Run, config_of, directories, read_run
+from runner.summary.runs import RunRecord, config_of, directories, read_run
+from runner.summary.settings import BLANK, sort_key, swept
 
-JUDGES = (
+MONITORS = (
     "validation/error",
     "validation/loss",
     "train/error",
@@ -57,10 +57,10 @@ class Row:
     """One group: what tells it from the others, and its runs."""
 
     keys: Mapping[str, Any]
-    runs: Sequence[Run]
+    runs: Sequence[RunRecord]
 
     @cached_property
-    def done(self) -> list[Run]:
+    def done(self) -> list[RunRecord]:
         """The runs that ended well: these alone are in the means."""
         return [run for run in self.runs if run.status == "done"]
 
@@ -86,7 +86,7 @@ class Summary:
     """Rows in the order of their keys, and the runs that are in none of the means, with the reasons."""
 
     rows: Sequence[Row]
-    others: Sequence[Run]
+    others: Sequence[RunRecord]
 
     @cached_property
     def columns(self) -> list[str]:
@@ -104,21 +104,21 @@ class Summary:
         return next((metric for metric in ("test/error", "test/loss", *self.metrics) if metric in self.metrics), None)
 
     @cached_property
-    def judge(self) -> str | None:
+    def monitor(self) -> str | None:
         """What the best row is told by: what all rows with a mean have, of validation if possible."""
         rows = [row for row in self.rows if row.done]
-        return next((judge for judge in JUDGES if rows and all(judge in row.metrics for row in rows)), None)
+        return next((monitor for monitor in MONITORS if rows and all(monitor in row.metrics for row in rows)), None)
 
     @cached_property
     def best(self) -> list[Row]:
-        """The rows with the least mean of the judge, or its loss where they are equal; several if that is equal too.
+        """The rows with the least mean of the monitor, or its loss where they are equal; several if that is equal too.
 
         A row of which a run diverged is among them only if all rows have such a run.
         """
-        rows = [row for row in self.rows if math.isfinite(row.mean(self.judge))]
+        rows = [row for row in self.rows if math.isfinite(row.mean(self.monitor))]
         rows = [row for row in rows if not row.diverged] or rows
-        loss = f"{str(self.judge).partition('/')[0]}/loss"
-        ranks = [(row.mean(self.judge), row.mean(loss)) for row in rows]
+        loss = f"{str(self.monitor).partition('/')[0]}/loss"
+        ranks = [(row.mean(self.monitor), row.mean(loss)) for row in rows]
         return [row for row, rank in zip(rows, ranks, strict=True) if rank == min(ranks)]
 
 
@@ -133,7 +133,7 @@ def summarize(*folders: Path) -> Summary:
     known = list(found.values())  # a run counts once, though it be in two directories side by side
     ids = [run.result.get("run_id") for run in known]
     compared = len(set(ids)) < len(ids)
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for run in known:
         groups[str(run.path.parent) if compared else "", run.result["group_id"]].append(run)
     configs = {group: config_of(members) for group, members in groups.items()}
@@ -146,14 +146,16 @@ def summarize(*folders: Path) -> Summary:
         keys = [{"sweep": os.path.relpath(name, common)} | own for name, own in zip(names, keys, strict=True)]
     rows = [Row(own, groups[group]) for (group, _), own in zip(readable, keys, strict=True)]
     others = [run for run in runs if run.status != "done" and run not in lost]
-    others += [Run(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost]
+    others += [
+        RunRecord(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost
+    ]
     return Summary(in_order(rows), others)
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Return the rows sorted by their keys, the first column first; runs by their seeds."""
     columns = list(dict.fromkeys(key for row in rows for key in row.keys))
-    return sorted(rows, key=lambda row: [order(row.keys.get(column, BLANK)) for column in columns])
+    return sorted(rows, key=lambda row: [sort_key(row.keys.get(column, BLANK)) for column in columns])
 
 
 def report(folders: Sequence[Path], metric: str | None = None, out: Path | None = None) -> Summary:
@@ -168,7 +170,7 @@ def report(folders: Sequence[Path], metric: str | None = None, out: Path | None 
         NothingToShow: if there is no run, or no such metric.
         WriteError: if a file cannot be written.
     """
-    from runner.summary import figure, text  # late: matplotlib takes half a second
+    from runner.summary import figure, table  # late: matplotlib takes half a second
 
     summary = summarize(*folders)
     if not summary.rows and not summary.others:
@@ -177,7 +179,7 @@ def report(folders: Sequence[Path], metric: str | None = None, out: Path | None 
         raise NothingToShow(f"metric must be one of {', '.join(summary.metrics)}, got {metric!r}")
     if out is None:
         out = folders[0] if len(folders) == 1 else folders[0].parent / "+".join(folder.name for folder in folders)
-    text.write(summary, out, metric or summary.metric)
+    table.write(summary, out, metric or summary.metric)
     figure.write(summary, out, metric or summary.metric)
-    text.show(summary, out, metric or summary.metric)
+    table.show(summary, out, metric or summary.metric)
     return summary

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from runner.summary.columns import is_number, text
+from runner.summary.settings import as_typed, is_number
 
 MOST_TICKS = 14
 LONGEST_TICKS = 70  # characters side by side
@@ -24,13 +24,13 @@ def set_ticks(axes: Axes, values: Sequence[Any], diverged: Mapping[str, int]) ->
     """
     numbers = [value for value in values if is_number(value)]
     logarithmic = are_log_spaced(numbers)
-    scaled = {text(n): math.log10(n) if logarithmic else float(n) for n in numbers if n > 0 or not logarithmic}
+    scaled = {as_typed(n): math.log10(n) if logarithmic else float(n) for n in numbers if n > 0 or not logarithmic}
     ordered = sorted(scaled.values())
     gaps = [b - a for a, b in pairwise(ordered)]
     step = statistics.median(gaps) if gaps else 1.0
     start = ordered[0] if ordered else 0.0
-    left = [value for value in values if text(value) not in scaled]
-    places = {text(value): start - step * (len(left) - index) for index, value in enumerate(left)} | scaled
+    left = [value for value in values if as_typed(value) not in scaled]
+    places = {as_typed(value): start - step * (len(left) - index) for index, value in enumerate(left)} | scaled
     if logarithmic or left or len(values) <= MOST_TICKS:
         shown = thinned(list(places.items()))
         below = {label: f"\n{count} diverged" for label, count in diverged.items() if count}

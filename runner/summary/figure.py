@@ -16,10 +16,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from runner.files import write_atomic
+from runner.storage.atomic import write_atomic
 from runner.summary import Row, Summary
 from runner.summary.axis import LOG_RATIO, set_ticks
-from runner.summary.columns import BLANK, is_number, order, text
+from runner.summary.settings import BLANK, as_typed, is_number, sort_key
 
 COLORS = {"train": "#7f7f7f", "validation": "#1f77b4", "test": "#d95f02"}
 OTHER = "#1f77b4"
@@ -57,8 +57,8 @@ def figure_of(summary: Summary, metric: str | None) -> Figure:
 
 def values_of(rows: Sequence[Row], column: str) -> list[Any]:
     """Return the different values of a swept key, in order."""
-    values = {text(row.keys.get(column, BLANK)): row.keys.get(column, BLANK) for row in rows}
-    return sorted(values.values(), key=order)
+    values = {as_typed(row.keys.get(column, BLANK)): row.keys.get(column, BLANK) for row in rows}
+    return sorted(values.values(), key=sort_key)
 
 
 def is_grid(rows: Sequence[Row], columns: Sequence[str]) -> bool:
@@ -80,11 +80,11 @@ def draw_lines(axes: Axes, summary: Summary, metric: str) -> None:
     """Draw means, standard deviations and all seeds against one number."""
     (column,) = summary.columns
     values = values_of(summary.rows, column)
-    diverged = {text(row.keys.get(column, BLANK)): row.diverged for row in summary.rows}
+    diverged = {as_typed(row.keys.get(column, BLANK)): row.diverged for row in summary.rows}
     places = set_ticks(axes, values, diverged)
     for name, color in lines_of(summary, metric).items():
         rows = [row for row in summary.rows if math.isfinite(row.mean(name))]
-        x = [places[text(row.keys.get(column, BLANK))] for row in rows]
+        x = [places[as_typed(row.keys.get(column, BLANK))] for row in rows]
         means = [row.metrics[name].mean for row in rows]
         deviations = [0.0 if math.isnan(d := row.metrics[name].deviation) else d for row in rows]
         axes.plot(x, means, "o-", color=color, markersize=4, label=name, zorder=3)
@@ -93,7 +93,7 @@ def draw_lines(axes: Axes, summary: Summary, metric: str) -> None:
         dots = [(place, value) for place, row in zip(x, rows, strict=True) for value in row.metrics[name].values]
         draw_dots(axes, dots, color)
     for row in summary.best:
-        axes.axvline(places[text(row.keys.get(column, BLANK))], color="0.6", linewidth=1, linestyle=":", zorder=0)
+        axes.axvline(places[as_typed(row.keys.get(column, BLANK))], color="0.6", linewidth=1, linestyle=":", zorder=0)
     axes.set(xlabel=column, ylabel=metric.rpartition("/")[2] if len(lines_of(summary, metric)) > 1 else metric)
     axes.figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     axes.grid(axis="y", color="0.92")
@@ -109,9 +109,10 @@ def draw_dots(axes: Axes, dots: Sequence[tuple[float, float]], color: str) -> No
 def draw_heat_map(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str) -> None:
     """Draw the means of a metric over two keys: that with more values along the picture, the best group framed."""
     across, down = sorted(summary.columns, key=lambda column: -len(values_of(rows, column)))
-    wide, high = ([text(value) for value in values_of(rows, column)] for column in (across, down))
+    wide, high = ([as_typed(value) for value in values_of(rows, column)] for column in (across, down))
     places = [
-        (wide.index(text(row.keys.get(across, BLANK))), high.index(text(row.keys.get(down, BLANK)))) for row in rows
+        (wide.index(as_typed(row.keys.get(across, BLANK))), high.index(as_typed(row.keys.get(down, BLANK))))
+        for row in rows
     ]
     grid = [[math.nan] * len(wide) for _ in high]
     for (x, y), row in zip(places, rows, strict=True):
@@ -170,9 +171,9 @@ def draw_rows(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str) ->
 def label_of(row: Row, summary: Summary) -> str:
     """Return what tells a group from the others, and how many of its runs diverged."""
     if len(summary.columns) == 1:
-        label = text(row.keys.get(summary.columns[0], BLANK)) or "none"
+        label = as_typed(row.keys.get(summary.columns[0], BLANK)) or "none"
     else:
-        label = ", ".join(f"{key}={text(value)}" for key, value in row.keys.items())
+        label = ", ".join(f"{key}={as_typed(value)}" for key, value in row.keys.items())
     label = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
     return label + (f" ({row.diverged} diverged)" if row.diverged else "")
 
@@ -182,4 +183,4 @@ def caption(summary: Summary, best: str = "dotted") -> str:
     counts = sorted({len(row.done) for row in summary.rows if row.done})
     runs = " to ".join(dict.fromkeys(str(count) for count in (counts[0], counts[-1])))
     spread = "mean ± standard deviation, " if counts[-1] > 1 else ""
-    return f"{spread}n = {runs}" + (f"; {best}: least {summary.judge}" if summary.best else "")
+    return f"{spread}n = {runs}" + (f"; {best}: least {summary.monitor}" if summary.best else "")

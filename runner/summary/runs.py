@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
-from runner.files import read_json
-from runner.summary.columns import is_number
+from runner.storage.atomic import read_json
+from runner.summary.settings import is_number
 
 NOT_MEASURED = ("optimizer/", "time/", "best/epoch")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What is known of one run: its directory, its result (empty if that cannot be read), and how it stands."""
 
     path: Path
@@ -51,25 +51,25 @@ def directories(folders: Sequence[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RunRecord:
     """Return what is known of the run in a directory, whatever state that is in."""
     try:
         result = read_json(path / "result.json")
     except FileNotFoundError:
-        return Run(path, {}, "unreadable", "there is no result.json: the run ended before it could write one")
+        return RunRecord(path, {}, "unreadable", "there is no result.json: the run ended before it could write one")
     except (OSError, ValueError) as error:
-        return Run(path, {}, "unreadable", " ".join(str(error).split()))
+        return RunRecord(path, {}, "unreadable", " ".join(str(error).split()))
     fields = ("status", "group_id", "run_id")
     if not isinstance(result, dict) or not all(isinstance(result.get(field), str) for field in fields):
-        return Run(path, {}, "unreadable", f"{path / 'result.json'} has no status, group_id and run_id")
+        return RunRecord(path, {}, "unreadable", f"{path / 'result.json'} has no status, group_id and run_id")
     status = result["status"]
     if status == "running":
         where = f"epoch {result.get('epoch')} of {result.get('epochs')}"
-        return Run(path, result, status, f"{where}, or killed there: the same command again goes on")
-    return Run(path, result, status, " ".join(str(result.get("reason", "no reason given")).split()))
+        return RunRecord(path, result, status, f"{where}, or killed there: the same command again goes on")
+    return RunRecord(path, result, status, " ".join(str(result.get("reason", "no reason given")).split()))
 
 
-def config_of(runs: Sequence[Run]) -> dict[str, Any] | None:
+def config_of(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return the first config of a group that can be read; they differ in the seed alone."""
     for run in runs:
         try:

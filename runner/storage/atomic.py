@@ -96,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
         TypeError: for what JSON cannot hold (a tensor, an array).
         WriteError: as `write_atomic` does.
     """
-    write_atomic(path, json.dumps(spelt(value), indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(encode_nonfinite(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -107,28 +107,28 @@ def read_json(path: Path) -> Any:
         OSError: if it cannot be read.
     """
     try:
-        return restored(json.loads(path.read_bytes()))
+        return decode_nonfinite(json.loads(path.read_bytes()))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it, or restore a good copy") from error
 
 
-def spelt(value: Any) -> Any:
+def encode_nonfinite(value: Any) -> Any:
     """Return a tree of plain values in which every number that JSON lacks is a string."""
     if isinstance(value, str) and value in NUMBERS:
         raise ValueError(f"the string {value!r} cannot be kept in JSON here, where it stands for the number: reword it")
     if isinstance(value, float) and not math.isfinite(value):
         return next(name for name, number in NUMBERS.items() if str(number) == str(float(value)))
     if isinstance(value, dict):
-        return {key: spelt(member) for key, member in value.items()}
+        return {key: encode_nonfinite(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [spelt(member) for member in value]
+        return [encode_nonfinite(member) for member in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def restored(value: Any) -> Any:
-    """Return a tree in which the strings of `spelt` are numbers again."""
+def decode_nonfinite(value: Any) -> Any:
+    """Return a tree in which the strings of `encode_nonfinite` are numbers again."""
     if isinstance(value, dict):
-        return {key: restored(member) for key, member in value.items()}
+        return {key: decode_nonfinite(member) for key, member in value.items()}
     if isinstance(value, list):
-        return [restored(member) for member in value]
+        return [decode_nonfinite(member) for member in value]
     return NUMBERS.get(value, value) if isinstance(value, str) else value

@@ -14,13 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.check import problems_of_config, refuse
-from runner.compose import Composer, allowed_packages, resolved
-from runner.directory import Busy, RunDirectory, locked
-from runner.files import read_json, write_json
-from runner.hydra_node import problems_of_hydra
-from runner.outcome import BAD_CONFIG, BUSY, FAILED, again
-from runner.targets import CONF
+from runner.config.allowlist import CONF
+from runner.config.check import exit_with_problems, problems_of_config
+from runner.config.compose import Composer, allowed_packages, resolved
+from runner.config.hydra_node import problems_of_hydra
+from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command
+from runner.storage.atomic import read_json, write_json
+from runner.storage.directory import Busy, Run, locked
 
 STOPPED = (130, 143)  # exit codes: 128 + SIGINT, 128 + SIGTERM
 DIED = "its process died in the midst of training (killed, or a crash in native code)"
@@ -31,7 +31,7 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def checked_directories(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[str]]) -> list[RunDirectory]:
+def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Run]:
     """Return the directories of the jobs of a sweep; leave with exit code 2 and all that is wrong if any config is bad.
 
     Args:
@@ -49,12 +49,12 @@ def checked_directories(loader: ConfigLoader, config: DictConfig, batch: Sequenc
         problems += problems_of_hydra(hydra)  # a file may have chosen further files
         facts.append((plain, choices, list(lines)))
     if problems:
-        refuse(problems)
-    return [RunDirectory(*fact) for fact in facts]
+        exit_with_problems(problems)
+    return [Run(*fact) for fact in facts]
 
 
 @contextmanager
-def concluded(folder: Path) -> Iterator[None]:
+def sweep_report(folder: Path) -> Iterator[None]:
     """Run a sweep, then print the table of its runs, however it ended, and leave with its exit code.
 
     That is 1 if a job failed or diverged (now, or earlier and left as it was), 3 if one is busy in another process,
@@ -72,7 +72,9 @@ def concluded(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
     except OSError as error:
-        refuse([f"runs_dir and name must lead to a folder that can be written, got {folder} ({error.strerror})"])
+        exit_with_problems(
+            [f"runs_dir and name must lead to a folder that can be written, got {folder} ({error.strerror})"]
+        )
     code: int | str | None = 0
     try:
         yield
@@ -82,11 +84,11 @@ def concluded(folder: Path) -> Iterator[None]:
         code = leaving.code
     if code == BAD_CONFIG:  # nothing has been started
         sys.exit(code)
-    statuses = [settled_status(path) for path in folder.glob("*/result.json") if newer(path, mark)]
+    statuses = [final_status(path) for path in folder.glob("*/result.json") if newer(path, mark)]
     files = [path for name in ("result.json", "config.yaml") for path in folder.glob(f"*/{name}")]
     show_table(sorted({path.parent for path in files if newer(path, mark)}), folder)
     if code in STOPPED:
-        print(f"stopped; go on with: {again()}", file=sys.stderr)
+        print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
     sys.exit(code or exit_code_of(statuses))
 
 
@@ -95,7 +97,7 @@ def newer(path: Path, mark: Path) -> bool:
     return path.stat().st_mtime_ns >= mark.stat().st_mtime_ns
 
 
-def settled_status(path: Path) -> str:
+def final_status(path: Path) -> str:
     """Return the status in a result.json; a run whose process died without a word is written down as failed."""
     result = read_json(path)
     if result["status"] != "running":

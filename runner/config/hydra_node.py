@@ -10,8 +10,8 @@ import re
 from functools import cache
 from typing import Any
 
-from runner.rules import shown, walk
-from runner.targets import CONF
+from runner.config.allowlist import CONF
+from runner.config.rules import as_yaml, walk
 
 HYDRA_TARGETS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
@@ -56,13 +56,13 @@ EXTRAS = {  # package of a launcher or sweeper -> the extra that brings it
 def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
     """Return a sentence for everything in Hydra's node, plain but not resolved, that may not stand there."""
     problems = [
-        f"hydra.{path} must stay {shown(usual)}, got {shown(found)}: {reason}"
+        f"hydra.{path} must stay {as_yaml(usual)}, got {as_yaml(found)}: {reason}"
         for path, (usual, reason) in FIXED.items()
         if (found := value_at(hydra, path)) != usual
     ]
     variables = value_at(hydra, "job.env_set")
     if not isinstance(variables, dict) or set(variables) - MAY_BE_SET:
-        problems.append(f"hydra.job.env_set must stay empty, got {shown(variables)}: set variables in the shell")
+        problems.append(f"hydra.job.env_set must stay empty, got {as_yaml(variables)}: set variables in the shell")
     for path, value in walk(hydra):
         if path.endswith("_target_") and value not in HYDRA_TARGETS:
             wanted = "a launcher, sweeper or sampler that this project names"
@@ -72,7 +72,7 @@ def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
     for kind in ("launcher", "sweeper"):
         node = hydra.get(kind)
         if not isinstance(node, dict):
-            problems.append(f"hydra.{kind} must be chosen by hydra/{kind}=..., got {shown(node)}")
+            problems.append(f"hydra.{kind} must be chosen by hydra/{kind}=..., got {as_yaml(node)}")
         elif kind == "sweeper":
             problems += problems_of_sweeper(node)
     return problems
@@ -89,7 +89,7 @@ def problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
     for node in ("params", "search_space"):
         swept = sweeper.get(node)
         if swept is not None and not isinstance(swept, dict):
-            problems.append(f"hydra.sweeper.{node} must map keys to their values, or be null, got {shown(swept)}")
+            problems.append(f"hydra.sweeper.{node} must map keys to their values, or be null, got {as_yaml(swept)}")
             continue
         problems += [
             f"hydra.sweeper.{node} must not hold {key}: it is honoured from the command line alone"

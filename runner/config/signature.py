@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from runner.rules import shown
+from runner.config.rules import as_yaml
 
 
 def problems_of_options(
@@ -34,8 +34,8 @@ def problems_of_options(
             near = get_close_matches(name, names, 1)
             hint = f"did you mean {path}.{near[0]}?" if near else "it takes " + (", ".join(names) or "no options")
             problems.append(f"{path}.{name} is not an option of {path}: {hint}")
-        elif name in hints and not fits(value, hints[name]):
-            problems.append(f"{path}.{name} must be {describe(hints[name])}, got {shown(value)}")
+        elif name in hints and not matches_annotation(value, hints[name]):
+            problems.append(f"{path}.{name} must be {describe(hints[name])}, got {as_yaml(value)}")
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             problems.append(f"{path}.{name} is missing")
@@ -51,11 +51,11 @@ def annotations_of(target: Callable) -> dict[str, Any]:
         return {}
 
 
-def fits(value: Any, annotation: Any) -> bool:
+def matches_annotation(value: Any, annotation: Any) -> bool:
     """Tell whether a value from YAML fits an annotation; what YAML cannot express is not judged."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments if not unjudged(argument))
+        return any(matches_annotation(value, argument) for argument in arguments if not unjudged(argument))
     if origin is Literal:
         return any(type(value) is type(argument) and value == argument for argument in arguments)
     if annotation is None or annotation is type(None):
@@ -65,17 +65,17 @@ def fits(value: Any, annotation: Any) -> bool:
     if annotation in (int, bool, str):
         return type(value) is annotation
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list) and fit_members(value, origin, arguments)
+        return isinstance(value, list) and members_match(value, origin, arguments)
     if origin in (dict, Mapping) or annotation is dict:
         return isinstance(value, dict)
     return True
 
 
-def fit_members(values: list, origin: Any, arguments: tuple) -> bool:
+def members_match(values: list, origin: Any, arguments: tuple) -> bool:
     """Tell whether the members of a list fit list[X], tuple[X, ...] or tuple[X, Y]."""
     if origin is tuple and Ellipsis not in arguments:
-        return len(values) == len(arguments) and all(map(fits, values, arguments))
-    return all(fits(value, arguments[0]) for value in values) if arguments else True
+        return len(values) == len(arguments) and all(map(matches_annotation, values, arguments))
+    return all(matches_annotation(value, arguments[0]) for value in values) if arguments else True
 
 
 def unjudged(annotation: Any) -> bool:

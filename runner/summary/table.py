@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.files import write_atomic
-from runner.summary import Row, Run, Summary
-from runner.summary.columns import BLANK, text
+from runner.storage.atomic import write_atomic
+from runner.summary import Row, RunRecord, Summary
+from runner.summary.settings import BLANK, as_typed
 
 WIDTH = 100  # characters of the table where there is no terminal
 DIGITS = 4  # that count, of the largest number of a column
@@ -39,7 +39,7 @@ def columns_of(summary: Summary, metric: str | None) -> list[Column]:
     rows = summary.rows
     columns = [Column("", ["*" if row in summary.best else "" for row in rows], 0, False)]
     for key in summary.columns:
-        columns.append(Column(key, [text(row.keys.get(key, BLANK)) for row in rows], 0))
+        columns.append(Column(key, [as_typed(row.keys.get(key, BLANK)) for row in rows], 0))
     columns.append(Column("n", [str(len(row.done)) for row in rows], 0))
     if any(row.diverged for row in rows):
         columns.append(Column("diverged", [str(row.diverged or "") for row in rows], 0))
@@ -89,15 +89,15 @@ def form_for(numbers: Sequence[float]) -> str:
 def notes_of(summary: Summary) -> list[str]:
     """Return what a reader of the table has to know."""
     notes = ["Mean ± sample standard deviation over the n runs that ended well, of different seeds."]
-    if summary.best and summary.judge:
-        by = f"* least {summary.judge}"
-        notes.append(by + ("." if "validation" in summary.judge else ", as there are no validation examples."))
+    if summary.best and summary.monitor:
+        by = f"* least {summary.monitor}"
+        notes.append(by + ("." if "validation" in summary.monitor else ", as there are no validation examples."))
     if any(row.diverged for row in summary.rows):
         notes.append("Runs that diverged are counted, but are in no mean.")
     return notes
 
 
-def listed(run: Run) -> str:
+def listed(run: RunRecord) -> str:
     """Return a run that is in no mean, with the reason, in one line."""
     seed = f" (seed {run.result['seed']})" if "seed" in run.result else ""
     return f"{run.status}{seed}: {run.reason}"
@@ -183,7 +183,7 @@ def table_csv(summary: Summary) -> str:
     heads = [f"{metric} {kind}" for metric in summary.metrics for kind in ("mean", "sd", "median")]
     writer.writerow([*summary.columns, "best", "n", "diverged", *heads])
     for row in summary.rows:
-        cells: list[object] = [text(row.keys.get(key, BLANK)) for key in summary.columns]
+        cells: list[object] = [as_typed(row.keys.get(key, BLANK)) for key in summary.columns]
         cells += [int(row in summary.best), len(row.done), row.diverged]
         for metric in summary.metrics:
             spread = row.metrics.get(metric)

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from runner.directory import identity, short
-from runner.rules import shown
-from runner.targets import CONF, GROUPS
+from runner.config.allowlist import CONF, GROUPS
+from runner.config.rules import as_yaml
+from runner.storage.directory import identity, short
 
 Config = Mapping[str, Any]
 RESERVED = {"best", "n", "diverged", "sweep"}  # columns of the table itself
@@ -30,9 +30,9 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
     The order of the columns is that of the configs, choices before options. The seed is never one.
     """
     tables = [flat(config) for config in configs]
-    usual = [defaults_of(config) for config in configs]
+    usual = [usual_values(config) for config in configs]
     paths = list(dict.fromkeys(path for table in tables for path in table))
-    differing = {path for path in paths if len({shown(table.get(path, BLANK)) for table in tables}) > 1}
+    differing = {path for path in paths if len({as_yaml(table.get(path, BLANK)) for table in tables}) > 1}
     choices = [group for group in GROUPS if group in differing]
 
     def comes_with_a_choice(path: str) -> bool:
@@ -69,7 +69,7 @@ def names_of(group: str, config: Config) -> list[str]:
         return []
     if group in ("penalty", "probe"):
         return list(node)
-    fitting = {name: file for name, file in files_of(group).items() if fits(file, node)}
+    fitting = {name: file for name, file in files_of(group).items() if can_come_from(file, node)}
     if not fitting:
         return [str(node.get("_target_")).rpartition(".")[2]]
 
@@ -80,7 +80,7 @@ def names_of(group: str, config: Config) -> list[str]:
     return [max(fitting, key=likeness)]
 
 
-def fits(file: Config, node: Config) -> bool:
+def can_come_from(file: Config, node: Config) -> bool:
     """Tell whether a node can come from a file: its class is the same, and no key is missing."""
     return file.get("_target_") == node.get("_target_") and file.keys() <= node.keys()
 
@@ -92,7 +92,7 @@ def files_of(group: str) -> dict[str, Config]:
     return {path.stem: yaml.safe_load(path.read_text()) or {} for path in paths}
 
 
-def defaults_of(config: Config) -> dict[str, Any]:
+def usual_values(config: Config) -> dict[str, Any]:
     """Return what the files of the choices of a config give, by path."""
     usual: dict[str, Any] = {}
     for group in GROUPS:
@@ -107,13 +107,13 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
     return {path: path if taken[short(path)] > 1 or short(path) in RESERVED else short(path) for path in paths}
 
 
-def order(value: Any) -> tuple[Any, ...]:
+def sort_key(value: Any) -> tuple[Any, ...]:
     """Return a key to sort values by: none at all first, then numbers by size, words, and lists, short ones first."""
     if value is BLANK:
         return (0,)
     if is_number(value):
         return 1, value
-    return (3, len(value), [order(member) for member in value]) if isinstance(value, list) else (2, text(value))
+    return (3, len(value), [sort_key(member) for member in value]) if isinstance(value, list) else (2, as_typed(value))
 
 
 def is_number(value: Any) -> bool:
@@ -121,8 +121,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def text(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """Return a value as it is typed on the command line; nothing for none at all."""
     if value is BLANK:
         return ""
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else as_yaml(value)

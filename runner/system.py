@@ -1,16 +1,24 @@
-"""How this process deals with memory."""
+"""The machine as this process may use it: its cores, and the memory that the C library keeps. Never imports torch."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
 
 
+def cores() -> int:
+    """Return the number of CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next step, instead of handing it back to the system.
+    """Have the C library keep freed memory for the next step, instead of returning it to the system.
 
     By default glibc returns blocks of the size of activations with each `free`, so that every step faults all its
     pages in again: a fifth (fp32) to a third (bf16) of an epoch of the lecture's network. Blocks of up to 256 MiB

@@ -18,29 +18,29 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-from runner.check import ConfigError, refuse
-from runner.child import child
-from runner.cores import cores
-from runner.directory import FINISHED, Busy, RunDirectory
-from runner.job import record_end
+from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
-from runner.overview import Overview
 from runner.signals import StopSignals
+from runner.storage.directory import FINISHED, Busy, Run
+from runner.sweep.child import child
+from runner.sweep.job import record_end
+from runner.sweep.overview import Overview
+from runner.system import cores
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 STOPPED = tuple(128 + number for number in StopSignals.NUMBERS)  # exit codes of a run that a signal has stopped
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
-def run_all(directories: Sequence[RunDirectory], n_jobs: int | None) -> list[float]:
+def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
     """Train in all directories whose run is not settled yet, and return what a sweeper minimises.
 
     Args:
         directories: of checked configs; a run that occurs twice is trained once.
         n_jobs: processes at a time (>= 1; null: as many as cores); each has its share of the cores as threads.
     """
-    jobs = {directory.path: directory for directory in directories}
-    unsettled = [directory for directory in jobs.values() if not directory.is_settled]
+    jobs = {run.path: run for run in runs}
+    unsettled = [run for run in jobs.values() if not run.needs_no_training]
     n_jobs = n_jobs or cores()  # not fewer for fewer jobs: the bits of a result depend on the threads
     threads = max(1, cores() // n_jobs)
     print(
@@ -48,9 +48,9 @@ def run_all(directories: Sequence[RunDirectory], n_jobs: int | None) -> list[flo
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each",
         flush=True,
     )
-    for directory in jobs.values():
-        if directory.is_settled:
-            directory.mark_seen()  # now, since a signal may end the sweep below
+    for run in jobs.values():
+        if run.needs_no_training:
+            run.mark_seen()  # now, since a signal may end the sweep below
     if unsettled:
         import_all(unsettled)
         gc.freeze()  # what is shared with the children stays shared
@@ -58,31 +58,31 @@ def run_all(directories: Sequence[RunDirectory], n_jobs: int | None) -> list[flo
             Pool(n_jobs, threads, unsettled[0].config["sweep"]["on_error"], len(jobs)).run(unsettled)
         finally:
             gc.unfreeze()
-    for directory in jobs.values():
-        directory.mark_seen()
-    return [objective(directory) for directory in directories]
+    for run in jobs.values():
+        run.mark_seen()
+    return [objective(run) for run in runs]
 
 
-def import_all(directories: Sequence[RunDirectory]) -> None:
+def import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then hold all options against the signatures of their classes."""
-    if any(directory.config["data"]["_target_"] == "data.Digits" for directory in directories):
+    if any(run.config["data"]["_target_"] == "data.Digits" for run in runs):
         import sklearn.datasets  # noqa: F401
     import matplotlib.backends.backend_agg  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
     import runner.run  # noqa: F401
-    from runner.construct import check_signatures
+    from runner.instantiate import check_signatures
 
     problems = []
-    for directory in directories:
-        if directory.config["allow_targets"]:
+    for run in runs:
+        if run.config["allow_targets"]:
             continue  # a user's module may run torch operations when imported: in the job alone
         try:
-            check_signatures(directory.config)
+            check_signatures(run.config)
         except ConfigError as error:
             problems += str(error).splitlines()
     if problems:
-        refuse(problems)
+        exit_with_problems(problems)
 
 
 class Pool:
@@ -98,13 +98,13 @@ class Pool:
     def __init__(self, n_jobs: int, threads: int, on_error: str, total: int) -> None:
         self.n_jobs, self.threads, self.on_error, self.total = n_jobs, threads, on_error, total
         self.processes = multiprocessing.get_context("fork")
-        self.running: dict[BaseProcess, RunDirectory] = {}
+        self.running: dict[BaseProcess, Run] = {}
         self.stopping = False
 
-    def run(self, directories: Sequence[RunDirectory]) -> None:
+    def run(self, runs: Sequence[Run]) -> None:
         """Train in all directories."""
-        waiting = deque(directories)
-        with StopSignals() as signals, Overview(directories, self.total) as self.overview:
+        waiting = deque(runs)
+        with StopSignals() as signals, Overview(runs, self.total) as self.overview:
             while waiting or self.running:
                 while waiting and len(self.running) < self.n_jobs:
                     self.start(waiting.popleft())
@@ -117,22 +117,22 @@ class Pool:
                     self.overview.say("stopped after a failure: sweep.on_error=stop")
                     sys.exit(FAILED)
 
-    def start(self, directory: RunDirectory) -> None:
+    def start(self, run: Run) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        process = self.processes.Process(target=child, args=(directory, self.threads, os.getpid()))
+        process = self.processes.Process(target=child, args=(run, self.threads, os.getpid()))
         process.start()
-        self.running[process] = directory
-        self.overview.started(directory)
+        self.running[process] = run
+        self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
         """Wait a little for jobs to end; tell how those did that ended, and return their statuses."""
         wait([process.sentinel for process in self.running], timeout=seconds)
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
-            directory = self.running.pop(process)
-            statuses.append(settle(directory, process.exitcode or 0, self.stopping))
-            self.overview.ended(directory, statuses[-1])
+            run = self.running.pop(process)
+            statuses.append(record_exit(run, process.exitcode or 0, self.stopping))
+            self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
         return statuses
@@ -151,30 +151,30 @@ class Pool:
             self.reap(TICK_SECONDS)
 
 
-def settle(directory: RunDirectory, exit_code: int, stopping: bool) -> str:
+def record_exit(run: Run, exit_code: int, stopping: bool) -> str:
     """Return how a job's run stands after its process ended; if that died without a word, write down why.
 
     Args:
-        directory: of the run.
+        run: of the run.
         exit_code: of its process, negative for a signal.
         stopping: the sweep itself ends its jobs.
     """
     try:
-        with directory.locked():
-            status = directory.result().get("status")
+        with run.locked():
+            status = run.result().get("status")
             if status in (*FINISHED, "failed") and exit_code in (0, BUSY):  # or another process has trained it
                 return str(status)
             if stopping:
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
-                record_end(directory, "interrupted", f"stopped with the sweep{unsaved}")
+                record_end(run, "interrupted", f"stopped with the sweep{unsaved}")
                 return "interrupted"
             if status == "interrupted" and exit_code in STOPPED:
                 return "interrupted"
-            record_end(directory, "failed", reason_of_death(exit_code))
+            record_end(run, "failed", reason_of_death(exit_code))
     except Busy:
         return "busy"
     except OSError as error:  # the disk is full: it cannot be written down
-        print(f"{directory.path.name}: {error}", file=sys.stderr, flush=True)
+        print(f"{run.path.name}: {error}", file=sys.stderr, flush=True)
     return "failed"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data import Part
+from data import Split
 
 BATCH = 500  # examples; fixed, since the bits of a sum depend on it
 
@@ -30,7 +30,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], part: Part, classes: int | None
+    model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], part: Split, classes: int | None
 ) -> Evaluation:
     """Return outputs and losses of all examples, their mean loss and the fraction of wrong classes."""
     model.eval()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = (
     "data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe", "experiment", "sweep",
     "hydra/launcher", "hydra/sweeper",

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from data import DataError
-from runner.check import ConfigError
-from runner.signature import problems_of_options
-from runner.targets import resolve
+from runner.config.allowlist import resolve
+from runner.config.check import ConfigError
+from runner.config.signature import problems_of_options
 
 # Keys of a group that are the runner's own; all others go to the constructor.
 COMMON = {

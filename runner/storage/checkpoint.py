@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.files import write_atomic
+from runner.storage.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def save(directory: Path, state: Mapping[str, Any], *, step: int) -> Path:
     if step < 0:
         raise CheckpointError(f"step must be 0 or more, got {step}")
     buffer = io.BytesIO()  # in memory first: torch.save into a full disk destroys the file and says not why
-    torch.save(plain(state), buffer)
+    torch.save(as_plain_data(state), buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(MARK + digest.encode() + b"\n")
     path = directory / f"checkpoint-{step:010d}.pt"
@@ -90,7 +90,7 @@ def load(directory: Path) -> dict[str, Any] | None:
     """
     for path in checkpoints(directory):
         try:
-            return unpacked(path, verified(path))
+            return unpacked(path, checked_bytes(path))
         except DamagedError as error:
             log.warning("%s: the one before it is tried", error)
     return None
@@ -122,13 +122,13 @@ def remove_all_but(path: Path) -> None:
 def sound(path: Path) -> bool:
     """Tell whether a checkpoint holds the bytes that were written."""
     try:
-        verified(path)
+        checked_bytes(path)
     except DamagedError:
         return False
     return True
 
 
-def verified(path: Path) -> memoryview:
+def checked_bytes(path: Path) -> memoryview:
     """Return what `torch.save` made of a state, if the file is what was written."""
     try:
         content = memoryview(path.read_bytes())
@@ -154,23 +154,23 @@ def unpacked(path: Path, payload: memoryview) -> dict[str, Any]:
     return state
 
 
-def plain(value: Any, path: str = "state") -> Any:
+def as_plain_data(value: Any, path: str = "state") -> Any:
     """Return a tree in the types that `torch.load(weights_only=True)` admits; the tensors are not copied."""
     if type(value) in LEAVES:
         return value
     if isinstance(value, np.generic):
-        return plain(value.item(), path)
+        return as_plain_data(value.item(), path)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        members = {plain(key, path): plain(member, f"{path}.{key}") for key, member in value.items()}
+        members = {as_plain_data(key, path): as_plain_data(member, f"{path}.{key}") for key, member in value.items()}
         if isinstance(value, OrderedDict):  # of a module: its versions of layers hang on it as an attribute
             members = OrderedDict(members)
-            vars(members).update(plain(vars(value), path))
+            vars(members).update(as_plain_data(vars(value), path))
         return members
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         kind = tuple if isinstance(value, tuple) else list
-        return kind(plain(member, f"{path}[{index}]") for index, member in enumerate(value))
+        return kind(as_plain_data(member, f"{path}[{index}]") for index, member in enumerate(value))
     for base in (int, float, str, bytes):
         if isinstance(value, base):
             return base(value)  # type: ignore[arg-type]  # of the type just found

@@ -22,12 +22,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.check import problems_of_config, refuse
-from runner.compose import SEARCH_PATH, Composer, allowed_packages, compose, resolved
-from runner.directory import loaded
-from runner.hydra_node import problems_of_hydra, problems_of_packages
-from runner.rules import walk
-from runner.targets import CONF
+from runner.config.allowlist import CONF
+from runner.config.check import exit_with_problems, problems_of_config
+from runner.config.compose import SEARCH_PATH, Composer, allowed_packages, compose, resolved
+from runner.config.hydra_node import problems_of_hydra, problems_of_packages
+from runner.config.rules import walk
+from runner.storage.directory import loaded
 
 SWEPT_VALUES_CHECKED = 200  # of one key; the jobs check theirs again
 PROBLEMS_SHOWN = 20
@@ -45,7 +45,7 @@ def check(arguments: Sequence[str]) -> Path | None:
         return None
     overrides = parsed_overrides(parsed.overrides)
     if problems := [*problems_of_flags(parsed), *problems_of_search_path(overrides)]:
-        refuse(problems)
+        exit_with_problems(problems)
     try:
         loader = loader_with(parsed.config_dir)
         problems = list(islice(problems_of_overrides(overrides, loader), PROBLEMS_SHOWN))
@@ -57,7 +57,7 @@ def check(arguments: Sequence[str]) -> Path | None:
     in_sweep = parsed.multirun or (config is not None and config.hydra.mode == RunMode.MULTIRUN)
     problems += problems_of_swept(overrides, in_sweep)
     if problems or config is None:
-        refuse(problems)
+        exit_with_problems(problems)
     is_sweep = in_sweep and not (parsed.cfg or parsed.hydra_help or parsed.info)
     return Path(config.runs_dir, config.name) if is_sweep else None
 
@@ -98,7 +98,7 @@ def parsed_overrides(lines: Sequence[str]) -> list[Override]:
         except HydraException:
             problems.append(f"{line} cannot be read as key=value: quote what holds spaces, brackets or braces")
     if problems:
-        refuse(problems)
+        exit_with_problems(problems)
     return parsed
 
 

@@ -21,11 +21,11 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from runner.check import problems_of_config, refuse
-from runner.compose import allowed_packages, resolved
-from runner.files import read_json, write_atomic, write_json
-from runner.rules import shown, walk
-from runner.targets import CONF, GROUPS
+from runner.config.allowlist import CONF, GROUPS
+from runner.config.check import exit_with_problems, problems_of_config
+from runner.config.compose import allowed_packages, resolved
+from runner.config.rules import as_yaml, walk
+from runner.storage.atomic import read_json, write_atomic, write_json
 
 NOT_IDENTITY = (
     "device",
@@ -51,7 +51,7 @@ class Busy(RuntimeError):
     """Another process works in the run's directory."""
 
 
-class RunDirectory:
+class Run:
     """Where one run lives.
 
     Args:
@@ -72,13 +72,13 @@ class RunDirectory:
             self.path = next(iter(sorted(folder.glob(f"*_{self.run_id}"))), self.path)
 
     @classmethod
-    def of(cls, config: DictConfig) -> RunDirectory:
+    def of(cls, config: DictConfig) -> Run:
         """Return the directory of a composed config, once that is found good; leave with exit code 2 otherwise."""
         plain, hydra = resolved(config), HydraConfig.get()
         overrides = list(hydra.overrides.task)
         problems = problems_of_config(plain, allowed_packages(overrides))
         if problems:
-            refuse(problems)
+            exit_with_problems(problems)
         choices: Any = OmegaConf.to_container(hydra.runtime.choices)
         return cls(plain, choices, overrides)
 
@@ -91,7 +91,7 @@ class RunDirectory:
         left_out = ("seed", "penalty", "probe")
         leaves = {path: value for path, value in identity(self.config).items() if path not in left_out}
         plain = {
-            path: value if isinstance(value, int | float | str) else shown(value) for path, value in leaves.items()
+            path: value if isinstance(value, int | float | str) else as_yaml(value) for path, value in leaves.items()
         }
         return {"penalty": "+".join(self.config["penalty"]) or "none", **plain}
 
@@ -105,7 +105,7 @@ class RunDirectory:
         return self.result().get("status") in (*FINISHED, "failed")
 
     @property
-    def is_settled(self) -> bool:
+    def needs_no_training(self) -> bool:
         """Tell whether there is nothing to train: the run is finished, or failed and is not to be tried again."""
         retried = self.config["sweep"]["retry_failed"] or self.config["force"]
         return self.is_finished or (self.result().get("status") == "failed" and not retried)
@@ -129,7 +129,7 @@ class RunDirectory:
         return whole
 
     def mark_seen(self) -> None:
-        """Make the result newer than the mark of the sweep that has looked at it (`runner.sweep`)."""
+        """Make the result newer than the mark of the sweep that has looked at it (`runner.sweep.conclude`)."""
         if self.result_path.exists():
             self.result_path.touch()
 
@@ -211,7 +211,7 @@ def label(config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     usual = identity(defaults_of(main, config, choices))
     changed = {path: value for path, value in identity(config).items() if usual.get(path, ...) != value}
     parts += [
-        f"{short(path)}={value if isinstance(value, str) else shown(value)}"
+        f"{short(path)}={value if isinstance(value, str) else as_yaml(value)}"
         for path, value in changed.items()
         if not path.endswith("_target_")
         and not re.search(r"\.\d+$", path)

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from runner.console import Terminal
-from runner.directory import RunDirectory
+from runner.storage.directory import Run
 
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
 LINE_SECONDS = 60.0  # between two plain lines about what is running
@@ -26,15 +26,15 @@ class Overview:
         total: jobs of the sweep, those settled before included.
     """
 
-    def __init__(self, directories: Sequence[RunDirectory], total: int) -> None:
-        self.jobs, self.total = len(directories), total
+    def __init__(self, runs: Sequence[Run], total: int) -> None:
+        self.jobs, self.total = len(runs), total
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
         # No thread of rich's draws it: a fork beside a thread may copy a lock that nobody will open.
         self.live = Live(console=self.terminal, auto_refresh=False, transient=True)
-        self.running: dict[str, RunDirectory] = {}
+        self.running: dict[str, Run] = {}
         self.ends: dict[str, int] = {}
-        self.epochs = sum(directory.config["epochs"] for directory in directories)
-        self.epochs_before = sum(epoch_of(directory) for directory in directories)
+        self.epochs = sum(run.config["epochs"] for run in runs)
+        self.epochs_before = sum(epoch_of(run) for run in runs)
         self.epochs_ended = 0
         self.began = self.drawn = time.monotonic()
 
@@ -50,21 +50,21 @@ class Overview:
         """Print a line, above the overview if there is one."""
         self.terminal.print(line)
 
-    def started(self, directory: RunDirectory) -> None:
-        self.running[directory.path.name] = directory
+    def started(self, run: Run) -> None:
+        self.running[run.path.name] = run
 
-    def ended(self, directory: RunDirectory, status: str) -> None:
+    def ended(self, run: Run, status: str) -> None:
         """Tell how a job ended."""
-        self.running.pop(directory.path.name)
+        self.running.pop(run.path.name)
         self.ends[status] = self.ends.get(status, 0) + 1
-        self.epochs_ended += directory.config["epochs"]
-        result, number = directory.result(), sum(self.ends.values())
-        judge = result.get("best/by", "")
+        self.epochs_ended += run.config["epochs"]
+        result, number = run.result(), sum(self.ends.values())
+        monitor = result.get("best/by", "")
         facts = {
-            "done": f"{judge} {result.get(judge, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
+            "done": f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
             "busy": "another process is training it",
-        }.get(status, f"{result.get('reason', 'it could not be written why')}; log in {directory.path / 'train.log'}")
-        self.say(f"[{number}/{self.jobs}] {status}: {directory.path.name}  {facts}")
+        }.get(status, f"{result.get('reason', 'it could not be written why')}; log in {run.path / 'train.log'}")
+        self.say(f"[{number}/{self.jobs}] {status}: {run.path.name}  {facts}")
 
     def draw(self) -> None:
         """Draw the overview anew, or say what is running, each now and then."""
@@ -72,7 +72,7 @@ class Overview:
         if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
             return
         self.drawn = now
-        epochs = {name: epoch_of(directory) for name, directory in self.running.items()}
+        epochs = {name: epoch_of(run) for name, run in self.running.items()}
         lines = [f"{name}  epoch {epoch}/{self.running[name].config['epochs']}" for name, epoch in epochs.items()]
         head = self.head(sum(epochs.values()), now - self.began)
         if self.terminal.is_terminal:
@@ -92,10 +92,10 @@ class Overview:
         return ", ".join(told) + (f", about {clock(left)} left" if left is not None else "")
 
 
-def epoch_of(directory: RunDirectory) -> int:
+def epoch_of(run: Run) -> int:
     """Return the last epoch that a run has written down, 0 before that."""
-    result = directory.result()
-    return 0 if directory.config["force"] and result.get("status") != "running" else result.get("epoch", 0)
+    result = run.result()
+    return 0 if run.config["force"] and result.get("status") != "running" else result.get("epoch", 0)
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Probes of robustness: the test error after the inputs were disturbed.
+"""Probes of robustness: the test error after the inputs were perturbed.
 
 Sizes are fractions of the range of images of bytes (0 to 1, whatever the normalisation), or raw units for other data.
 """
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from data import Dataset, Part
-from runner.evaluate import BATCH, evaluate
-from runner.probes import Probe, Subject, require_classes
+from data import Dataset, Split
+from runner.evaluation.evaluate import BATCH, evaluate
+from runner.evaluation.probes import Probe, Subject, require_classes
 
 
-class Disturbance(Probe):
-    """The error on disturbed test examples, for each of some sizes.
+class Perturbation(Probe):
+    """The error on perturbed test examples, for each of some sizes.
 
     Args:
-        sizes: of the disturbance (each >= 0).
+        sizes: of the perturbation (each >= 0).
         examples: how many test examples, the first ones (>= 1; null: all).
     """
 
@@ -45,51 +45,51 @@ class Disturbance(Probe):
         return {f"{size:g}": self.error(subject, size) for size in self.sizes}
 
     def error(self, subject: Subject, size: float) -> float:
-        """Return the error after a disturbance of one size; the mean over its directions."""
+        """Return the error after a perturbation of one size; the mean over its directions."""
         part = self.part(subject)
         errors = []
-        for inputs in self.disturbed(subject, part, size):
-            disturbed = Part(inputs, part.targets)
-            errors.append(evaluate(subject.model, subject.criterion, disturbed, subject.dataset.classes).error or 0.0)
+        for inputs in self.perturbed(subject, part, size):
+            perturbed = Split(inputs, part.targets)
+            errors.append(evaluate(subject.model, subject.criterion, perturbed, subject.dataset.classes).error or 0.0)
         return sum(errors) / len(errors)
 
     @abstractmethod
-    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
-        """Return the disturbed inputs, once for each direction."""
+    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
+        """Return the perturbed inputs, once for each direction."""
 
 
-class Noise(Disturbance):
+class Noise(Perturbation):
     """Gaussian noise of the given standard deviations, not clipped."""
 
-    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
         noise = torch.randn(part.inputs.shape, generator=subject.generator, device=part.inputs.device)
         return [part.inputs + size * subject.dataset.unit / subject.dataset.scale * noise]
 
 
-class Shift(Disturbance):
+class Shift(Perturbation):
     """Shifts by the given numbers of pixels, left, right, up and down; black comes in."""
 
     images_only = True
 
-    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
         height, width = part.inputs.shape[-2:]
         directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]
         moves = [[[1, 0, 2 * size * x / width], [0, 1, 2 * size * y / height]] for x, y in directions]
         return [warped(part.inputs, move, subject.dataset) for move in moves]
 
 
-class Rotation(Disturbance):
+class Rotation(Perturbation):
     """Rotations about the centre by the given angles, in degrees, either way; black comes in."""
 
     images_only = True
 
-    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
         angle = torch.tensor(size).deg2rad()
         cos, sin = angle.cos().item(), angle.sin().item()
         return [warped(part.inputs, [[cos, -s, 0], [s, cos, 0]], subject.dataset) for s in (sin, -sin)]
 
 
-class Attack(Disturbance):
+class Attack(Perturbation):
     """A perturbation of each input within [-size, size], found by gradient ascent on the loss.
 
     Images of bytes stay images: no pixel leaves the range. That of other data is not known.
@@ -109,7 +109,7 @@ class Attack(Disturbance):
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps = steps
 
-    def disturbed(self, subject: Subject, part: Part, size: float) -> list[Tensor]:
+    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
         batches = zip(part.inputs.split(BATCH), part.targets.split(BATCH), strict=True)
         return [torch.cat([self.ascend(subject, inputs, targets, size) for inputs, targets in batches])]
 

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.rules import walk
+from runner.config.rules import walk
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe")
 
 

@@ -1,4 +1,4 @@
-"""The process of one job, forked from the sweep (`runner.pool`)."""
+"""The process of one job, forked from the sweep (`runner.sweep.pool`)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import signal
 import sys
 
-from runner.directory import Busy, RunDirectory
-from runner.job import train_job
 from runner.outcome import BUSY
 from runner.signals import Interrupted
+from runner.storage.directory import Busy, Run
+from runner.sweep.job import train_job
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def child(directory: RunDirectory, threads: int, parent: int) -> None:
+def child(run: Run, threads: int, parent: int) -> None:
     """Train in this process, which is all its own."""
     os.setpgid(0, 0)  # a Ctrl-C reaches the sweep alone, which hands it on
     die_with(parent)
@@ -23,14 +23,14 @@ def child(directory: RunDirectory, threads: int, parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        directory.path.mkdir(parents=True, exist_ok=True)
-        log = os.open(directory.path / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        run.path.mkdir(parents=True, exist_ok=True)
+        log = os.open(run.path / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
-        sys.exit(f"{directory.path} cannot be written ({error.strerror})")
+        sys.exit(f"{run.path} cannot be written ({error.strerror})")
     os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
     os.dup2(log, 2)
     try:
-        train_job(directory)
+        train_job(run)
     except Busy:
         sys.exit(BUSY)
     except Interrupted as interruption:

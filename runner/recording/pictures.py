@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import Dataset
-from runner.evaluate import Evaluation
+from runner.evaluation.evaluate import Evaluation
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import Tensor, nn
 
-from runner.events import Events, histograms, image, scalars, session_end, session_start
-from runner.files import replace
-from runner.layout import layout
+from runner.recording.events import Events, histograms, image, scalars, session_end, session_start
+from runner.recording.layout import layout
+from runner.storage.atomic import replace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ class Recorder:
         self._events.add(0, [session_start(hparams, group), layout()])
         self._events.flush()
 
-    def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
+    def record_scalars(self, epoch: int, values: Mapping[str, float]) -> None:
         """Record numbers of an epoch: in TensorBoard, under their keys, and in its row of metrics.csv."""
         numbers = {key: float(value) for key, value in values.items()}
         self._events.add(epoch, scalars(numbers))
@@ -71,13 +71,13 @@ class Recorder:
             self.history.append({"epoch": epoch, **numbers})
             self._append_row()
 
-    def losses(self, epoch: int, part: str, losses: Tensor) -> None:
+    def record_losses(self, epoch: int, part: str, losses: Tensor) -> None:
         """Record the histogram `losses/<part>` of losses per example; what is not finite is left out."""
         values = losses.detach().flatten().float().cpu().numpy()
         self._events.add(epoch, histograms({f"losses/{part}": values}))
 
     @torch.no_grad()
-    def layers(self, epoch: int, model: nn.Module) -> None:
+    def record_layers(self, epoch: int, model: nn.Module) -> None:
         """Record of each layer the norm `weights/<layer>` and the histogram `weights/<layer>/values` of its
         weights, and the norm `gradients/<layer>` of their gradient (that of the last step), if there is one.
 
@@ -93,7 +93,7 @@ class Recorder:
         spread = {f"weights/{layer}/values": array for layer, array in values.items()}
         self._events.add(epoch, [*scalars(numbers), *histograms(spread)])
 
-    def figure(self, epoch: int, tag: str, figure: "Figure") -> None:
+    def record_figure(self, epoch: int, tag: str, figure: "Figure") -> None:
         """Record a picture."""
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})

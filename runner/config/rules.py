@@ -1,7 +1,7 @@
 """What the values of a config may be, as far as that can be told without torch.
 
 A rule stands for a path, where `*` is one key. What a constructor takes beyond these is told by its signature
-(`runner.signature`) once its package has been imported.
+(`runner.config.signature`) once its package has been imported.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ mapping = Rule("a mapping of names to options", lambda value: isinstance(value, 
 RULES: dict[str, Rule] = {
     "epochs": whole(1),
     "batch_size": whole(1),
-    "order": choice("shuffled", "sequential"),
+    "shuffle": flag,
     "seed": whole(0),
     "device": choice("auto", "cpu", "cuda"),
     "precision": choice("fp32", "bf16"),
@@ -124,7 +124,7 @@ def problems_of_values(config: dict[str, Any]) -> list[str]:
             continue
         for pattern, rule in RULES.items():
             if matches(path, pattern) and not rule.accepts(value):
-                problems.append(f"{path} must be {rule.expected}, got {shown(value)}")
+                problems.append(f"{path} must be {rule.expected}, got {as_yaml(value)}")
     return problems
 
 
@@ -143,7 +143,7 @@ def matches(path: str, pattern: str) -> bool:
     return path.count(".") == pattern.count(".") and fnmatchcase(path, pattern)
 
 
-def shown(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """Return a value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

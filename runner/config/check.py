@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from runner.rules import problems_of_values, shown, walk
-from runner.targets import CONF, GROUPS, problems_of_targets
+from runner.config.allowlist import CONF, GROUPS, problems_of_targets
+from runner.config.rules import as_yaml, problems_of_values, walk
 
 
 class ConfigError(ValueError):
@@ -53,7 +53,7 @@ def problems_of_config(config: dict[str, Any], packages: Sequence[str] = ()) -> 
     ]
     if list(packages) != config["allow_targets"]:
         problems.append(
-            f"allow_targets is honoured from the command line alone, got {shown(config['allow_targets'])} from a file"
+            f"allow_targets is honoured from the command line alone, got {as_yaml(config['allow_targets'])} from a file"
         )
     return problems or problems_together(config)
 
@@ -86,7 +86,7 @@ def top_keys() -> frozenset[str]:
     return frozenset({*main, *GROUPS} - {"defaults", "hydra"})
 
 
-def refuse(problems: Sequence[str]) -> NoReturn:
+def exit_with_problems(problems: Sequence[str]) -> NoReturn:
     """Print each problem on a line of its own and leave with exit code 2."""
     for problem in dict.fromkeys(problems):
         print(problem, file=sys.stderr)

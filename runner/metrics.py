@@ -9,36 +9,37 @@ import torch
 from torch import Tensor
 
 from data import Dataset
-from runner.build import Parts, stream_seed
+from runner.build import Components
 from runner.compatibility import value_of
-from runner.evaluate import Evaluation, evaluate
-from runner.probes import Subject
+from runner.evaluation.evaluate import Evaluation, evaluate
+from runner.evaluation.probes import Subject
+from runner.seeds import stream_seed
 
 
-def evaluations_of(parts: Parts) -> dict[str, Evaluation]:
+def evaluations_of(components: Components) -> dict[str, Evaluation]:
     """Return the evaluation on each part of the data that there is, by its name."""
-    dataset = parts.dataset
+    dataset = components.dataset
     named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {
-        name: evaluate(parts.model, parts.criterion, part, dataset.classes)
+        name: evaluate(components.model, components.criterion, part, dataset.classes)
         for name, part in named.items()
         if part is not None
     }
 
 
-def values_of_proximal_penalties(parts: Parts) -> dict[str, float]:
+def values_of_proximal_penalties(components: Components) -> dict[str, float]:
     """Return the values that the means over the steps do not hold, since they are no terms of the objective."""
-    proximal = {name: penalty for name, penalty in parts.penalties.items() if not penalty.in_objective}
-    return {f"train/penalty/{name}": value_of(penalty, parts).item() for name, penalty in proximal.items()}
+    proximal = {name: penalty for name, penalty in components.penalties.items() if not penalty.in_objective}
+    return {f"train/penalty/{name}": value_of(penalty, components).item() for name, penalty in proximal.items()}
 
 
-def probed(parts: Parts, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Ask the probes, each with a generator of its own; return their numbers, and what is to become a histogram."""
     numbers, tensors = {}, {}
-    for name, probe in parts.probes.items():
-        generator = torch.Generator(parts.device).manual_seed(stream_seed(seed, "probe", name))
-        parts.model.eval()
-        for key, value in probe(Subject(parts.model, parts.criterion, parts.dataset, generator)).items():
+    for name, probe in components.probes.items():
+        generator = torch.Generator(components.device).manual_seed(stream_seed(seed, "probe", name))
+        components.model.eval()
+        for key, value in probe(Subject(components.model, components.criterion, components.dataset, generator)).items():
             if isinstance(value, Tensor):
                 tensors[f"probe/{name}/{key}"] = value
             else:
@@ -46,13 +47,13 @@ def probed(parts: Parts, seed: int) -> tuple[dict[str, float], dict[str, Tensor]
     return numbers, tensors
 
 
-def judge_of(dataset: Dataset) -> str:
+def monitor_of(dataset: Dataset) -> str:
     """Return the tag by which epochs are compared: the validation error, or loss, or that of the training part."""
     part = "train" if dataset.validation is None else "validation"
     return f"{part}/{'loss' if dataset.classes is None else 'error'}"
 
 
-def best_of(history: Sequence[dict[str, float]], judge: str) -> dict[str, float]:
-    """Return losses and errors of the first row with the least finite value of the judge."""
-    best = min(history, key=lambda row: (not math.isfinite(row[judge]), row[judge]), default={})
+def best_of(history: Sequence[dict[str, float]], monitor: str) -> dict[str, float]:
+    """Return losses and errors of the first row with the least finite value of the monitor."""
+    best = min(history, key=lambda row: (not math.isfinite(row[monitor]), row[monitor]), default={})
     return {key: best[key] for key in best if key == "epoch" or key.endswith(("/loss", "/error"))}

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from runner.files import replace
+from runner.storage.atomic import replace
 
 BINS = 30  # as many as TensorBoard draws
 LARGEST = float(np.finfo(np.float32).max)  # TensorBoard keeps histograms in float32

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from data import Dataset, Part
-from runner.evaluate import BATCH, evaluate
+from data import Dataset, Split
+from runner.evaluation.evaluate import BATCH, evaluate
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Probe(ABC):
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
         """Return numbers by name; a tensor becomes a histogram."""
 
-    def part(self, subject: Subject) -> Part:
+    def part(self, subject: Subject) -> Split:
         """Return the test examples to look at."""
         return subject.dataset.test[: self.examples]
 
