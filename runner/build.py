@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class Components:
 
 
 def build(config: Mapping[str, Any]) -> Components:
-    """Build every part of a run, and try each penalty on two examples.
+    """Build all components of a run, and try each penalty on two examples.
 
     Raises:
         ConfigError: with a sentence for everything that does not fit.
@@ -50,31 +49,51 @@ def build(config: Mapping[str, Any]) -> Components:
     be_deterministic(device)
     check_signatures(config)
     problems = Problems()
-    criterion = problems.collect("loss", lambda: construct(own_options(config, "loss")))
-    schedule = problems.collect("scheduler", lambda: construct(config["scheduler"]))
-    dataset = problems.collect("data", lambda: build_dataset(config, device))
+    with problems.at("loss"):
+        criterion = construct(own_options(config, "loss"))
+    with problems.at("scheduler"):
+        schedule = construct(config["scheduler"])
+    with problems.at("data"):
+        dataset = build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these
-    inputs = dataset.train.inputs
-    in_order = dict(sorted(config["penalty"].items()))  # the order of their terms and draws is that of their names
-    penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, inputs))
-    probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, inputs))
-    model = problems.collect("model", lambda: build_model(config, dataset, device))
+    penalties: dict[str, Penalty] = {}
+    for name, node in sorted(config["penalty"].items()):  # the order of their terms and draws is that of their names
+        with problems.at(f"penalty.{name}"):
+            penalties[name] = construct(node, dataset.train.inputs)
+    probes: dict[str, Probe] = {}
+    for name, node in config["probe"].items():
+        with problems.at(f"probe.{name}"):
+            probes[name] = construct(node, dataset.train.inputs)
+            probes[name].check(dataset)
+    with problems.at("model"):
+        model = build_model(config, dataset, device)
     problems.raise_if_any()
     if is_channels_last(config, dataset, penalties.values()):
         model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
-    optimizer = problems.collect("optimizer", lambda: build_optimizer(config, model, schedule))
+    with problems.at("optimizer"):
+        optimizer = build_optimizer(config, model, schedule)
+    problems.raise_if_any()
     components = Components(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
-    problems.collect("loss", lambda: check_criterion(config, criterion, dataset))
-    problems.collect("", lambda: check_metric(config, dataset))
-    for name, penalty in penalties.items():
-        problems.collect(f"penalty.{name}", partial(check_penalty, penalty, config, model, dataset))
-    problems.collect_each("probe", probes, lambda probe: probe.check(dataset))
-    problems.raise_if_any()
-    problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, components))
-    problems.raise_if_any()
+    check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
-        freeze_batch_norm(model, inputs)
+        freeze_batch_norm(model, dataset.train.inputs)
     return components
+
+
+def check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
+    """Raise ConfigError with a sentence for each component that does not fit the others; try each penalty."""
+    with problems.at("loss"):
+        check_criterion(components.criterion, components.model, components.dataset)
+    with problems.at(""):
+        check_metric(config, components.dataset)
+    for name, penalty in components.penalties.items():
+        with problems.at(f"penalty.{name}"):
+            check_penalty(penalty, config, components.model, components.dataset)
+    problems.raise_if_any()
+    for name, penalty in components.penalties.items():
+        with problems.at(f"penalty.{name}"):
+            value_of(penalty, components.model, components.criterion, components.dataset)
+    problems.raise_if_any()
 
 
 def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:

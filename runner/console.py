@@ -6,15 +6,13 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import rich.console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-from runner.outcome import uv_prefix
 
 BAR_SECONDS = 0.1  # between two drawings of the progress bar
 LINE_SECONDS = 1.0  # between two plain lines about epochs
@@ -102,13 +100,19 @@ def brief(row: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items() if number is not None)
 
 
-def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:
-    """Return the six lines at the end of a run."""
+def summary_lines(result: Mapping[str, Any], directory: Path, prefix: Sequence[str] = ()) -> list[str]:
+    """Return the six lines at the end of a run.
+
+    Args:
+        result: of the run.
+        directory: of the run.
+        prefix: words that find the programs of this environment, such as `uv run`.
+    """
     kind = "error" if "test/error" in result else "loss"
     parts = [part for part in ("train", "validation", "test") if f"{part}/{kind}" in result]
 
-    def values(prefix: str) -> str:
-        return "  ".join(f"{part} {result[f'{prefix}{part}/{kind}']:.4g}" for part in parts)
+    def values(kept: str) -> str:
+        return "  ".join(f"{part} {result[f'{kept}{part}/{kind}']:.4g}" for part in parts)
 
     last = f"{kind}, last   {values('')}  (epoch {result['epoch']})"
     best = f"{kind}, best   {values('best/')}  (epoch {result['best/epoch']}, by {result['best/by']})"
@@ -118,5 +122,5 @@ def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:
         f"seconds       {result['seconds']:.1f}",
         f"examples/s    {result['examples_per_second']:.0f}",
         f"directory     {directory}",
-        f"look at it    {shlex.join([*uv_prefix(), 'tensorboard', '--logdir', str(directory)])}",
+        f"look at it    {shlex.join([*prefix, 'tensorboard', '--logdir', str(directory)])}",
     ]

@@ -1,17 +1,17 @@
-"""From the options of a class to an object: signatures held against them first, all problems told at once."""
+"""From the options of a class to an object; before that, all options are checked against the signatures."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from data import DataError
 from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
+from runner.config.conf_files import NAMED, SINGLE
 from runner.config.signature import problems_of_options
 
 # Keys of a group that are the runner's own; all others go to the constructor.
@@ -25,28 +25,21 @@ GIVEN = {"model": ("input_shape", "outputs"), "optimizer": ("params",)}
 
 
 class Problems:
-    """Collects the sentences of everything that does not fit, to tell them at once."""
+    """Collects a sentence for everything that does not fit, to report all at once."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
-    def collect(self, path: str, make: Callable[[], Any]) -> Any:
-        """Return what `make` makes; keep the sentence if it raises, under the option's full path."""
+    @contextmanager
+    def at(self, path: str) -> Iterator[None]:
+        """Keep the sentence of a ValueError or TypeError that is raised in this context, behind the option's path."""
         try:
-            return make()
+            yield
         except (ValueError, TypeError) as error:
-            first, _, _ = str(error).partition(" ")
-            path = "" if isinstance(error, DataError) else path  # its sentence names the file
-            named = first.replace(".", "_").isidentifier() and " must " in str(error)
-            separator = "." if named else ": "
-            self.sentences.append(f"{path}{separator}{error}" if path else str(error))
-            return None
-
-    def collect_each(self, group: str, members: Mapping[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:
-        """Return what `make` makes of each member of a group."""
-        return {name: self.collect(f"{group}.{name}", partial(make, member)) for name, member in members.items()}
+            self.sentences.append(f"{path}: {error}" if path else str(error))
 
     def raise_if_any(self) -> None:
+        """Raise ConfigError with all sentences so far, if there are any."""
         if self.sentences:
             raise ConfigError(self.sentences)
 
@@ -64,18 +57,19 @@ def common_options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def check_signatures(config: Mapping[str, Any]) -> None:
-    """Hold all options against the constructors that they are meant for.
+    """Check all options against the constructors that they are meant for.
 
     Raises:
         ConfigError: with a sentence for each that does not fit.
     """
     problems = Problems()
-    for group in ("data", "model", "init", "loss", "optimizer", "scheduler"):
-        node = problems.collect(group, partial(own_options, config, group))
-        problems.sentences += problems_of_node(group, node, GIVEN.get(group, ())) if node else []
-    for kind in ("penalty", "probe"):
-        for name, node in config[kind].items():
-            problems.sentences += problems_of_node(f"{kind}.{name}", node)
+    for group in SINGLE:
+        with problems.at(group):
+            node = own_options(config, group)
+            problems.sentences += problems_of_node(group, node, GIVEN.get(group, ()))
+    for group in NAMED:
+        for name, node in config[group].items():
+            problems.sentences += problems_of_node(f"{group}.{name}", node)
     problems.raise_if_any()
 
 

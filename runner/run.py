@@ -17,14 +17,15 @@ from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
 from runner.loop import Diverged, Loop
 from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
-from runner.outcome import reason_of
+from runner.outcome import reason_of, uv_prefix
 from runner.recording import pictures
 from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 from runner.storage.atomic import remove_stale_temporaries
-from runner.storage.directory import Run
+from runner.storage.directory import Run, locked
 from runner.storage.provenance import provenance
+from runner.storage.status import Status
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
@@ -49,10 +50,10 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
         warnings.simplefilter("always")
         components = build(run.config)
     keep_freed_memory()
-    with run.locked(), StopSignals() as signals:
+    with locked(run.path), StopSignals() as signals:
         if run.is_finished:  # another process was faster
             return run.result()
-        console.open_log(run.path / "train.log")
+        console.open_log(run.log)
         console.say(f"device {components.device}, {torch.get_num_threads()} threads")
         for warning in caught:
             console.say(f"warning: {warning.message}")
@@ -95,19 +96,19 @@ class Session:
     def train(self) -> dict[str, Any]:
         """Train to the end, or as far as it goes, and return the result, which says how it ended."""
         self.run.write_config()
-        self.write("running")
+        self.write(Status.RUNNING)
         try:
             self.train_epochs()
-            result = self.finish("done")
+            result = self.finish(Status.DONE)
         except Diverged as divergence:
             facts = {"diverged_at_step": divergence.step, "last_finite_objective": divergence.last_finite}
-            result = self.finish("diverged", reason=str(divergence), **facts)
+            result = self.finish(Status.DIVERGED, reason=str(divergence), **facts)
         except Interrupted as interruption:
-            self.write("interrupted", reason=str(interruption))
+            self.write(Status.INTERRUPTED, reason=str(interruption))
             raise
         except Exception as error:
             self.console.note(traceback.format_exc())
-            self.finish("failed", reason=reason_of(error, self.run))
+            self.finish(Status.FAILED, reason=reason_of(error, self.run))
             raise
         finally:
             with suppress(OSError):  # of what was recorded since the last flush: there is no more to be told of it
@@ -163,7 +164,7 @@ class Session:
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
         self.draw(evaluations)
         self.console.epoch(epoch, self.config["epochs"], row)
-        self.write("running")
+        self.write(Status.RUNNING)
         if not math.isfinite(row["train/loss"]) and self.config["on_nan"] == "stop":
             raise Diverged(self.steps, self.loop.last_finite)  # the last step did it: its objective was finite
 
@@ -221,7 +222,7 @@ class Session:
 
     def hand_over(self) -> None:
         """Say that the run, which is saved, may be killed and started again by a launcher, as its signal announced."""
-        self.write("interrupted", reason="the launcher's signal")
+        self.write(Status.INTERRUPTED, reason="the launcher's signal")
 
     def save(self) -> None:
         """Save everything that an undisturbed continuation needs."""
@@ -239,11 +240,11 @@ class Session:
         """Write the final result, tell it, and return it."""
         result = self.write(status, **facts)
         self.recorder.finish(self.best, status)
-        if status == "done":
-            for line in summary_lines(result, self.run.path):
+        if status == Status.DONE:
+            for line in summary_lines(result, self.run.path, uv_prefix()):
                 self.console.say(line)
         else:
-            self.console.say(f"{status}: {facts['reason']}; log in {self.run.path / 'train.log'}")
+            self.console.say(f"{status}: {facts['reason']}; log in {self.run.log}")
         return result
 
     def write(self, status: str, **facts: Any) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+STOP_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a process that a signal has stopped
+
 
 class Interrupted(Exception):
     """A signal asked the run to stop."""

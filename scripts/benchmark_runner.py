@@ -108,9 +108,7 @@ def bare_epoch(images: Tensor, labels: Tensor, bf16: bool = False) -> Callable[[
 
 def runner_loop(images: Tensor, labels: Tensor, precision: str) -> Loop:
     """The runner's own loop on the same data, through the config that a user would give."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from runner.config.command_line import compose, loader_with, resolved
+    from runner.config.compose import project_composer
 
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
         import numpy as np
@@ -119,9 +117,7 @@ def runner_loop(images: Tensor, labels: Tensor, precision: str) -> Loop:
         np.savez(file, **{f"{part}_{name}": a for part in ("train", "test") for name, a in arrays.items()})
         file.flush()
         lines = ["data=npz", f"data.path={file.name}", "data.validation_size=0", "optimizer=sgd", f"optimizer.lr={LR}"]
-        composed = compose(loader_with(None), [*lines, f"batch_size={BATCH}", f"precision={precision}"])
-        GlobalHydra.instance().clear()
-        config = resolved(composed)
+        config = project_composer().compose([*lines, f"batch_size={BATCH}", f"precision={precision}"]).values
         return Loop(build(config), config)
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,22 +24,17 @@ def one_thread() -> None:
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., Any]:
     """Return a function of overrides that returns the checked directory of a run, below a temporary folder."""
-    from runner.config.check import problems_of_config
-    from runner.config.command_line import allowed_packages, compose, loader_with, resolved
+    from runner.config.check import problems_of
+    from runner.config.compose import Composer, loader_with, project_composer
     from runner.storage.directory import Run
 
-    def directory(*overrides: str, folder: str | None = None) -> Run:
+    def run(*overrides: str, folder: str | None = None) -> Run:
         lines = [f"runs_dir={tmp_path / 'runs'}", "threads=1", "device=cpu", *overrides]
-        try:
-            config = compose(loader_with(folder), lines)
-        finally:
-            GlobalHydra.instance().clear()
-        plain, choices = resolved(config), OmegaConf.to_container(config.hydra.runtime.choices)
-        problems = problems_of_config(plain, allowed_packages(lines))
-        assert not problems, problems
-        return Run(plain, choices, lines)
+        composed = (Composer(loader_with(folder)) if folder else project_composer()).compose(lines)
+        assert not problems_of(composed), problems_of(composed)
+        return Run(composed.values, composed.overrides)
 
-    return directory
+    return run
 
 
 @pytest.fixture

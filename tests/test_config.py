@@ -14,9 +14,9 @@ import yaml
 from conftest import ROOT
 
 from runner.config import command_line
-from runner.config.allowlist import CONF
+from runner.config.conf_files import CONF
 from runner.config.check import ConfigError
-from runner.config.help import GROUPS, INTRODUCTION, keys_of, show
+from runner.config.help import INTRODUCTION, PRINTED as GROUPS, keys_of, show
 
 Refused = Callable[..., str]
 
@@ -61,14 +61,14 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["optimizer.lr=inf"], "optimizer.lr must be a finite number above 0, got inf"),
         (["optimizer.lr=abc"], "optimizer.lr must be a finite number above 0, got 'abc'"),
         (["device=gpu"], "device must be one of auto, cpu, cuda, got 'gpu'"),
-        (["data.label_noise=2"], "data.label_noise must be a finite number of at least 0 at most 1, got 2"),
+        (["data.label_noise=2"], "data.label_noise must be between 0 and 1, got 2"),
         (["penalty=l2", "penalty.l2.weight=-1"], "penalty.l2.weight must be a finite number of at least 0, got -1"),
         (["penalty=l2", "penalty.l2.every=0"], "penalty.l2.every must be a whole number of at least 1, got 0"),
         (["name=../elsewhere"], "name must be a folder name without '..' and not absolute"),
         (["loss.weight=0"], "loss.weight must be above 0 without a penalty, got 0"),
         (["model._target_=os.system"], "model._target_ must be one of the classes that conf/ names, got 'os.system'"),
         (["model._target_=data.Digits"], "model._target_ must be one of the classes that conf/ names"),
-        (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks.x._target_ must be a launcher"),
+        (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks must stay {}, got"),
         (["seed=1,2"], "seed has several values, 1,2: add -m for a sweep"),
         (["-m", "seed=1,-2"], "seed must be a whole number of at least 0, got -2"),
         (["--config-dir", "absent"], "--config-dir must be a folder, got 'absent'"),
@@ -89,7 +89,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("conf")
     (folder / "experiment").mkdir()
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nallow_targets: [os]\n")
-    assert "allow_targets is honoured from the command line alone" in refused(
+    assert "allow_targets must be given on the command line" in refused(
         "--config-dir", str(folder), "experiment=mine"
     )
 
@@ -111,7 +111,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["data=line", "model=mlp"], "takes class labels and the data has real values as targets: choose loss=mse"),
         (["loss=mse"], "takes real values as targets and the data has class labels"),
         (["loss=nll"], "takes log-probabilities: add model.log_softmax=true"),
-        (["data.train_size=2000"], "data.train_size must be 1 to 1437"),
+        (["data.train_size=2000"], "data: train_size must be 1 to 1437"),
         (["data=npz", "data.path=absent.npz"], "absent.npz"),
         (["data=npz", "data.path=null"], "data.path must be"),
         (["optimizer.groups={fc9: {lr: 0.1}}"], "groups must name layers with parameters, conv1, conv2, fc1, fc2"),

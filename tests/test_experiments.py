@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from runner.config.allowlist import CONF
+from runner.config.conf_files import CONF
 from runner.config.command_line import check
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -17,10 +17,9 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT
-from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
-from runner.config.command_line import loader_with
-from runner.config.compose import Composer, compose, resolved
+from runner.config.compose import Composer, composed_of, loader_with
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 
@@ -413,9 +412,8 @@ def is_job(process: psutil.Process) -> bool:
 
 
 @pytest.fixture
-def composer() -> Iterator[Composer]:
-    yield Composer(loader_with(None))
-    GlobalHydra.instance().clear()
+def composer() -> Composer:
+    return Composer(loader_with())
 
 
 @pytest.mark.parametrize(
@@ -429,7 +427,8 @@ def composer() -> Iterator[Composer]:
 )
 def test_quick_composition_is_hydras(composer: Composer, lines: tuple[str, ...]) -> None:
     composer.compose([line for line in lines if composer.is_choice(line)])  # what is kept must not change
-    assert resolved(composer.compose(lines)) == resolved(compose(composer.loader, lines))
+    whole = composer._loader.load_configuration("config", list(lines), RunMode.RUN, from_shell=False)
+    assert composer.compose(lines).values == composed_of(whole, whole.hydra, lines).values
 
 
 def test_a_launchers_handler_is_called_after_saving() -> None:

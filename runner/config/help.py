@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = (
-    "data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe", "experiment", "sweep",
-    "hydra/launcher", "hydra/sweeper",
-)  # fmt: skip
+from runner.config.conf_files import CONF, GROUPS, default_options, file_of, options
+
+PRINTED = (*GROUPS, "experiment", "sweep", "hydra/launcher", "hydra/sweeper")
 KEY_WIDTH = 46
 
 INTRODUCTION = """\
@@ -38,39 +38,40 @@ Tab completion, for `python train.py`: eval "$(python train.py -sc install=bash)
 
 def show(arguments: Sequence[str]) -> None:
     """Print the help, with the keys of the options chosen on the command line."""
-    chosen = defaults() | dict(argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument))
-    print(INTRODUCTION)
-    print("Groups, each with its options; * is chosen")
-    for group in GROUPS:
+    try:
+        print("\n".join(lines_of_help(arguments)), flush=True)
+    except BrokenPipeError:  # `--help | head`: nobody reads on, so Python's own flush at the exit must not fail either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def lines_of_help(arguments: Sequence[str]) -> list[str]:
+    """Return the help, line by line."""
+    chosen = default_options() | dict(
+        argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument)
+    )
+    lines = [INTRODUCTION, "Groups, each with its options; * is chosen"]
+    for group in PRINTED:
         names = ["*" + name if name in chosen_names(chosen, group) else name for name in options(group)]
-        print("\n".join(wrapped(f"  {group:<14}", names)))
-    print("\nKeys, with their values and meanings")
-    for line in keys_of(CONF / "config.yaml"):
-        print(line)
-    for group in GROUPS:
+        lines += wrapped(f"  {group:<14}", names)
+    lines += ["\nKeys, with their values and meanings", *keys_of(CONF / "config.yaml")]
+    for group in PRINTED:
         for name in chosen_names(chosen, group):
-            path = CONF / group / f"{name}.yaml"
-            if path.exists():
-                print(f"\n  {group}={name}: {meaning(path)}")
-                print("\n".join(keys_of(path, prefix="" if is_global(path) else f"{group.replace('/', '.')}.")))
-            elif name != "null":
-                print(f"\n  {group}={name} is not an option: there are {', '.join(options(group))}")
-    print(CLOSING)
+            lines += keys_of_option(group, name)
+    return [*lines, CLOSING]
 
 
-def defaults() -> dict[str, str]:
-    """Return the option that the main config chooses of each group."""
-    return dict(re.findall(r"^  - (?:override )?([\w/]+): (\w+)$", (CONF / "config.yaml").read_text(), re.M))
+def keys_of_option(group: str, name: str) -> list[str]:
+    """Return what an option is and a line for each of its keys."""
+    path = file_of(group, name)
+    if path.exists():
+        prefix = "" if is_global(path) else f"{group.replace('/', '.')}."
+        return [f"\n  {group}={name}: {meaning(path)}", *keys_of(path, prefix)]
+    return [] if name == "null" else [f"\n  {group}={name} is not an option: there are {', '.join(options(group))}"]
 
 
 def chosen_names(chosen: dict[str, str], group: str) -> list[str]:
     """Return the names chosen of a group, several in brackets."""
     return re.findall(r"\w+", chosen.get(group, ""))
-
-
-def options(group: str) -> list[str]:
-    """Return the names that a group offers."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def meaning(path: Path) -> str:

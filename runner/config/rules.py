@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any, NamedTuple
+
+from runner.config.tree import as_yaml, walk
 
 
 class Rule(NamedTuple):
@@ -24,17 +27,24 @@ def whole(low: int) -> Rule:
     return Rule(f"a whole number of at least {low}", lambda value: type(value) is int and low <= value < 2**63)
 
 
-def number(low: float | None = None, above: float | None = None, high: float = math.inf) -> Rule:
-    """A finite number, at least `low` or above `above`, and at most `high`."""
-    bounds = [f"of at least {low}" if low is not None else "", f"above {above}" if above is not None else ""]
-    bounds += [f"at most {high}" if high < math.inf else ""]
+def number(
+    *, low: float | None = None, above: float | None = None, high: float = math.inf, below: float = math.inf
+) -> Rule:
+    """A finite number: at least `low` or above `above`, at most `high` or below `below`."""
+    if high < math.inf:
+        expected = f"between {low} and {high}"
+    elif below < math.inf:
+        expected = f"at least {low} and below {below}"
+    else:
+        expected = f"a finite number of at least {low}" if above is None else f"a finite number above {above}"
+    least = -math.inf if low is None else low
+    beyond = -math.inf if above is None else above
 
     def accepts(value: Any) -> bool:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return False
-        return (low is None or value >= low) and (above is None or value > above) and value <= high
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        return is_number and least <= value <= high and beyond < value < below
 
-    return Rule(" ".join(filter(None, ["a finite number", *bounds])), accepts)
+    return Rule(expected, accepts)
 
 
 def choice(*names: str) -> Rule:
@@ -91,7 +101,7 @@ RULES: dict[str, Rule] = {
     "loss.weight": number(low=0),
     "optimizer.lr": number(above=0),
     "optimizer.weight_decay": number(low=0),
-    "optimizer.momentum": number(low=0, high=1),
+    "optimizer.momentum": number(low=0, below=1),
     "optimizer.gradient": choice("minibatch", "full"),
     "optimizer.clip": optional(number(above=0)),
     "optimizer.max_iter": whole(1),
@@ -122,29 +132,20 @@ def problems_of_values(config: dict[str, Any]) -> list[str]:
         if value == "???":
             problems.append(f"{path} must be given: {path}=...")
             continue
-        for pattern, rule in RULES.items():
-            if matches(path, pattern) and not rule.accepts(value):
-                problems.append(f"{path} must be {rule.expected}, got {as_yaml(value)}")
+        problems += [
+            f"{path} must be {rule.expected}, got {as_yaml(value)}"
+            for rule in rules_of(path)
+            if not rule.accepts(value)
+        ]
     return problems
 
 
-def walk(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Return (path, value) of all nodes below, depth first; members of a list go by their index."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    found = []
-    for key, value in children:
-        inner = f"{path}.{key}" if path else str(key)
-        found += [(inner, value), *walk(value, inner)]
-    return found
+@cache
+def rules_of(path: str) -> tuple[Rule, ...]:
+    """Return the rules for a path."""
+    return tuple(rule for pattern, rule in RULES.items() if matches(path, pattern))
 
 
 def matches(path: str, pattern: str) -> bool:
     """Tell whether a path fits a pattern whose `*` stands for exactly one key."""
     return path.count(".") == pattern.count(".") and fnmatchcase(path, pattern)
-
-
-def as_yaml(value: Any) -> str:
-    """Return a value as YAML writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value) if isinstance(value, str) else str(value)

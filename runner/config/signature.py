@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from runner.config.rules import as_yaml
+from runner.config.tree import as_yaml
 
 
 def problems_of_options(

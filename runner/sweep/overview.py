@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runner.console import Terminal
 from runner.storage.directory import Run
+from runner.storage.status import Status
 
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
 LINE_SECONDS = 60.0  # between two plain lines about what is running
@@ -51,20 +52,20 @@ class Overview:
         self.terminal.print(line)
 
     def started(self, run: Run) -> None:
-        self.running[run.path.name] = run
+        self.running[run.title] = run
 
     def ended(self, run: Run, status: str) -> None:
         """Tell how a job ended."""
-        self.running.pop(run.path.name)
+        self.running.pop(run.title)
         self.ends[status] = self.ends.get(status, 0) + 1
         self.epochs_ended += run.config["epochs"]
         result, number = run.result(), sum(self.ends.values())
         monitor = result.get("best/by", "")
         facts = {
-            "done": f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
-            "busy": "another process is training it",
-        }.get(status, f"{result.get('reason', 'it could not be written why')}; log in {run.path / 'train.log'}")
-        self.say(f"[{number}/{self.jobs}] {status}: {run.path.name}  {facts}")
+            Status.DONE: f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
+            Status.BUSY: "another process is training it",
+        }.get(Status(status), f"{result.get('reason', 'it could not be written why')}; log in {run.log}")
+        self.say(f"[{number}/{self.jobs}] {status}: {run.title}  {facts}")
 
     def draw(self) -> None:
         """Draw the overview anew, or say what is running, each now and then."""
@@ -83,8 +84,8 @@ class Overview:
     def head(self, epochs_running: int, seconds: float) -> str:
         """Return the line of numbers."""
         ended = sum(self.ends.values())
-        numbers = {"done": self.total - self.jobs + self.ends.get("done", 0), "running": len(self.running)}
-        numbers |= {status: number for status, number in self.ends.items() if status != "done"}
+        numbers = {"done": self.total - self.jobs + self.ends.get(Status.DONE, 0), "running": len(self.running)}
+        numbers |= {status: number for status, number in self.ends.items() if status != Status.DONE}
         numbers["waiting"] = self.jobs - ended - len(self.running)
         trained = self.epochs_ended + epochs_running - self.epochs_before
         left = seconds / trained * (self.epochs - self.epochs_ended - epochs_running) if trained > 0 else None
@@ -95,7 +96,7 @@ class Overview:
 def epoch_of(run: Run) -> int:
     """Return the last epoch that a run has written down, 0 before that."""
     result = run.result()
-    return 0 if run.config["force"] and result.get("status") != "running" else result.get("epoch", 0)
+    return 0 if run.config["force"] and result.get("status") != Status.RUNNING else result.get("epoch", 0)
 
 
 def clock(seconds: float) -> str:

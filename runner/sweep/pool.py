@@ -20,46 +20,40 @@ from multiprocessing.process import BaseProcess
 
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
-from runner.signals import StopSignals
-from runner.storage.directory import FINISHED, Busy, Run
-from runner.sweep.child import child
-from runner.sweep.job import record_end
+from runner.signals import STOP_CODES, StopSignals
+from runner.storage.directory import Busy, Run, locked
+from runner.storage.status import ENDED, Status
+from runner.sweep.job import train_in_own_process
 from runner.sweep.overview import Overview
 from runner.system import cores
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
-STOPPED = tuple(128 + number for number in StopSignals.NUMBERS)  # exit codes of a run that a signal has stopped
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
 def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
-    """Train in all directories whose run is not settled yet, and return what a sweeper minimises.
+    """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
-        directories: of checked configs; a run that occurs twice is trained once.
+        runs: of checked configs; one that occurs twice is trained once.
         n_jobs: processes at a time (>= 1; null: as many as cores); each has its share of the cores as threads.
     """
     jobs = {run.path: run for run in runs}
-    unsettled = [run for run in jobs.values() if not run.needs_no_training]
+    waiting = [run for run in jobs.values() if not run.needs_no_training]
     n_jobs = n_jobs or cores()  # not fewer for fewer jobs: the bits of a result depend on the threads
     threads = max(1, cores() // n_jobs)
     print(
-        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(unsettled)} of them settled before: "
+        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before: "
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each",
         flush=True,
     )
-    for run in jobs.values():
-        if run.needs_no_training:
-            run.mark_seen()  # now, since a signal may end the sweep below
-    if unsettled:
-        import_all(unsettled)
+    if waiting:
+        import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            Pool(n_jobs, threads, unsettled[0].config["sweep"]["on_error"], len(jobs)).run(unsettled)
+            Pool(n_jobs, threads, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
         finally:
             gc.unfreeze()
-    for run in jobs.values():
-        run.mark_seen()
     return [objective(run) for run in runs]
 
 
@@ -112,7 +106,7 @@ class Pool:
                 if signals.received is not None:
                     self.stop(signals.received)
                     sys.exit(128 + signals.received)
-                if "failed" in statuses and self.on_error == "stop":
+                if Status.FAILED in statuses and self.on_error == "stop":
                     self.stop(signal.SIGTERM)
                     self.overview.say("stopped after a failure: sweep.on_error=stop")
                     sys.exit(FAILED)
@@ -120,7 +114,7 @@ class Pool:
     def start(self, run: Run) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        process = self.processes.Process(target=child, args=(run, self.threads, os.getpid()))
+        process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, os.getpid()))
         process.start()
         self.running[process] = run
         self.overview.started(run)
@@ -152,36 +146,36 @@ class Pool:
 
 
 def record_exit(run: Run, exit_code: int, stopping: bool) -> str:
-    """Return how a job's run stands after its process ended; if that died without a word, write down why.
+    """Return the run's status after its process exited; if the process recorded none, record the cause of death.
 
     Args:
-        run: of the run.
+        run: that was trained.
         exit_code: of its process, negative for a signal.
         stopping: the sweep itself ends its jobs.
     """
     try:
-        with run.locked():
-            status = run.result().get("status")
-            if status in (*FINISHED, "failed") and exit_code in (0, BUSY):  # or another process has trained it
-                return str(status)
+        with locked(run.path):
+            status = run.status
+            if status in ENDED and exit_code in (0, BUSY):  # or another process has trained it
+                return status
             if stopping:
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
-                record_end(run, "interrupted", f"stopped with the sweep{unsaved}")
-                return "interrupted"
-            if status == "interrupted" and exit_code in STOPPED:
-                return "interrupted"
-            record_end(run, "failed", reason_of_death(exit_code))
+                run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")
+                return Status.INTERRUPTED
+            if status == Status.INTERRUPTED and exit_code in STOP_CODES:
+                return status
+            run.write_end(Status.FAILED, reason_of_death(exit_code))
     except Busy:
-        return "busy"
-    except OSError as error:  # the disk is full: it cannot be written down
-        print(f"{run.path.name}: {error}", file=sys.stderr, flush=True)
-    return "failed"
+        return Status.BUSY
+    except OSError as error:  # the disk is full: it cannot be recorded
+        print(f"{run.title}: {error}", file=sys.stderr, flush=True)
+    return Status.FAILED
 
 
 def reason_of_death(exit_code: int) -> str:
     """Return in words how a process ended; multiprocessing makes signals negative."""
     if exit_code >= 0:
-        return f"its process left with exit code {exit_code} in the midst of training"
+        return f"its process exited with code {exit_code} during training"
     name = signal.Signals(-exit_code).name
     memory = " (by somebody, or by the system for lack of memory)" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{memory}"
