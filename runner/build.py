@@ -56,15 +56,8 @@ def build(config: Mapping[str, Any]) -> Components:
     with problems.at("data"):
         dataset = build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these
-    penalties: dict[str, Penalty] = {}
-    for name, node in sorted(config["penalty"].items()):  # the order of their terms and draws is that of their names
-        with problems.at(f"penalty.{name}"):
-            penalties[name] = construct(node, dataset.train.inputs)
-    probes: dict[str, Probe] = {}
-    for name, node in config["probe"].items():
-        with problems.at(f"probe.{name}"):
-            probes[name] = construct(node, dataset.train.inputs)
-            probes[name].check(dataset)
+    penalties: dict[str, Penalty] = build_named(config, "penalty", dataset, problems)
+    probes: dict[str, Probe] = build_named(config, "probe", dataset, problems)
     with problems.at("model"):
         model = build_model(config, dataset, device)
     problems.raise_if_any()
@@ -86,6 +79,9 @@ def check_together(config: Mapping[str, Any], components: Components, problems: 
         check_criterion(components.criterion, components.model, components.dataset)
     with problems.at(""):
         check_metric(config, components.dataset)
+    for name, probe in components.probes.items():
+        with problems.at(f"probe.{name}"):
+            probe.check(components.dataset)
     for name, penalty in components.penalties.items():
         with problems.at(f"penalty.{name}"):
             check_penalty(penalty, config, components.model, components.dataset)
@@ -94,6 +90,15 @@ def check_together(config: Mapping[str, Any], components: Components, problems: 
         with problems.at(f"penalty.{name}"):
             value_of(penalty, components.model, components.criterion, components.dataset)
     problems.raise_if_any()
+
+
+def build_named(config: Mapping[str, Any], group: str, dataset: Dataset, problems: Problems) -> dict[str, Any]:
+    """Build the members of a group, each under its name, in the order of their names."""
+    members = {}
+    for name, node in sorted(config[group].items()):
+        with problems.at(f"{group}.{name}"):
+            members[name] = construct(node, dataset.train.inputs)
+    return members
 
 
 def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:

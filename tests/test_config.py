@@ -14,9 +14,10 @@ import yaml
 from conftest import ROOT
 
 from runner.config import command_line
-from runner.config.conf_files import CONF
 from runner.config.check import ConfigError
-from runner.config.help import INTRODUCTION, PRINTED as GROUPS, keys_of, show
+from runner.config.conf_files import CONF
+from runner.config.help import INTRODUCTION, keys_of, show
+from runner.config.help import PRINTED as GROUPS
 
 Refused = Callable[..., str]
 
@@ -89,9 +90,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("conf")
     (folder / "experiment").mkdir()
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nallow_targets: [os]\n")
-    assert "allow_targets must be given on the command line" in refused(
-        "--config-dir", str(folder), "experiment=mine"
-    )
+    assert "allow_targets must be given on the command line" in refused("--config-dir", str(folder), "experiment=mine")
 
 
 @pytest.mark.parametrize(

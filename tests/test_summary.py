@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from test_record import epochs, serve, start
 
-from runner.config.conf_files import CONF
 from runner.config.check import problems_of_config
 from runner.config.compose import Composer, loader_with
+from runner.config.conf_files import CONF
 from runner.storage.directory import Run
 from runner.summary import NothingToShow, Summary, report, summarize
 from runner.summary.axis import are_log_spaced

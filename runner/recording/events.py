@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util import tensor_util
 
 from runner.storage.atomic import replace
 
 BINS = 30  # as many as TensorBoard draws
 LARGEST = float(np.finfo(np.float32).max)  # TensorBoard keeps histograms in float32
+CHARTS = {
+    "loss": [r"^(train|validation|test)/loss$"],
+    "error": [r"^(train|validation|test)/error$"],
+    "objective and penalties": [r"^train/(objective|loss|penalty/[^/]+)$"],
+}
 
 
 class Events:
@@ -142,3 +150,22 @@ def session_end(status: int) -> Summary.Value:
 
 def _session(tag: str, data: HParamsPluginData) -> Summary.Value:
     return Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+
+
+def custom_charts() -> Summary.Value:
+    """Train against test in one chart: the layout of TensorBoard's "Custom Scalars" page, to write at step 0.
+
+    TensorBoard takes the layout from the runs below its folder and merges equal ones. So each run's record holds it,
+    and one run or many show the same page; in a folder of its own it would show as one more run.
+    """
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
+        for title, tags in CHARTS.items()
+    ]
+    category = layout_pb2.Category(title="train against test", chart=charts)
+    content = layout_pb2.Layout(category=[category]).SerializeToString()
+    return Summary.Value(
+        tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,
+        metadata=custom_scalar_metadata.create_summary_metadata(),
+        tensor=tensor_util.make_tensor_proto(content),
+    )

@@ -11,8 +11,7 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import Tensor, nn
 
-from runner.recording.events import Events, histograms, image, scalars, session_end, session_start
-from runner.recording.layout import layout
+from runner.recording.events import Events, custom_charts, histograms, image, scalars, session_end, session_start
 from runner.storage.atomic import replace
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Recorder:
         self._columns: list[str] = []
         self._rewrite_table()
         self._events = Events(directory, resume_at)
-        self._events.add(0, [session_start(hparams, group), layout()])
+        self._events.add(0, [session_start(hparams, group), custom_charts()])
         self._events.flush()
 
     def record_scalars(self, epoch: int, values: Mapping[str, float]) -> None:

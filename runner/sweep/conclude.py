@@ -125,7 +125,7 @@ def exit_code_of(statuses: list[str]) -> int:
 
 def show_table(runs: Sequence[Path], folder: Path) -> None:
     """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
-    from runner.summary import report
+    from runner.summary.report import report  # late: matplotlib takes half a second
 
     try:
         if runs:
