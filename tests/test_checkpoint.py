@@ -229,7 +229,7 @@ def test_malicious_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path, monkey
     touched = tmp_path / "touched"
     save(tmp_path, {"step": 1}, step=1)
     with monkeypatch.context() as patch:  # written as an attacker would: with a digest that agrees
-        patch.setattr("runner.storage.checkpoint.plain", lambda state: state)
+        patch.setattr("runner.storage.checkpoint.as_plain_data", lambda state: state)
         malicious = save(tmp_path, {"step": 2, "weights": Payload(touched)}, step=2)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # must not undo it
     with pytest.raises(CheckpointError) as caught:
@@ -251,7 +251,7 @@ def test_foreign_content_with_a_right_digest_is_one_sentence(tmp_path, monkeypat
 
 
 def test_state_that_is_no_dict_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("runner.storage.checkpoint.plain", lambda state: [state])
+    monkeypatch.setattr("runner.storage.checkpoint.as_plain_data", lambda state: [state])
     save(tmp_path, {}, step=1)
     with pytest.raises(CheckpointError, match="must hold a dict, got list"):
         load(tmp_path)
@@ -362,7 +362,7 @@ def test_negative_step_is_refused(tmp_path):
         save(tmp_path, {}, step=-1)
 
 
-# Disks that exit_with_problems
+# Disks that refuse
 
 
 def fail_to_flush(*_: Any) -> None:
@@ -495,7 +495,7 @@ UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "
 def test_no_code_here_unpickles():
     """Neither by an import, nor by `torch.load` and `numpy.load`, whose safe way is always asked for by name."""
     paths = [*ROOT.glob("*.py"), *(path for own in OWN for path in (ROOT / own).rglob("*.py"))]
-    assert ROOT / "runner" / "checkpoint.py" in paths
+    assert ROOT / "runner" / "storage" / "checkpoint.py" in paths
     assert [f"{path}:{line}" for path in paths for line in unpickling(path.read_text())] == []
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from runner import console
 from runner.console import Console
-from runner.sweep.conclude import overview
+from runner.sweep import overview
 from runner.sweep.overview import Overview
 
 ROW = {"train/objective": 0.5, "train/loss": 0.4, "train/error": 0.25, "test/loss": 0.6, "test/error": 0.125}

@@ -319,7 +319,7 @@ def test_a_killed_process_loses_nothing_that_was_recorded(tmp_path: Path) -> Non
     code = (
         "import os, signal, sys; from pathlib import Path; from runner.recording.recorder import Recorder\n"
         "r = Recorder(Path(sys.argv[1]), hparams={}, group='g')\n"
-        "for e in (1, 2): r.scalars(e, {'train/loss': 1 / e})\n"
+        "for e in (1, 2): r.record_scalars(e, {'train/loss': 1 / e})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = Path(__file__).parent.parent
