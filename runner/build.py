@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a run; whatever does not fit is told before anything is written."""
+"""From a checked config to the components of a run; what does not fit is reported before anything is written."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def be_deterministic(device: torch.device) -> None:
 
 
 def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
-    """Build and initialise the model, from a generator of its own, and see that it takes the data."""
+    """Build and initialise the model, from a generator of its own, and check that it takes the data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config["seed"], "init"))
         model = construct(config["model"], input_shape=dataset.shape, outputs=dataset.outputs)

@@ -91,7 +91,7 @@ def warn(sentence: str) -> None:
 def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: Dataset) -> Tensor:
     """Return a penalty's value on two training examples, with random directions of its own.
 
-    Before training it tells what does not fit; later it is the value of a penalty on the weights alone.
+    Before training it shows whether the penalty fits; later it is the value of a penalty on the weights alone.
     """
     two = dataset.train[:2]
     generator = torch.Generator(two.inputs.device).manual_seed(0)

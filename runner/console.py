@@ -19,20 +19,20 @@ LINE_SECONDS = 1.0  # between two plain lines about epochs
 
 
 class Terminal(rich.console.Console):
-    """Where lines are printed; once nobody listens (`| head`), silence, where rich would leave the process."""
+    """Where lines are printed. Once the reader is gone (`| head`) it is silent, where rich would exit the process."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 class Console:
-    """Prints lines, keeps them in a log, and shows how far training is."""
+    """Print lines, keep them in a log, and show how far training is."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
         self.log: TextIO | None = None
         self.bar: Progress | None = None
-        self.drawn = self.told = 0.0
+        self.drawn = self.printed = 0.0
 
     def say(self, line: str) -> None:
         """Print a line, and keep it; a closed terminal or a full disk is no reason to stop."""
@@ -48,7 +48,7 @@ class Console:
                 self.log.flush()
 
     def open_log(self, path: Path) -> None:
-        """Keep lines in a file from now on, and tell what the runner's modules log."""
+        """Keep lines in a file from now on, and print the warnings that the runner's modules log."""
         self.log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         self.handler = logging.Handler()
         self.handler.emit = lambda record: self.say(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
@@ -82,18 +82,18 @@ class Console:
         self.bar.start()  # after the first update, or it would show epoch 0; it does nothing later
 
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
-        """Tell the numbers of an epoch in a plain line, at most one a second but the last, unless there is a bar."""
+        """Print an epoch's numbers in a plain line, unless there is a bar; at most one line a second, and the last."""
         line = f"epoch {epoch}/{epochs}  {brief(row)}"
         now = time.monotonic()
-        if self.terminal.is_terminal or (now - self.told < LINE_SECONDS and epoch < epochs):
+        if self.terminal.is_terminal or (now - self.printed < LINE_SECONDS and epoch < epochs):
             self.note(line)
             return
-        self.told = now
+        self.printed = now
         self.say(line)
 
 
 def brief(row: Mapping[str, float]) -> str:
-    """Return the few numbers of a row that tell how training goes."""
+    """Return the few numbers of a row that show how training goes."""
     errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
     names = errors if "test/error" in row else losses
     numbers = {"objective": row.get("train/objective"), **{name: row.get(name) for name in names}}

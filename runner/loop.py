@@ -13,7 +13,7 @@ from losses import EagerForward, Penalty
 from runner.build import Components
 from runner.seeds import stream_seed
 
-CHECK_EVERY = 50  # steps between looks at the objectives: each look waits for the device
+CHECK_EVERY = 50  # steps between checks of the objectives: each check waits for the device
 
 
 class Diverged(Exception):

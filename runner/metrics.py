@@ -17,7 +17,7 @@ from runner.seeds import stream_seed
 
 
 def evaluations_of(components: Components) -> dict[str, Evaluation]:
-    """Return the evaluation on each part of the data that there is, by its name."""
+    """Return the evaluation on each split of the data, by its name."""
     dataset = components.dataset
     named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {
@@ -37,7 +37,7 @@ def values_of_proximal_penalties(components: Components) -> dict[str, float]:
 
 
 def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Ask the probes, each with a generator of its own; return their numbers, and what is to become a histogram."""
+    """Run the probes, each with its own generator; return scalars and tensors (for histograms) by tag."""
     numbers, tensors = {}, {}
     for name, probe in components.probes.items():
         generator = torch.Generator(components.device).manual_seed(stream_seed(seed, "probe", name))
@@ -51,7 +51,7 @@ def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[st
 
 
 def monitor_of(dataset: Dataset) -> str:
-    """Return the tag by which epochs are compared: the validation error, or loss, or that of the training part."""
+    """Return the tag by which epochs are compared: the validation error, or loss, or that of the training split."""
     part = "train" if dataset.validation is None else "validation"
     return f"{part}/{'loss' if dataset.classes is None else 'error'}"
 

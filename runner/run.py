@@ -33,14 +33,14 @@ EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: so
 
 
 def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
-    """Train in a directory, from its checkpoint if it has one, and return the result.
+    """Train a run, from its checkpoint if it has one, and return the result.
 
     Args:
         run: of a checked config.
-        stream: where the lines go that the log keeps, too (null: the standard output).
+        stream: where lines are printed; the log keeps them, too (null: the standard output).
 
     Raises:
-        ConfigError: if the parts do not fit; nothing is written then.
+        ConfigError: if the components do not fit; nothing is written then.
         Busy: if another process works in the directory.
         Interrupted: after a signal, with the state saved.
     """
@@ -70,7 +70,7 @@ def threads_given() -> int:
 
 
 class Session:
-    """One sitting of a run; an interrupted run takes several.
+    """One session of a run; an interrupted run takes several.
 
     Beside the loop's state it keeps the history (a row of numbers for each evaluated epoch), the best row, and
     the seconds spent, so that a resumed run ends with the same record as an undisturbed one.
@@ -82,7 +82,7 @@ class Session:
         self.loop = Loop(components, self.config)
         self.monitor = monitor_of(components.dataset)
         self.history: list[dict[str, float]] = []
-        self.seconds = self.training_seconds = 0.0  # of earlier sittings; of training alone
+        self.seconds = self.training_seconds = 0.0  # of earlier sessions; of training alone
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
@@ -111,7 +111,9 @@ class Session:
             self.finish(Status.FAILED, reason=reason_of(error, self.run))
             raise
         finally:
-            with suppress(OSError):  # of what was recorded since the last flush: there is no more to be told of it
+            with suppress(
+                OSError
+            ):  # of what was recorded since the last flush: the error that ended the run is already reported
                 self.recorder.close()
         return result
 
@@ -128,8 +130,10 @@ class Session:
                 self.save()
 
     def before_step(self) -> None:
-        """Heed signals, save now and then, show progress: between two steps, never between the last and what is
-        recorded of it, which a resumed run could not make up for."""
+        """Handle signals, checkpoint when due, update the bar.
+
+        Called before each step, never after an epoch's last one: a checkpoint there would lack the epoch's metrics.
+        """
         stopping = self.signals.received is not None
         if stopping or time.monotonic() - self.saved > self.config["checkpoint_seconds"]:
             self.save()
@@ -146,7 +150,7 @@ class Session:
         return epoch == epochs or (every > 0 and epoch % every == 0)
 
     def evaluate(self, means: dict[str, float]) -> None:
-        """Evaluate all parts of the data and record the numbers, histograms and pictures."""
+        """Evaluate all splits of the data and record the numbers, histograms and pictures."""
         epoch, components = self.loop.epoch, self.components
         evaluations = evaluations_of(components)
         row: dict[str, float] = {"epoch": epoch, **means}
@@ -198,7 +202,7 @@ class Session:
         return examples / self.training_seconds if self.training_seconds else 0.0
 
     def restore(self) -> int | None:
-        """Go on from the newest sound checkpoint; return its epoch, or None to start from the beginning."""
+        """Load the newest sound checkpoint and return its epoch, or None to start from the beginning."""
         remove_stale_temporaries(self.run.path)
         if self.config["force"] and self.run.has_ended:  # an interrupted run goes on, also under a launcher
             for path in checkpoint.checkpoints(self.run.path):
@@ -213,7 +217,9 @@ class Session:
             )
         before, device = state["loop"]["device"], self.components.device.type
         if before != device:
-            self.console.say(f"warning: resumed on {device} after {before}: the result is that of neither alone")
+            self.console.say(
+                f"warning: resumed on {device} after {before}: the result is not the one of either device alone"
+            )
         self.loop.load_state_dict(state["loop"])
         self.history = state["history"]
         self.seconds, self.training_seconds = state["seconds"], state["training_seconds"]
@@ -221,7 +227,7 @@ class Session:
         return self.loop.epoch
 
     def hand_over(self) -> None:
-        """Say that the run, which is saved, may be killed and started again by a launcher, as its signal announced."""
+        """Record that the saved run is left to the launcher, which will kill it and start it again."""
         self.write(Status.INTERRUPTED, reason="the launcher's signal")
 
     def save(self) -> None:
@@ -237,7 +243,7 @@ class Session:
         self.saved = time.monotonic()
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
-        """Write the final result, tell it, and return it."""
+        """Write the final result, print it, and return it."""
         result = self.write(status, **facts)
         self.recorder.finish(self.best, status)
         if status == Status.DONE:

@@ -21,7 +21,8 @@ from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
 from runner.outcome import objective
-from runner.storage.directory import Busy, Run, digest, identity
+from runner.storage.directory import Busy, Run
+from runner.storage.identity import digest, identity
 from runner.storage.provenance import commit
 from runner.system import cores
 

@@ -25,9 +25,10 @@ from runner.config.check import problems_of_config
 from runner.config.compose import Composer, loader_with
 from runner.config.conf_files import CONF
 from runner.storage.directory import Run
-from runner.summary import NothingToShow, Summary, report, summarize
 from runner.summary.axis import are_log_spaced
 from runner.summary.figure import figure_of
+from runner.summary.groups import NothingToShow, Summary, summarize
+from runner.summary.report import report
 from runner.summary.table import columns_of, markdown, show, table_csv
 
 ROOT = CONF.parent

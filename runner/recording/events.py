@@ -94,12 +94,12 @@ def _cut(path: Path, last: int) -> dict[str, int]:
 
 
 def scalars(values: Mapping[str, float]) -> list[Summary.Value]:
-    """Numbers under their tags; NaN and infinity too."""
+    """Return numbers under their tags; NaN and infinity too."""
     return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
 
 
 def histograms(values: Mapping[str, NDArray[np.floating]]) -> list[Summary.Value]:
-    """Histograms of the finite values, over their range; none where there are none."""
+    """Return histograms of the finite values, over their range; none where there are none."""
     finite = {tag: array[np.isfinite(array)] for tag, array in values.items()}
     return [Summary.Value(tag=tag, histo=_histogram(array)) for tag, array in finite.items() if array.size]
 
@@ -120,13 +120,13 @@ def _histogram(values: NDArray[np.floating]) -> HistogramProto:
 
 
 def image(tag: str, png: bytes, width: int, height: int) -> Summary.Value:
-    """A PNG picture of width times height pixels."""
+    """Return a PNG picture of width times height pixels."""
     picture = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
     return Summary.Value(tag=tag, image=picture)
 
 
 def session_start(hparams: Mapping[str, object], group: str) -> Summary.Value:
-    """A run's row in TensorBoard's table of hyperparameters; runs of one group are averaged in one row.
+    """Return a run's row in TensorBoard's table of hyperparameters; runs of one group are averaged in one row.
 
     No Experiment summary beside it: TensorBoard takes the columns from the first one that it finds, and runs
     with other penalties would lose theirs; without one it takes them from all runs.
@@ -143,7 +143,7 @@ def session_start(hparams: Mapping[str, object], group: str) -> Summary.Value:
 
 
 def session_end(status: int) -> Summary.Value:
-    """How a run ended: `tensorboard.plugins.hparams.api_pb2.STATUS_SUCCESS` or `STATUS_FAILURE`."""
+    """Return how a run ended: `tensorboard.plugins.hparams.api_pb2.STATUS_SUCCESS` or `STATUS_FAILURE`."""
     end = SessionEndInfo(status=status, end_time_secs=time.time())
     return _session(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 

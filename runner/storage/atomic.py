@@ -113,7 +113,7 @@ def read_json(path: Path) -> Any:
 
 
 def encode_nonfinite(value: Any) -> Any:
-    """Return a tree of plain values in which every number that JSON lacks is a string."""
+    """Return a tree of plain values in which each number that JSON lacks is a string."""
     if isinstance(value, str) and value in NUMBERS:
         raise ValueError(f"the string {value!r} cannot be kept in JSON here, where it stands for the number: reword it")
     if isinstance(value, float) and not math.isfinite(value):

@@ -82,7 +82,7 @@ def save(directory: Path, state: Mapping[str, Any], *, step: int) -> Path:
 def load(directory: Path) -> dict[str, Any] | None:
     """Return the state of the newest checkpoint that is sound, on the CPU; None if there is none.
 
-    Each newer one that is damaged is passed over with a warning in the log that names the file and says why.
+    Each newer one that is damaged is skipped with a warning in the log that names the file and the reason.
 
     Raises:
         CheckpointError: if the sound file holds more than plain data (then nothing of it is executed), or if

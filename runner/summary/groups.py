@@ -100,12 +100,12 @@ class Summary:
 
     @property
     def metric(self) -> str | None:
-        """What is looked at unless something else is asked for: the error of a classification, else the loss."""
+        """The metric that is shown by default: the error of a classification, else the loss."""
         return next((metric for metric in ("test/error", "test/loss", *self.metrics) if metric in self.metrics), None)
 
     @cached_property
     def monitor(self) -> str | None:
-        """What the best row is told by: what all rows with a mean have, of validation if possible."""
+        """The metric that selects the best row: the first that every row has."""
         rows = [row for row in self.rows if row.done]
         return next((monitor for monitor in MONITORS if rows and all(monitor in row.metrics for row in rows)), None)
 

@@ -20,11 +20,11 @@ SHOWN = 12  # running jobs on a terminal
 
 
 class Overview:
-    """Shows how many jobs are done, running, failed and waiting, and the time left.
+    """Show how many jobs are done, running, failed and waiting, and the time left.
 
     Args:
         directories: of the jobs to run.
-        total: jobs of the sweep, those settled before included.
+        total: jobs of the sweep, those trained before included.
     """
 
     def __init__(self, runs: Sequence[Run], total: int) -> None:
@@ -55,7 +55,7 @@ class Overview:
         self.running[run.title] = run
 
     def ended(self, run: Run, status: str) -> None:
-        """Tell how a job ended."""
+        """Print how a job ended."""
         self.running.pop(run.title)
         self.ends[status] = self.ends.get(status, 0) + 1
         self.epochs_ended += run.config["epochs"]
@@ -64,11 +64,11 @@ class Overview:
         facts = {
             Status.DONE: f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
             Status.BUSY: "another process is training it",
-        }.get(Status(status), f"{result.get('reason', 'it could not be written why')}; log in {run.log}")
+        }.get(Status(status), f"{result.get('reason', 'the reason could not be written')}; log in {run.log}")
         self.say(f"[{number}/{self.jobs}] {status}: {run.title}  {facts}")
 
     def draw(self) -> None:
-        """Draw the overview anew, or say what is running, each now and then."""
+        """Redraw the overview, or print a line about what is running, each now and then."""
         now = time.monotonic()
         if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
             return
@@ -89,12 +89,12 @@ class Overview:
         numbers["waiting"] = self.jobs - ended - len(self.running)
         trained = self.epochs_ended + epochs_running - self.epochs_before
         left = seconds / trained * (self.epochs - self.epochs_ended - epochs_running) if trained > 0 else None
-        told = [f"{number} {name}" for name, number in numbers.items() if number]
-        return ", ".join(told) + (f", about {clock(left)} left" if left is not None else "")
+        counts = [f"{number} {name}" for name, number in numbers.items() if number]
+        return ", ".join(counts) + (f", about {clock(left)} left" if left is not None else "")
 
 
 def epoch_of(run: Run) -> int:
-    """Return the last epoch that a run has written down, 0 before that."""
+    """Return the last epoch that a run has recorded, 0 before that."""
     result = run.result()
     return 0 if run.config["force"] and result.get("status") != Status.RUNNING else result.get("epoch", 0)
 

@@ -58,7 +58,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
 
 
 def import_all(runs: Sequence[Run]) -> None:
-    """Import here, once, what every job imports; then hold all options against the signatures of their classes."""
+    """Import here, once, what every job imports; then check all options against the signatures of their classes."""
     if any(run.config["data"]["_target_"] == "data.Digits" for run in runs):
         import sklearn.datasets  # noqa: F401
     import matplotlib.backends.backend_agg  # noqa: F401
@@ -80,13 +80,13 @@ def import_all(runs: Sequence[Run]) -> None:
 
 
 class Pool:
-    """Runs jobs until all are settled, or a signal comes, or one fails and that is to stop the rest.
+    """Run jobs until all have ended, or a signal comes, or one fails and on_error is stop.
 
     Args:
         n_jobs: processes at a time.
         threads: of each.
         on_error: what a failure does to the other jobs (continue, stop).
-        total: jobs of the sweep, those settled before included; for the overview.
+        total: jobs of the sweep, those trained before included; for the overview.
     """
 
     def __init__(self, n_jobs: int, threads: int, on_error: str, total: int) -> None:
@@ -96,7 +96,7 @@ class Pool:
         self.stopping = False
 
     def run(self, runs: Sequence[Run]) -> None:
-        """Train in all directories."""
+        """Train all runs."""
         waiting = deque(runs)
         with StopSignals() as signals, Overview(runs, self.total) as self.overview:
             while waiting or self.running:
@@ -120,7 +120,7 @@ class Pool:
         self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
-        """Wait a little for jobs to end; tell how those did that ended, and return their statuses."""
+        """Wait a little for jobs to end; report those that did, and return their statuses."""
         wait([process.sentinel for process in self.running], timeout=seconds)
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
@@ -132,7 +132,7 @@ class Pool:
         return statuses
 
     def stop(self, number: int) -> None:
-        """Hand a signal on, give the jobs a little time to save their states, and kill what is left."""
+        """Pass a signal on, give the jobs a little time to save their states, and kill what is left."""
         self.stopping = True
         for process in self.running:
             os.kill(process.pid, number)  # type: ignore[arg-type]
