@@ -61,7 +61,7 @@ class Faulty(MSE):
 REASONS = {
     "raise": "ArithmeticError: on purpose",
     "exit": "SystemExit: 3",
-    "leave": "exit code 3",
+    "leave": "code 3",
     "crash": "SIGSEGV",
     "kill": "SIGKILL",
     "memory": "out of memory",
@@ -158,7 +158,7 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     without_torch.write_text("raise SystemExit('torch is imported')")
     said = sweeps.run(*grid, "penalty.l2.weight=0.01,0")
     without_torch.unlink()
-    assert "4 of them settled before" in said
+    assert "4 of them trained before" in said
     assert logs == {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run(*grid, "penalty.l2.weight=0,0.01,0.1")
     assert "[2/2] done: " in said

@@ -23,16 +23,14 @@ RECORDS = (
     "job.override_dirname",
     "job.config_name",
 )  # what was typed, checked where it belongs
+BUILDS = "any class that is named there would be built"
 REASONS = {
-    "callbacks": "Hydra builds any class that is named there",
-    "job_logging": "the runner writes the log, and Python's logging builds any class that is named there",
-    "hydra_logging": "the runner writes the log, and Python's logging builds any class that is named there",
-    "run": "the runner makes the directories",
+    "callbacks": BUILDS,
+    "job_logging": BUILDS,
+    "hydra_logging": BUILDS,
     "sweep": "runs_dir and name tell where a sweep lies",
-    "output_subdir": "the runner records the config",
     "job.chdir": "paths are those of the shell",
     "job.env_copy": "set variables in the shell",
-    "verbose": "the runner writes the log",
 }
 MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launchers that have no option for them
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
@@ -49,8 +47,8 @@ def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
     """Return a sentence for everything in Hydra's node, plain but not resolved, that may not stand there."""
     usual = usual_parts()
     problems = [
-        f"hydra.{path} must stay {brief(usual.get(path))}, got {brief(found)}: "
-        + REASONS.get(path, "only options of launchers and sweepers can be set")
+        f"hydra.{path} must stay {as_yaml(usual.get(path))}, got {as_yaml(found)}: "
+        + REASONS.get(path, "only the options of launchers and sweepers can be set")
         for path, found in parts_of(hydra).items()
         if path not in (*PLAIN, *RECORDS) and found != usual.get(path)
     ]
@@ -75,12 +73,6 @@ def parts_of(hydra: dict[str, Any]) -> dict[str, Any]:
 def usual_parts() -> dict[str, Any]:
     """Return the values that the project's own files give the node."""
     return parts_of(project_composer().compose([]).hydra)
-
-
-def brief(value: Any) -> str:
-    """Return a value as YAML writes it, cut where it is long."""
-    text = as_yaml(value)
-    return text if len(text) <= 120 else text[:120] + "..."
 
 
 def problems_of_options(path: str, node: Any) -> list[str]:

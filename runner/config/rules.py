@@ -73,56 +73,33 @@ folder_name = Rule(
 )
 mapping = Rule("a mapping of names to options", lambda value: isinstance(value, dict))
 
-RULES: dict[str, Rule] = {
-    "epochs": whole(1),
-    "batch_size": whole(1),
-    "shuffle": flag,
-    "seed": whole(0),
-    "device": choice("auto", "cpu", "cuda"),
-    "precision": choice("fp32", "bf16"),
-    "channels_last": optional(flag),
-    "batch_norm": choice("batch", "frozen"),
-    "threads": optional(whole(1)),
-    "on_nan": choice("stop", "continue"),
-    "evaluate_every": optional(whole(0)),
-    "histograms": flag,
-    "pictures": flag,
-    "objective_metric": optional(text),
-    "checkpoint_seconds": number(above=0),
-    "runs_dir": text,
-    "name": folder_name,
-    "force": flag,
-    "allow_targets": each(text),
-    "data.train_size": optional(whole(1)),
-    "data.validation_size": optional(whole(0)),
-    "data.normalize": choice("scalar", "component", "none"),
-    "data.label_noise": number(low=0, high=1),
-    "data.seed": whole(0),
-    "loss.weight": number(low=0),
-    "optimizer.lr": number(above=0),
-    "optimizer.weight_decay": number(low=0),
-    "optimizer.momentum": number(low=0, below=1),
-    "optimizer.gradient": choice("minibatch", "full"),
-    "optimizer.clip": optional(number(above=0)),
-    "optimizer.max_iter": whole(1),
-    "optimizer.max_eval": optional(whole(1)),
-    "optimizer.history_size": whole(1),
-    "optimizer.line_search_fn": optional(choice("strong_wolfe")),
-    "optimizer.groups": optional(mapping),
-    "optimizer.groups.*.lr": number(above=0),
-    "model.width": number(above=0),
-    "penalty": mapping,
-    "penalty.*": mapping,
-    "penalty.*.weight": number(low=0),
-    "penalty.*.every": whole(1),
-    "penalty.*.warmup": number(low=0),
-    "sweep": mapping,
-    "sweep.n_jobs": optional(whole(1)),
-    "sweep.on_error": choice("continue", "stop"),
-    "sweep.retry_failed": flag,
-    "probe": mapping,
-    "probe.*": mapping,
-}
+RULES = (  # a rule, and the keys that it holds for
+    (whole(0), "seed data.seed"),
+    (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every"),
+    (optional(whole(0)), "evaluate_every data.validation_size"),
+    (optional(whole(1)), "threads data.train_size optimizer.max_eval sweep.n_jobs"),
+    (number(low=0), "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
+    (number(low=0, high=1), "data.label_noise"),
+    (number(low=0, below=1), "optimizer.momentum"),
+    (number(above=0), "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width"),
+    (optional(number(above=0)), "optimizer.clip"),
+    (flag, "shuffle histograms pictures force sweep.retry_failed"),
+    (optional(flag), "channels_last"),
+    (text, "runs_dir"),
+    (optional(text), "objective_metric"),
+    (each(text), "allow_targets"),
+    (folder_name, "name"),
+    (mapping, "penalty penalty.* probe probe.* sweep"),
+    (optional(mapping), "optimizer.groups"),
+    (choice("auto", "cpu", "cuda"), "device"),
+    (choice("fp32", "bf16"), "precision"),
+    (choice("batch", "frozen"), "batch_norm"),
+    (choice("stop", "continue"), "on_nan"),
+    (choice("continue", "stop"), "sweep.on_error"),
+    (choice("minibatch", "full"), "optimizer.gradient"),
+    (optional(choice("strong_wolfe")), "optimizer.line_search_fn"),
+    (choice("scalar", "component", "none"), "data.normalize"),
+)
 
 
 def problems_of_values(config: dict[str, Any]) -> list[str]:
@@ -143,7 +120,7 @@ def problems_of_values(config: dict[str, Any]) -> list[str]:
 @cache
 def rules_of(path: str) -> tuple[Rule, ...]:
     """Return the rules for a path."""
-    return tuple(rule for pattern, rule in RULES.items() if matches(path, pattern))
+    return tuple(rule for rule, keys in RULES if any(matches(path, key) for key in keys.split()))
 
 
 def matches(path: str, pattern: str) -> bool:

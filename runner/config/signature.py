@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from runner.config.tree import as_yaml
 
+UNIONS = (typing.Union, types.UnionType)
+WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", type(None): "null"}
+
 
 def problems_of_options(
     path: str, target: Callable, options: Mapping[str, Any], given: Sequence[str] = ()
@@ -52,10 +55,10 @@ def annotations_of(target: Callable) -> dict[str, Any]:
 
 
 def matches_annotation(value: Any, annotation: Any) -> bool:
-    """Tell whether a value from YAML fits an annotation; what YAML cannot express is not judged."""
+    """Tell whether a value from YAML fits an annotation; what YAML cannot express is not checked."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return any(matches_annotation(value, argument) for argument in arguments if not unjudged(argument))
+    if origin in UNIONS:
+        return any(matches_annotation(value, argument) for argument in arguments if has_yaml_form(argument))
     if origin is Literal:
         return any(type(value) is type(argument) and value == argument for argument in arguments)
     if annotation is None or annotation is type(None):
@@ -78,34 +81,18 @@ def members_match(values: list, origin: Any, arguments: tuple) -> bool:
     return all(matches_annotation(value, arguments[0]) for value in values) if arguments else True
 
 
-def unjudged(annotation: Any) -> bool:
-    """Tell whether YAML cannot express this member of a union (a Tensor), so that the others decide."""
-    return inspect.isclass(annotation) and annotation not in (
-        int,
-        float,
-        bool,
-        str,
-        list,
-        tuple,
-        dict,
-        type(None),
-    )
+def has_yaml_form(annotation: Any) -> bool:
+    """Tell whether YAML can express a member of a union; where it cannot (a Tensor), the other members decide."""
+    return not inspect.isclass(annotation) or annotation in (*WORDS, list, tuple, dict)
 
 
 def describe(annotation: Any) -> str:
     """Return an annotation in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(a) for a in arguments if not unjudged(a)))
+    if origin in UNIONS:
+        return " or ".join(dict.fromkeys(describe(argument) for argument in arguments if has_yaml_form(argument)))
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (list, tuple, Sequence):
         return "a list" + (f" of {describe(arguments[0])}" if arguments else "")
-    words = {
-        float: "a number",
-        int: "a whole number",
-        bool: "true or false",
-        str: "a word",
-        type(None): "null",
-    }
-    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
