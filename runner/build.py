@@ -14,14 +14,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Dataset, Split, prepare
-from losses import Penalty
 from losses.criterion import Criterion
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
-from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
+from runner.instantiate import (
+    COMMON,
+    Problems,
+    check_signatures,
+    common_options,
+    construct,
+    options_of_class,
+    own_options,
+)
 from runner.schedule import Schedule
 from runner.seeds import stream_seed
+from runner.term import Term
 
 
 @dataclass
@@ -31,7 +39,7 @@ class Components:
     dataset: Dataset
     model: nn.Module
     criterion: Criterion
-    penalties: dict[str, Penalty]
+    terms: list[Term]
     probes: dict[str, Probe]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -55,22 +63,25 @@ def build(config: Mapping[str, Any]) -> Components:
     dataset = problems.collect("data", lambda: build_dataset(config, device))
     problems.raise_if_any()  # the rest depends on these
     inputs = dataset.train.inputs
-    in_order = dict(sorted(config["penalty"].items()))  # the order of their terms and draws is that of their names
-    penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, inputs))
+    terms = [
+        problems.collect(f"penalty.{name}", partial(build_term, name, node, inputs))
+        for name, node in sorted(config["penalty"].items())  # the order of their draws is that of their names
+    ]
     probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, inputs))
     model = problems.collect("model", lambda: build_model(config, dataset, device))
     problems.raise_if_any()
-    if is_channels_last(config, dataset, penalties.values()):
+    if is_channels_last(config, dataset, terms):
         model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
     optimizer = problems.collect("optimizer", lambda: build_optimizer(config, model, schedule))
-    components = Components(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
+    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
     problems.collect("loss", lambda: check_criterion(config, criterion, dataset))
     problems.collect("", lambda: check_metric(config, dataset))
-    for name, penalty in penalties.items():
-        problems.collect(f"penalty.{name}", partial(check_penalty, penalty, config, model, dataset))
+    for term in terms:
+        problems.collect(f"penalty.{term.name}", partial(check_penalty, term.penalty, config, model, dataset))
     problems.collect_each("probe", probes, lambda probe: probe.check(dataset))
     problems.raise_if_any()
-    problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, components))
+    for term in terms:
+        problems.collect(f"penalty.{term.name}", partial(value_of, term.penalty, components))
     problems.raise_if_any()
     if config["batch_norm"] == "frozen":
         freeze_batch_norm(model, inputs)
@@ -83,13 +94,19 @@ def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
     return prepare(source.load(), **common_options(config, "data"), device=device)
 
 
-def is_channels_last(config: Mapping[str, Any], dataset: Dataset, penalties: Iterable[Penalty]) -> bool:
+def build_term(name: str, node: Mapping[str, Any], inputs: Tensor) -> Term:
+    """Build a penalty from the options of its class, and a term of the objective with the runner's."""
+    coefficient = {key: node[key] for key in COMMON["penalty"] if key in node}
+    return Term(name, construct(options_of_class(node, "penalty"), inputs), **coefficient)
+
+
+def is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterable[Term]) -> bool:
     """Tell whether images and convolutions are laid out channels last, which torch's LBFGS cannot take."""
     if len(dataset.shape) != 3 or config["optimizer"]["_target_"].endswith("LBFGS"):
         return False
     if config["channels_last"] is not None:
         return config["channels_last"]
-    return not any(penalty.prefers_contiguous and penalty.weight for penalty in penalties)
+    return not any(term.penalty.prefers_contiguous and term.weight for term in terms)
 
 
 def laid_out_channels_last(dataset: Dataset) -> Dataset:

@@ -83,12 +83,19 @@ def value_of(penalty: Penalty, components: Components) -> Tensor:
     """Return a penalty's value on two training examples, with random directions of its own.
 
     Before training it tells what does not fit; later it is the value of a penalty on the weights alone.
+
+    Raises:
+        ValueError: if it is neither a value of each example, (B,), nor a scalar.
     """
     two = components.dataset.train[:2]
     generator = torch.Generator(components.device).manual_seed(0)
     components.model.eval()  # not to touch the statistics of batch norm
     value = penalty(EagerForward(components.model, components.criterion, two.inputs, two.targets, [penalty], generator))
     components.model.train()
-    if value.dim() != 0:
-        raise ValueError(f"its value must be a scalar, got shape {tuple(value.shape)}")
-    return value.detach()
+    batch = len(two.inputs)
+    if value.shape not in ((), (batch,)):
+        raise ValueError(
+            f"its value for {batch} examples is of shape {tuple(value.shape)}: return one number for each example, "
+            f"({batch},), or one for all, ()"
+        )
+    return value.detach().mean()

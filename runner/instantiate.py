@@ -19,6 +19,7 @@ COMMON = {
     "data": ("train_size", "validation_size", "normalize", "label_noise", "seed"),
     "loss": ("weight",),
     "optimizer": ("groups", "gradient", "clip"),
+    "penalty": ("weight", "every", "warmup"),
 }
 # What the runner hands to a constructor beside its options.
 GIVEN = {"model": ("input_shape", "outputs"), "optimizer": ("params",)}
@@ -52,8 +53,12 @@ class Problems:
 
 
 def own_options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the keys of a group that are its class's, with `_target_`; a common one too if the class takes it."""
-    node = config[group]
+    """Return the keys of a group that are its class's, with `_target_`."""
+    return options_of_class(config[group], group)
+
+
+def options_of_class(node: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the keys of a node that are its class's, with `_target_`; one of the runner's if it takes that too."""
     takes = inspect.signature(resolve(node["_target_"])).parameters
     return {key: value for key, value in node.items() if key not in COMMON.get(group, ()) or key in takes}
 
@@ -74,8 +79,9 @@ def check_signatures(config: Mapping[str, Any]) -> None:
         node = problems.collect(group, partial(own_options, config, group))
         problems.sentences += problems_of_node(group, node, GIVEN.get(group, ())) if node else []
     for kind in ("penalty", "probe"):
-        for name, node in config[kind].items():
-            problems.sentences += problems_of_node(f"{kind}.{name}", node)
+        for name, member in config[kind].items():
+            node = problems.collect(f"{kind}.{name}", partial(options_of_class, member, kind))
+            problems.sentences += problems_of_node(f"{kind}.{name}", node) if node else []
     problems.raise_if_any()
 
 
