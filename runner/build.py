@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Dataset, Split, prepare
-from losses import Penalty
 from losses.criterion import Criterion
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
 from runner.config.check import ConfigError
@@ -21,6 +20,7 @@ from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
 from runner.schedule import Schedule
 from runner.seeds import stream_seed
+from runner.term import Term
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Components:
     dataset: Dataset
     model: nn.Module
     criterion: Criterion
-    penalties: dict[str, Penalty]
+    terms: list[Term]
     probes: dict[str, Probe]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -50,23 +50,23 @@ def build(config: Mapping[str, Any]) -> Components:
     check_signatures(config)
     problems = Problems()
     with problems.at("loss"):
-        criterion = construct(own_options(config, "loss"))
+        criterion = construct(own_options(config["loss"], "loss"))
     with problems.at("scheduler"):
         schedule = construct(config["scheduler"])
     with problems.at("data"):
         dataset = build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these
-    penalties: dict[str, Penalty] = build_named(config, "penalty", dataset, problems)
-    probes: dict[str, Probe] = build_named(config, "probe", dataset, problems)
+    terms = build_terms(config, dataset, problems)
+    probes = build_probes(config, dataset, problems)
     with problems.at("model"):
         model = build_model(config, dataset, device)
     problems.raise_if_any()
-    if is_channels_last(config, dataset, penalties.values()):
+    if is_channels_last(config, dataset, terms):
         model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
     with problems.at("optimizer"):
         optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
-    components = Components(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
+    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
     check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
         freeze_batch_norm(model, dataset.train.inputs)
@@ -79,41 +79,49 @@ def check_together(config: Mapping[str, Any], components: Components, problems: 
         check_criterion(components.criterion, components.model, components.dataset)
     with problems.at(""):
         check_metric(config, components.dataset)
-    for name, probe in components.probes.items():
+    for term in components.terms:
+        with problems.at(f"penalty.{term.name}"):
+            check_penalty(term.penalty, config, components.model, components.dataset)
+    problems.raise_if_any()
+    for term in components.terms:
+        with problems.at(f"penalty.{term.name}"):
+            value_of(term.penalty, components.model, components.criterion, components.dataset)
+    problems.raise_if_any()
+
+
+def build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> list[Term]:
+    """Build the penalties, each a term of the objective; their draws are in the order of their names."""
+    terms = []
+    for name, node in sorted(config["penalty"].items()):
+        with problems.at(f"penalty.{name}"):
+            penalty = construct(own_options(node, "penalty"), dataset.train.inputs)
+            terms.append(Term(name, penalty, **common_options(node, "penalty")))
+    return terms
+
+
+def build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> dict[str, Probe]:
+    """Build the probes and check that they suit the data."""
+    probes = {}
+    for name, node in config["probe"].items():
         with problems.at(f"probe.{name}"):
-            probe.check(components.dataset)
-    for name, penalty in components.penalties.items():
-        with problems.at(f"penalty.{name}"):
-            check_penalty(penalty, config, components.model, components.dataset)
-    problems.raise_if_any()
-    for name, penalty in components.penalties.items():
-        with problems.at(f"penalty.{name}"):
-            value_of(penalty, components.model, components.criterion, components.dataset)
-    problems.raise_if_any()
-
-
-def build_named(config: Mapping[str, Any], group: str, dataset: Dataset, problems: Problems) -> dict[str, Any]:
-    """Build the members of a group, each under its name, in the order of their names."""
-    members = {}
-    for name, node in sorted(config[group].items()):
-        with problems.at(f"{group}.{name}"):
-            members[name] = construct(node, dataset.train.inputs)
-    return members
+            probes[name] = construct(node, dataset.train.inputs)
+            probes[name].check(dataset)
+    return probes
 
 
 def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
     """Read the data and put it on the device."""
-    source = construct(own_options(config, "data"))
-    return prepare(source.load(), **common_options(config, "data"), device=device)
+    source = construct(own_options(config["data"], "data"))
+    return prepare(source.load(), **common_options(config["data"], "data"), device=device)
 
 
-def is_channels_last(config: Mapping[str, Any], dataset: Dataset, penalties: Iterable[Penalty]) -> bool:
+def is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterable[Term]) -> bool:
     """Tell whether images and convolutions are laid out channels last, which torch's LBFGS cannot take."""
     if len(dataset.shape) != 3 or config["optimizer"]["_target_"].endswith("LBFGS"):
         return False
     if config["channels_last"] is not None:
         return config["channels_last"]
-    return not any(penalty.prefers_contiguous and penalty.weight for penalty in penalties)
+    return not any(term.penalty.prefers_contiguous and term.weight for term in terms)
 
 
 def laid_out_channels_last(dataset: Dataset) -> Dataset:
@@ -184,7 +192,7 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, schedule: Sched
         if not owned[layer]:
             known = ", ".join(name for name, module in model.named_modules() if name and list(module.parameters(False)))
             raise ValueError(f"groups must name layers with parameters, {known}, got {layer!r}")
-    options = own_options(config, "optimizer")
+    options = own_options(config["optimizer"], "optimizer")
     if schedule.initial is not None:
         options["lr"] = schedule.initial
     taken = set(options) - {"_target_"}

@@ -92,12 +92,18 @@ def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: 
     """Return a penalty's value on two training examples, with random directions of its own.
 
     Before training it shows whether the penalty fits; later it is the value of a penalty on the weights alone.
+
+    Raises:
+        ValueError: if it is neither a value of each example, (B,), nor a scalar.
     """
     two = dataset.train[:2]
     generator = torch.Generator(two.inputs.device).manual_seed(0)
     model.eval()  # not to touch the statistics of batch norm
     value = penalty(EagerForward(model, criterion, two.inputs, two.targets, [penalty], generator))
     model.train()
-    if value.dim() != 0:
-        raise ValueError(f"its value must be a scalar, got shape {tuple(value.shape)}")
-    return value.detach()
+    if value.shape not in ((), (len(two),)):
+        raise ValueError(
+            f"its value for {len(two)} examples is of shape {tuple(value.shape)}: return one number for each example, "
+            f"({len(two)},), or one for all, ()"
+        )
+    return value.detach().mean()

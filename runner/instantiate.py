@@ -19,6 +19,7 @@ COMMON = {
     "data": ("train_size", "validation_size", "normalize", "label_noise", "seed"),
     "loss": ("weight",),
     "optimizer": ("groups", "gradient", "clip"),
+    "penalty": ("weight", "every", "warmup"),
 }
 # What the runner hands to a constructor beside its options.
 GIVEN = {"model": ("input_shape", "outputs"), "optimizer": ("params",)}
@@ -44,16 +45,15 @@ class Problems:
             raise ConfigError(self.sentences)
 
 
-def own_options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the keys of a group that are its class's, with `_target_`; a common one too if the class takes it."""
-    node = config[group]
+def own_options(node: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the keys of a node that are its class's, with `_target_`; one of the runner's if it takes that too."""
     takes = inspect.signature(resolve(node["_target_"])).parameters
     return {key: value for key, value in node.items() if key not in COMMON.get(group, ()) or key in takes}
 
 
-def common_options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the keys of a group that are the runner's."""
-    return {key: config[group][key] for key in COMMON[group]}
+def common_options(node: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the keys of a node that are the runner's."""
+    return {key: node[key] for key in COMMON[group] if key in node}
 
 
 def check_signatures(config: Mapping[str, Any]) -> None:
@@ -65,11 +65,11 @@ def check_signatures(config: Mapping[str, Any]) -> None:
     problems = Problems()
     for group in SINGLE:
         with problems.at(group):
-            node = own_options(config, group)
-            problems.sentences += problems_of_node(group, node, GIVEN.get(group, ()))
+            problems.sentences += problems_of_node(group, own_options(config[group], group), GIVEN.get(group, ()))
     for group in NAMED:
-        for name, node in config[group].items():
-            problems.sentences += problems_of_node(f"{group}.{name}", node)
+        for name, member in config[group].items():
+            with problems.at(f"{group}.{name}"):
+                problems.sentences += problems_of_node(f"{group}.{name}", own_options(member, group))
     problems.raise_if_any()
 
 

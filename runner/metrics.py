@@ -29,11 +29,9 @@ def evaluations_of(components: Components) -> dict[str, Evaluation]:
 
 def values_of_proximal_penalties(components: Components) -> dict[str, float]:
     """Return the values that the means over the steps do not hold, since they are no terms of the objective."""
-    proximal = {name: penalty for name, penalty in components.penalties.items() if not penalty.in_objective}
-    return {
-        f"train/penalty/{name}": value_of(penalty, components.model, components.criterion, components.dataset).item()
-        for name, penalty in proximal.items()
-    }
+    fixed = components.model, components.criterion, components.dataset
+    proximal = [term for term in components.terms if term.is_proximal]
+    return {f"train/penalty/{term.name}": value_of(term.penalty, *fixed).item() for term in proximal}
 
 
 def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:

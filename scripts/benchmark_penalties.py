@@ -84,7 +84,7 @@ class Loop:
         objective = forward.losses.mean()
         for penalty in penalties:
             with torch.set_grad_enabled(penalty.in_objective):
-                value = penalty(forward)
+                value = penalty(forward).mean()
             if penalty.in_objective:
                 objective = objective + 0.01 * value
         self.optimizer.zero_grad()
@@ -175,11 +175,11 @@ def all_timed(inputs: Tensor) -> dict[str, Timed]:
         "jacobian_spectral 1 iteration": ours(JacobianSpectral(iterations=1)),
         "input_gradient": ours(InputGradient()),
         "naive: input gradient, own pass": naively(naive.own_pass_input_gradient),
-        "activation_gradient": ours(ActivationGradient(HIDDEN)),
+        "activation_gradient": ours(ActivationGradient(layers=HIDDEN)),
         "naive: activation gradient, own pass": naively(naive.own_pass_activation_gradient),
         "weight_gradient": ours(WeightGradient()),
-        "tangent_prop": ours(TangentProp(tangents)),
-        "tangent_prop exact": ours(TangentProp(tangents, exact=True)),
+        "tangent_prop": ours(TangentProp(tangents=tangents)),
+        "tangent_prop exact": ours(TangentProp(tangents=tangents, exact=True)),
         "naive: tangents one by one": naively(naive.tangents_one_by_one(tangents)),
         "naive: tangents by rows of J": naively(naive.tangents_by_rows(tangents)),
         "large_margin": ours(LargeMargin(layers=["inputs", *HIDDEN])),
