@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 from hydra.types import RunMode
 
-from runner.config.compose import Composer, composed_of, loader_with
+from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 
@@ -421,14 +421,25 @@ def composer() -> Composer:
     [
         (),
         ("penalty=l2", "penalty.l2.weight=3"),
+        ("epochs=7", "threads=2", "data.root=null", "name='7'", "runs_dir=a b", "data=mnist"),
+        ("penalty=l2", "seed=4", "penalty.l2={weight: 5}"),
+        ("epochs=3", "batch_size=${epochs}", "name=x", "seed=2"),
         ("penalty=[l2,jacobian]", "model=mlp", "epochs=7", "penalty.jacobian.projections=2", "model.widths=[3,4]"),
         ("optimizer=adam", "+optimizer.groups={fc2: {lr: 0.5}}", "~seed"),
     ],
 )
 def test_quick_composition_is_hydras(composer: Composer, lines: tuple[str, ...]) -> None:
-    composer.compose([line for line in lines if composer.is_choice(line)])  # what is kept must not change
+    composer.compose([line for line in lines if composer.is_choice(parsed(line))])  # what is kept must not change
     whole = composer._loader.load_configuration("config", list(lines), RunMode.RUN, from_shell=False)
     assert composer.compose(lines).values == composed_of(whole, whole.hydra, lines).values
+
+
+def test_quick_composition_follows_references(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatch_size: ${epochs}\n")
+    composer = Composer(loader_with(str(tmp_path)))
+    for epochs in (3, 4):
+        assert composer.compose(["experiment=mine", f"epochs={epochs}"]).values["batch_size"] == epochs
 
 
 def test_a_launchers_handler_is_called_after_saving() -> None:
@@ -455,10 +466,10 @@ def test_a_launchers_handler_is_called_after_saving() -> None:
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    from runner.config.hydra_node import EXTRAS, problems_of_packages
+    from runner.config.hydra_node import EXTRAS, problems_of_choice
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for package, extra in EXTRAS.items():
-        problems = problems_of_packages({"launcher": {"_target_": f"hydra_plugins.{package}.module.Class"}})
+        problems = problems_of_choice("launcher", {"_target_": f"hydra_plugins.{package}.module.Class"})
         assert len(problems) == 1
         assert problems[0].endswith(f"uv sync --extra {extra}")

@@ -20,12 +20,13 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.conf_files import CONF
+from runner.config.tree import value_at
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -54,7 +55,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, common: Sequence[str] = ()) -> None:
         self._loader, self._common = loader, list(common)
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, Composed]] = {}
         # Hydra's loader copies all its files' contents for each question about a group: ask a copy of our own.
         paths = [line for line in common if parsed(line).key_or_group == SEARCH_PATH]
         _, self._files = loader._parse_overrides_and_create_caching_repo("config", paths)  # type: ignore[attr-defined]
@@ -77,10 +78,40 @@ class Composer:
         choices = tuple(line for line in lines if self.is_choice(overrides[line]))
         if choices not in self._bases:
             every = [*self._common, *choices]
-            self._bases[choices] = self._loader.load_configuration("config", every, RunMode.RUN, from_shell=False)
-        config = copy.deepcopy(self._bases[choices])
-        ConfigLoaderImpl._apply_overrides_to_config([overrides[line] for line in lines if line not in choices], config)
+            config = self._loader.load_configuration("config", every, RunMode.RUN, from_shell=False)
+            self._bases[choices] = config, composed_of(config, config.hydra, choices)
+        config, base = self._bases[choices]
+        rest = [overrides[line] for line in lines if line not in choices]
+        if not has_references(config) and all(replaces_a_value(override, base.values) for override in rest):
+            values = copied(base.values)  # as in most jobs of a sweep
+            for override in rest:
+                parent, _, key = override.key_or_group.rpartition(".")
+                value_at(values, parent)[key] = override.value()
+            return Composed(values, list(lines), base.hydra)
+        config = copy.deepcopy(config)
+        ConfigLoaderImpl._apply_overrides_to_config(rest, config)
         return composed_of(config, config.hydra, lines)
+
+
+def has_references(config: DictConfig) -> bool:
+    """Tell whether a value of a config, outside Hydra's own node, refers to another one by `${...}`."""
+    return any(key != "hydra" and "${" in str(config._get_node(key)) for key in config)
+
+
+def replaces_a_value(override: Override, values: dict[str, Any]) -> bool:
+    """Tell whether an override gives a key that exists another plain value, for which OmegaConf is not needed."""
+    parent, _, key = override.key_or_group.rpartition(".")
+    siblings, new = value_at(values, parent), override.value()
+    is_change = override.type == OverrideType.CHANGE and override.package is None
+    is_plain = new is None or (isinstance(new, bool | int | float | str) and not ("$" in str(new) or new == "???"))
+    return is_change and is_plain and isinstance(siblings, dict) and not isinstance(siblings.get(key, {}), dict | list)
+
+
+def copied(tree: Any) -> Any:
+    """Return a copy of plain dicts, lists and values: `copy.deepcopy` would take twenty times as long."""
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def composed_of(config: DictConfig, hydra: DictConfig, lines: Sequence[str]) -> Composed:

@@ -16,8 +16,8 @@ def walk(node: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def value_at(node: Any, path: str) -> Any:
-    """Return the value at a path such as "optimizer.lr", None if there is none."""
-    for key in path.split("."):
+    """Return the value at a path such as "optimizer.lr", None if there is none; the whole tree at the path ""."""
+    for key in path.split(".") if path else ():
         node = node.get(key) if isinstance(node, dict) else None
     return node
 
