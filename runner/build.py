@@ -56,8 +56,8 @@ def build(config: Mapping[str, Any]) -> Components:
     problems.raise_if_any()  # the rest depends on these
     inputs = dataset.train.inputs
     in_order = dict(sorted(config["penalty"].items()))  # the order of their terms and draws is that of their names
-    penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, inputs))
-    probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, inputs))
+    penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, dataset))
+    probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, dataset))
     model = problems.collect("model", lambda: build_model(config, dataset, device))
     problems.raise_if_any()
     if is_channels_last(config, dataset, penalties.values()):
