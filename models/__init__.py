@@ -1,5 +1,6 @@
-"""Models, their initialisation, and the autograd functions of EE-559's lecture 5.7."""
+"""Models, their initialisation, frozen batch norm, and the autograd functions of EE-559's lecture 5.7."""
 
+from models.batch_norm import freeze_batch_norm
 from models.convnets import CIFAR10Convnet, LargeMarginConvnet, MNISTConvnet
 from models.functions import AbsoluteProduct, KillHead, absolute_product, kill_head
 from models.init import (
@@ -32,5 +33,6 @@ __all__ = [
     "XavierNormal",
     "XavierUniform",
     "absolute_product",
+    "freeze_batch_norm",
     "kill_head",
 ]

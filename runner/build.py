@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Dataset, Split, prepare
 from losses import Penalty
 from losses.criterion import Criterion
+from models import freeze_batch_norm
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
@@ -54,7 +54,6 @@ def build(config: Mapping[str, Any]) -> Components:
     schedule = problems.collect("scheduler", lambda: construct(config["scheduler"]))
     dataset = problems.collect("data", lambda: build_dataset(config, device))
     problems.raise_if_any()  # the rest depends on these
-    inputs = dataset.train.inputs
     in_order = dict(sorted(config["penalty"].items()))  # the order of their terms and draws is that of their names
     penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, dataset))
     probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, dataset))
@@ -73,7 +72,8 @@ def build(config: Mapping[str, Any]) -> Components:
     problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, components))
     problems.raise_if_any()
     if config["batch_norm"] == "frozen":
-        freeze_batch_norm(model, inputs)
+        problems.collect("", lambda: freeze_batch_norm(model, dataset.train.inputs))
+        problems.raise_if_any()
     return components
 
 
@@ -169,26 +169,3 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, schedule: Sched
             raise ValueError(f"groups.{layer} must map options among {', '.join(sorted(taken))} to values, got {own}")
     groups = [{"params": params, **layers.get(layer, {})} for layer, params in owned.items() if params]
     return construct(options, params=groups)
-
-
-def freeze_batch_norm(model: nn.Module, inputs: Tensor) -> None:
-    """Set the statistics of batch norm to those of the training inputs, once, and keep them.
-
-    Then no example depends on the others, and the derivatives of one are its own.
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for module in norms:
-        module.momentum = None  # a plain mean over the batches
-        module.reset_running_stats()
-    model.train()
-    with torch.no_grad():
-        for batch in inputs.split(500):
-            model(batch)
-    for module in norms:
-        keep_in_evaluation(module)
-
-
-def keep_in_evaluation(module: nn.Module) -> None:
-    """Put a module into evaluation mode for good: `model.train()` passes it by."""
-    module.eval()
-    module.train = lambda mode=True: module  # type: ignore[method-assign]
