@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Dataset, Split, prepare
 from losses.criterion import Criterion
+from models import freeze_batch_norm
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
@@ -69,7 +69,9 @@ def build(config: Mapping[str, Any]) -> Components:
     components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
     check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
-        freeze_batch_norm(model, dataset.train.inputs)
+        with problems.at("batch_norm"):
+            freeze_batch_norm(model, dataset.train.inputs)
+        problems.raise_if_any()
     return components
 
 
@@ -94,7 +96,7 @@ def build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems)
     terms = []
     for name, node in sorted(config["penalty"].items()):
         with problems.at(f"penalty.{name}"):
-            penalty = construct(own_options(node, "penalty"), dataset.train.inputs)
+            penalty = construct(own_options(node, "penalty"), dataset)
             terms.append(Term(name, penalty, **common_options(node, "penalty")))
     return terms
 
@@ -104,7 +106,7 @@ def build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems
     probes = {}
     for name, node in config["probe"].items():
         with problems.at(f"probe.{name}"):
-            probes[name] = construct(node, dataset.train.inputs)
+            probes[name] = construct(node, dataset)
             probes[name].check(dataset)
     return probes
 
@@ -201,26 +203,3 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, schedule: Sched
             raise ValueError(f"groups.{layer} must map options among {', '.join(sorted(taken))} to values, got {own}")
     groups = [{"params": params, **layers.get(layer, {})} for layer, params in owned.items() if params]
     return construct(options, params=groups)
-
-
-def freeze_batch_norm(model: nn.Module, inputs: Tensor) -> None:
-    """Set the statistics of batch norm to those of the training inputs, once, and keep them.
-
-    Then no example depends on the others, and the derivatives of one are its own.
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for module in norms:
-        module.momentum = None  # a plain mean over the batches
-        module.reset_running_stats()
-    model.train()
-    with torch.no_grad():
-        for batch in inputs.split(500):
-            model(batch)
-    for module in norms:
-        keep_in_evaluation(module)
-
-
-def keep_in_evaluation(module: nn.Module) -> None:
-    """Put a module into evaluation mode for good: `model.train()` passes it by."""
-    module.eval()
-    module.train = lambda mode=True: module  # type: ignore[method-assign]

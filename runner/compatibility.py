@@ -63,8 +63,6 @@ def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module,
     moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
     if not penalty.in_objective and moving:
         warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")
-    if getattr(getattr(penalty, "tangents", None), "derivatives", None) and not dataset.scale.eq(1).all():
-        warn(f"{name}: derivatives are by the normalised input; for those by the raw one choose data.normalize=none")
     if penalty.wants_smooth and dataset.classes is None and getattr(model, "piecewise_linear", False):
         warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
+from data import Dataset
 from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import NAMED, SINGLE
@@ -87,14 +86,18 @@ def problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] 
     return problems
 
 
-def construct(node: Mapping[str, Any], inputs: Tensor | None = None, **given: Any) -> Any:
-    """Build the class that a node names, and those among its options; what has `fit` sees the training inputs."""
+def construct(node: Mapping[str, Any], dataset: Dataset | None = None, **given: Any) -> Any:
+    """Build the class that a node names, and those among its options; what has `fit` sees the training inputs.
+
+    It is called as `fit(inputs, offset, scale)`, with the inputs (N, *I) as the network sees them and how they were
+    normalised: inputs = (raw - offset) / scale.
+    """
     options = {
-        key: construct(value, inputs) if isinstance(value, dict) and "_target_" in value else value
+        key: construct(value, dataset) if isinstance(value, dict) and "_target_" in value else value
         for key, value in node.items()
         if key != "_target_"
     }
     built = resolve(node["_target_"])(**given, **options)
-    if inputs is not None and hasattr(built, "fit"):
-        built.fit(inputs)
+    if dataset is not None and hasattr(built, "fit"):
+        built.fit(dataset.train.inputs, dataset.offset, dataset.scale)
     return built
