@@ -9,8 +9,8 @@ from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 
 from losses.forward import Forward
-from losses.passes import quiet_start, recorded
-from losses.penalty import Penalty, declared_tangents, layers_of
+from losses.passes import TorchDraws, called, quiet_start, recorded
+from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
 class EagerForward(Forward):
@@ -49,14 +49,15 @@ class EagerForward(Forward):
         self.inputs = inputs.detach()
         self.tangents = declared_tangents(penalties, self)
         self.inputs.requires_grad_()
-        self._layers = layers_of(penalties)
+        self._layers, self._differentiated = layers_of(penalties), any_differentiates(penalties)
+        self._draws = TorchDraws(inputs.device)
         self._products: list[tuple[Tensor, dict[str, Tensor]]] = []  # found again by the direction's identity
         if self.tangents:
             self.activations = self._dual_pass(next(iter(self.tangents.values())).direction)
             self.outputs = self.activations.pop("outputs")
         else:
-            with recorded(model, self._layers) as self.activations:
-                self.outputs = model(self.inputs)
+            with recorded(model, self._layers, len(inputs)) as self.activations:
+                self.outputs = called(model, self.inputs, self._differentiated)
         self.losses = criterion(self.outputs, targets)
 
     def vjp(
@@ -79,12 +80,10 @@ class EagerForward(Forward):
         for known, products in self._products:
             if known is direction:
                 return products[of] if create_graph else products[of].detach()
-        if create_graph:
+        with self._draws.replayed(), torch.set_grad_enabled(create_graph):
             self._dual_pass(direction)
-            return self._products[-1][1][of]
-        with torch.no_grad():
-            self._dual_pass(direction)
-        return self._products.pop()[1][of]  # not kept: a later call may want the graph
+        # Without a graph it is not kept: a later call may want one.
+        return self._products[-1][1][of] if create_graph else self._products.pop()[1][of]
 
     def loss_gradient(self) -> Tensor:
         return torch.autograd.grad(self.losses.sum(), self.outputs, create_graph=True)[0]
@@ -99,10 +98,12 @@ class EagerForward(Forward):
 
         Once the level is left they are ordinary tensors again.
         """
-        with forward_ad.dual_level(), recorded(self.model, self._layers) as record:
+        with forward_ad.dual_level():
             with quiet_start():
                 dual = forward_ad.make_dual(self.inputs, direction)
-            record["outputs"] = self.model(dual)
+            with recorded(self.model, self._layers, len(dual)) as record:
+                outputs = called(self.model, dual, self._differentiated)
+            record["outputs"] = outputs
             self._products.append((direction, {name: tangent_part(dual) for name, dual in record.items()}))
         return record
 

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses.forward import Forward
-from losses.passes import quiet_start, recorded
-from losses.penalty import Penalty, declared_tangents, layers_of
+from losses.passes import TorchDraws, called, quiet_start, recorded
+from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
 class FunctionalForward(Forward):
@@ -35,10 +35,8 @@ class FunctionalForward(Forward):
         self.inputs, self.targets, self.generator = inputs, targets, generator
         self.params = dict(params)
         self.tangents = declared_tangents(penalties, self)
-        layers = layers_of(penalties)
-        shapes = self._run(self.params, inputs, dict.fromkeys(layers))["activations"] if layers else {}
-        # A zero added to an activation: the derivative by it is the derivative by the activation.
-        self.taps = {name: torch.zeros_like(activation) for name, activation in shapes.items()}
+        self._differentiated, self._draws = any_differentiates(penalties), TorchDraws(inputs.device)
+        self.taps = self._zeros(layers_of(penalties))
         record, self._pullback = torch.func.vjp(self._run, self.params, inputs, self.taps)  # type: ignore[misc]
         self.outputs, self.activations = record["outputs"], record["activations"]
         self.losses = criterion(self.outputs, targets)
@@ -64,7 +62,7 @@ class FunctionalForward(Forward):
             record = self._run(self.params, inputs, {} if of == "outputs" else {of: None})
             return record["outputs"] if of == "outputs" else record["activations"][of]
 
-        with quiet_start():
+        with quiet_start(), self._draws.replayed():
             product = torch.func.jvp(differentiated, (self.inputs,), (direction,))[1]
         return product if create_graph else product.detach()
 
@@ -74,7 +72,18 @@ class FunctionalForward(Forward):
         )
         return pullback(torch.ones_like(losses))[0]
 
+    def _zeros(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return a zero for each layer, added to its activation: the derivative by it is that by the activation."""
+        if not layers:
+            return {}
+        with self._draws.replayed():
+            activations = self._run(self.params, self.inputs, dict.fromkeys(layers))["activations"]
+        return {name: torch.zeros_like(activation) for name, activation in activations.items()}
+
     def _run(self, params: Mapping[str, Tensor], inputs: Tensor, taps: Mapping[str, Tensor | None]) -> dict:
-        with recorded(self.model, tuple(taps), taps) as activations:
-            outputs = torch.func.functional_call(self.model, dict(params), (inputs,))
+        def model(inputs: Tensor) -> Tensor:
+            return torch.func.functional_call(self.model, dict(params), (inputs,))
+
+        with recorded(self.model, tuple(taps), len(inputs), taps) as activations:
+            outputs = called(model, inputs, self._differentiated)
         return {"outputs": outputs, "activations": activations}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from losses.forward import Forward, Tangent
 from losses.penalty import Penalty, one_of, positive_or_null, squared_norm, total
 
 Noise = Literal["rademacher", "sphere", "orthonormal"]
+SECOND_DERIVATIVE = (
+    "the spectral norm of the Jacobian has no second derivative here, since its singular vector is held constant: "
+    "take Jacobian() where the gradient of the penalty is differentiated"
+)
 
 
 class Jacobian(Penalty):
@@ -92,11 +96,14 @@ class JacobianSpectral(Penalty):
     matrix J J^T, from C vector-Jacobian products without a graph, or comes from power iteration u <- J J^T u
     with a random start, which gives a lower bound.
 
+    Its second derivative would need that of u: it is refused.
+
     Args:
         iterations: steps of power iteration, >= 1, or null: exact, by the Gram matrix (best for few outputs).
 
     Raises:
         ValueError: for a value out of range.
+        RuntimeError: when its gradient is differentiated (by a second backward, `torch.func.hessian`).
 
     Source: Johansson et al. 2022, arXiv 2206.13581.
     """
@@ -110,6 +117,7 @@ class JacobianSpectral(Penalty):
 
     def __call__(self, forward: Forward) -> Tensor:
         direction = self._leading(forward) if self.iterations is None else self._iterated(forward, self.iterations)
+        direction = HeldConstant.apply(direction, forward.outputs)
         return squared_norm(forward.vjp(direction)[0])
 
     def _leading(self, forward: Forward) -> Tensor:
@@ -120,9 +128,64 @@ class JacobianSpectral(Penalty):
     def _iterated(self, forward: Forward, iterations: int) -> Tensor:
         (direction,) = random_directions(forward, forward.outputs, 1, "sphere")
         for _ in range(iterations):
-            tangent = forward.vjp(direction, create_graph=False)[0]
-            direction = normalize(forward.jvp(tangent, create_graph=False), dim=1)
+            tangent = unit_length(forward.vjp(direction, create_graph=False)[0])
+            direction = unit_length(forward.jvp(tangent, create_graph=False))
         return direction
+
+
+class HeldConstant(torch.autograd.Function):
+    """A direction (B, C) that is a constant in the first derivative, where that is right, and refuses a second one.
+
+    The outputs stand for all that the direction depends on.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(direction: Tensor, outputs: Tensor) -> Tensor:
+        return direction.clone()
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        context.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(context: Any, cotangent: Tensor) -> tuple[None, Tensor | None]:
+        return None, Zero.apply(cotangent) if torch.is_grad_enabled() else None
+
+    @staticmethod
+    def jvp(context: Any, *tangents: Tensor) -> Tensor:
+        return Zero.apply(*context.saved_tensors)
+
+
+class Zero(torch.autograd.Function):
+    """The gradient that is zero because a direction is held constant; its own derivative is not, and not known."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(varying: Tensor) -> Tensor:
+        return torch.zeros_like(varying)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(context: Any, cotangent: Tensor) -> Tensor:
+        raise RuntimeError(SECOND_DERIVATIVE)
+
+    @staticmethod
+    def jvp(context: Any, tangent: Tensor) -> Tensor:
+        raise RuntimeError(SECOND_DERIVATIVE)
+
+
+def unit_length(values: Tensor) -> Tensor:
+    """Return each example's vector (B, ...) scaled to length 1, however short it is; zeros stay."""
+    largest = values.abs().flatten(1).amax(1).view(-1, *[1] * (values.ndim - 1))
+    scaled = values / largest.where(largest > 0, 1)
+    length = squared_norm(scaled).sqrt().view_as(largest)
+    return scaled / length.where(length > 0, 1)
 
 
 def unit_vectors(values: Tensor) -> Iterator[Tensor]:

@@ -100,6 +100,11 @@ def declared_tangents(penalties: Sequence[Penalty], forward: Forward) -> dict[Ha
     return {penalty: tangent for penalty, tangent in declared.items() if tangent is not None}
 
 
+def any_differentiates(penalties: Sequence[Penalty]) -> bool:
+    """Tell whether one of the penalties differentiates the model; those on the weights alone do not."""
+    return any(not penalty.of_weights for penalty in penalties)
+
+
 def layers_of(penalties: Sequence[Penalty]) -> tuple[str, ...]:
     """Return the layers that the penalties ask for, each once, without the inputs."""
     return tuple(dict.fromkeys(name for p in penalties for name in p.layers if name != "inputs"))

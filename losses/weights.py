@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from losses.forward import Forward
 from losses.penalty import Penalty, at_least, one_of, total
@@ -112,5 +112,10 @@ def soft_threshold_(params: list[Tensor], threshold: float) -> None:
 
 
 def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
-    """Return the parameters, those of one dimension (biases, gains) only if asked for."""
-    return [param for param in params if biases or param.ndim > 1]
+    """Return the parameters, those of one dimension (biases, gains) only if asked for, and no frozen ones."""
+    return [param for param in params if (biases or param.ndim > 1) and not is_frozen(param)]
+
+
+def is_frozen(param: Tensor) -> bool:
+    """Tell whether training is to leave a parameter as it is; a plain tensor has no such mark."""
+    return isinstance(param, nn.Parameter) and not param.requires_grad

@@ -138,8 +138,8 @@ def test_random_numbers_come_from_the_generator_alone(build: Build) -> None:
             assert torch.equal(forward.targets, TARGETS)
             return Tangent(forward.normal(1, 6, 6))
 
-    state = torch.get_rng_state()
-    forward = build(Draws())
+    model, state = convnet(), torch.get_rng_state()
+    forward = build(Draws(), model=model)
     torch.set_rng_state(state)
     first = torch.randn(5, 1, 6, 6, dtype=torch.float64)  # None: torch's own generator
     (tangent,) = forward.tangents.values()
