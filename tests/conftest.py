@@ -1,11 +1,12 @@
-"""Shared by the tests: a run in this process, and one by the command line."""
+"""Shared by the tests: a run in this process, one by the command line, and one in a forked process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,41 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from support import ROOT
+from support.forked import Forks, forking
 
-ROOT = Path(__file__).resolve().parent.parent
+# Whoever uses one of these starts processes; the other tests that do so are marked where they stand.
+STARTING = {"command", "forking_process", "board"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that start processes, and leave out the slow ones unless `-m` names them."""
+    for item in items:
+        if STARTING & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
+    if "slow" in config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Tests are small, and may share their cores with others."""
     torch.set_num_threads(1)
+
+
+@cache
+def composer() -> Any:
+    """Return what composes configs from the files under conf/, once for each choice of groups."""
+    from runner.config.command_line import loader_with
+    from runner.config.compose import Composer
+
+    loader = loader_with(None)
+    loader.get_group_options = cache(loader.get_group_options)  # type: ignore[method-assign]  # 15 ms each
+    return Composer(loader)
 
 
 @pytest.fixture
@@ -33,7 +61,7 @@ def composed(tmp_path: Path) -> Callable[..., Any]:
     def directory(*overrides: str, folder: str | None = None) -> Run:
         lines = [f"runs_dir={tmp_path / 'runs'}", "threads=1", "device=cpu", *overrides]
         try:
-            config = compose(loader_with(folder), lines)
+            config = compose(loader_with(folder), lines) if folder else composer().compose(lines)
         finally:
             GlobalHydra.instance().clear()
         plain, choices = resolved(config), OmegaConf.to_container(config.hydra.runtime.choices)
@@ -57,11 +85,24 @@ def train(composed: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function of arguments that runs train.py in a temporary folder, as a user does."""
+    """Return a function of arguments that runs train.py in a folder as a user does: ten seconds if torch is needed."""
 
-    def ran(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def ran(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         line = [sys.executable, str(ROOT / "train.py"), *arguments]
         return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return ran
+
+
+@pytest.fixture(scope="session")
+def forking_process() -> Iterator[Any]:
+    """The process that all runs of `forks` come from."""
+    with forking() as process:
+        yield process
+
+
+@pytest.fixture
+def forks(forking_process: Any, tmp_path: Path) -> Forks:
+    """Runs of train.py in a temporary folder, in processes that start at once and may be killed."""
+    return Forks(forking_process, tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
 from runner.config import command_line
 from runner.config.allowlist import CONF

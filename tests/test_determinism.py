@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_checkpoint import assert_same
+from support.states import assert_same
 
 from runner.run import train_run
 from runner.storage import checkpoint
