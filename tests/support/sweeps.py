@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from support import ROOT
-from support.forked import Forks
+from support.forked import Forks, wait_until
 
 TINY = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 FAULTY = (*(line for line in TINY if line != "loss=mse"), "loss=faulty", "allow_targets=[faults]", "epochs=20")
+TIMES = ("seconds", "examples_per_second", "time/examples_per_second")
 
 FAULTS = '''"""A loss that misbehaves in the midst of training, in the jobs and in the way that a file says."""
 
@@ -88,6 +90,10 @@ class Sweeps:
         """Return the exit code of a sweep, negative for a signal, and what it said."""
         code = self.forks.wait(process)
         return code, self.said(process)
+
+    def wait_until(self, ready: Callable[[], Any], process: int) -> None:
+        """Wait for what a sweep does, as long as it lives."""
+        wait_until(ready, lambda: self.forks.is_running(process))
 
     def said(self, process: int) -> str:
         return (self.folder / f"said.{self.started.index(process)}").read_text()
