@@ -26,6 +26,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if STARTING & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
+    if hasattr(config, "workerinput"):  # the long ones first, so that no worker ends long after the other
+        items.sort(key=lambda item: item.get_closest_marker("process") is None)
     if "slow" in config.option.markexpr:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

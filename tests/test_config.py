@@ -158,6 +158,7 @@ def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
         train_run(composed("device=cuda"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["optimizer.lr=-1"]])
 def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
     line = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments]
@@ -167,6 +168,7 @@ def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_completion_does_not_import_torch(tmp_path: Path) -> None:
     import os
 

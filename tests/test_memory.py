@@ -83,7 +83,7 @@ def test_a_leak_shows(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> No
     kept = []
     evaluate = Session.evaluate
     monkeypatch.setattr(Session, "evaluate", lambda *given: (evaluate(*given), kept.append(b"x" * 40_000_000)))
-    sizes = sizes_of_epochs(composed, monkeypatch, 8)
+    sizes = sizes_of_epochs(composed, monkeypatch, 8, "model=mlp", "histograms=false", "pictures=false")
     with pytest.raises(AssertionError):
         assert_flat(sizes)
 

@@ -74,7 +74,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=READERS)
+@pytest.fixture(  # each reader is started once, in one of the processes that the tests run in
+    scope="module", params=[pytest.param(reader, marks=pytest.mark.xdist_group(reader)) for reader in READERS]
+)
 def board(request: pytest.FixtureRequest, sweep: Path) -> Iterator[Board]:
     with serving(sweep, request.param) as board:
         for run in sorted(path.name for path in sweep.iterdir()):

@@ -319,6 +319,7 @@ def test_several_folders_are_reported_in_a_folder_of_their_own(write: Write, tmp
     assert not (folder(tmp_path, "a") / "summary.csv").exists()
 
 
+@pytest.mark.process
 def test_the_script_needs_no_torch_and_ends_with_a_sentence(large: Path, tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts/summarize.py")]
     done = subprocess.run([*script, str(large), "--metric", "test/loss"], capture_output=True, text=True, check=False)

@@ -7,8 +7,11 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -127,6 +130,11 @@ def test_one_bad_job_of_six(sweeps: Sweeps, launcher: str, fault: str) -> None:
 @pytest.mark.parametrize("fault", ["leave", "crash", "kill"])
 def test_a_death_under_other_launchers(sweeps: Sweeps, launcher: str, fault: str) -> None:
     """It ends their sweep early; the table names it all the same, and the same command does what is left."""
+    check_death(sweeps, launcher, fault)
+
+
+def check_death(sweeps: Sweeps, launcher: str, fault: str) -> None:
+    """Run a sweep one of whose processes dies, and repeat it after the fix."""
     sweeps.faults.write_text(json.dumps({"2": fault}))
     grid = (*FAULTY, f"hydra/launcher={launcher}", "loss.job=range(6)")
     said = sweeps.run(*grid, code=1)
@@ -137,6 +145,33 @@ def test_a_death_under_other_launchers(sweeps: Sweeps, launcher: str, fault: str
     sweeps.faults.write_text("{}")
     sweeps.run(*grid)
     assert sorted(sweeps.times_trained().values()) == [1] * 6
+
+
+# Ray is large, so these take its extra: `uv run --extra ray pytest -m slow -k ray`.
+
+
+@pytest.fixture
+def ray_cluster(sweeps: Sweeps) -> Iterator[str]:
+    """A cluster of this machine, while a test runs; the name of its launcher."""
+    ray = Path(sys.executable).with_name("ray")
+    if not ray.exists():
+        pytest.skip("ray is not installed: uv sync --extra ray")
+    start = [str(ray), "start", "--head", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    subprocess.run(start, check=True, env={**os.environ, **sweeps.environment}, capture_output=True)
+    yield "ray_cluster"
+    subprocess.run([str(ray), "stop"], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", SURVIVED["submitit_machine"])
+def test_one_bad_job_of_six_under_ray(sweeps: Sweeps, ray_cluster: str, fault: str) -> None:
+    check_faults(sweeps, ray_cluster, {2: fault}, jobs=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["leave", "crash", "kill"])
+def test_a_death_under_ray(sweeps: Sweeps, ray_cluster: str, fault: str) -> None:
+    check_death(sweeps, ray_cluster, fault)
 
 
 def test_failed_runs_can_be_left(sweeps: Sweeps) -> None:
