@@ -1,18 +1,36 @@
-"""Shared by the tests: a run in this process, and one by the command line."""
+"""Shared by the tests: a run in this process, one by the command line, and one in a forked process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import ROOT
+from support.forked import Forks, forking
 
-ROOT = Path(__file__).resolve().parent.parent
+# Whoever uses one of these starts processes; the other tests that do so are marked where they stand.
+STARTING = {"command", "forking_process", "board"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that start processes, and leave out the slow ones unless `-m` names them."""
+    for item in items:
+        if STARTING & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
+    if hasattr(config, "workerinput"):  # the long ones first, so that no worker ends long after the other
+        items.sort(key=lambda item: item.get_closest_marker("process") is None)
+    if "slow" in config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,11 +68,24 @@ def train(composed: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function of arguments that runs train.py in a temporary folder, as a user does."""
+    """Return a function of arguments that runs train.py in a folder as a user does: ten seconds if torch is needed."""
 
-    def ran(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def ran(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         line = [sys.executable, str(ROOT / "train.py"), *arguments]
         return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return ran
+
+
+@pytest.fixture(scope="session")
+def forking_process() -> Iterator[Any]:
+    """The process that all runs of `forks` come from."""
+    with forking() as process:
+        yield process
+
+
+@pytest.fixture
+def forks(forking_process: Any, tmp_path: Path) -> Forks:
+    """Runs of train.py in a temporary folder, in processes that start at once and may be killed."""
+    return Forks(forking_process, tmp_path)

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from forked import Forks, forking
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.forked import Forks
 
 from runner.build import build
 from runner.config import command_line
@@ -255,16 +255,10 @@ def test_an_admitted_package_does_not_admit_what_it_imports(composed: Callable[.
         build(composed(*overrides).config)
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Any]:
-    with forking() as process:
-        yield process
-
-
 @pytest.mark.parametrize("targets", [list(HOSTILE)[:2], pytest.param(list(HOSTILE), marks=pytest.mark.slow)])
-def test_tampered_run_directory_is_not_believed(process: Any, tmp_path: Path, targets: list[str]) -> None:
+def test_tampered_run_directory_is_not_believed(forks: Forks, tmp_path: Path, targets: list[str]) -> None:
     """All that a run directory holds in text, made hostile, and resumed: nothing of it is built or obeyed."""
-    forks, file = Forks(process, tmp_path), tmp_path / "file"
+    file = tmp_path / "file"
     line = ("data=line", "model=mlp", "loss=mse", "epochs=4", "threads=1", "device=cpu", "checkpoint_seconds=1e-6")
     quiet = (*line, "histograms=false", "pictures=false")
     assert forks.run(*quiet, after=2) == -9
@@ -289,8 +283,7 @@ def test_tampered_run_directory_is_not_believed(process: Any, tmp_path: Path, ta
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "done"}', '{"status": ["done"]}', "\x00\xff"])
-def test_damaged_result_is_made_anew(process: Any, tmp_path: Path, content: str) -> None:
-    forks = Forks(process, tmp_path)
+def test_damaged_result_is_made_anew(forks: Forks, tmp_path: Path, content: str) -> None:
     line = ("data=line", "model=mlp", "loss=mse", "epochs=2", "threads=1", "histograms=false", "pictures=false")
     assert forks.run(*line) == 0
     (path,) = tmp_path.glob("runs/train/*/result.json")

@@ -10,7 +10,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,74 +21,46 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from support import ROOT
+from support.forked import Forks, wait_until
+from support.states import assert_same
 
 from runner.storage.atomic import WriteError, read_json, remove_stale_temporaries, write_atomic, write_json
 from runner.storage.checkpoint import CheckpointError, load, save
 
-ROOT = Path(__file__).parents[1]
 OWN = ("conf", "data", "hydra_plugins", "losses", "models", "runner", "scripts", "tests")
 FLIPS, KILLS = 40, 20
 
-# Imports torch once, then forks a process for each line `<stage> <directory>`: that one notes each checkpoint
-# that is done; it saves without end for the stage `any`, otherwise kills itself at the given one of its third save.
-SAVERS = """
+# Notes each checkpoint that is done; saves without end at the stage `any`, otherwise kills itself at the given one of
+# its third save.
+SAVER = """
 import itertools, os, signal, sys
 from pathlib import Path
 import torch
 from runner.storage import checkpoint
 
-def save_until_killed(stage, directory):
-    notes = os.open(directory / "done", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    for step in itertools.count(1) if stage == "any" else (1, 2, 3):
-        state = {"step": step, "weights": torch.full((200_000,), float(step))}
-        if step == 3 and stage != "any":
-            module, name = stage.split(".")
-            kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-            setattr({"os": os, "Path": Path, "checkpoint": checkpoint}[module], name, kill)
-        checkpoint.save(directory, state, step=step)
-        os.write(notes, f"{step}\\n".encode())
-    os._exit(0)
-
-for line in sys.stdin:
-    stage, directory = line.rstrip("\\n").split(" ", 1)
-    child = os.fork()
-    if child == 0:
-        save_until_killed(stage, Path(directory))
-    print(child, flush=True)
-    os.waitpid(child, 0)
-    print("ended", flush=True)
+stage, directory = sys.argv[1], Path(sys.argv[2])
+notes = os.open(directory / "done", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+for step in itertools.count(1) if stage == "any" else (1, 2, 3):
+    state = {"step": step, "weights": torch.full((200_000,), float(step))}
+    if step == 3 and stage != "any":
+        module, name = stage.split(".")
+        kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        setattr({"os": os, "Path": Path, "checkpoint": checkpoint}[module], name, kill)
+    checkpoint.save(directory, state, step=step)
+    os.write(notes, f"{step}\\n".encode())
 """
 
 
-@pytest.fixture(scope="module")
-def savers() -> Iterator[subprocess.Popen]:
-    """A process that forks others to be killed while they save: to fork the tests' own is not safe after OpenMP."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVERS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    with process:
-        yield process
-        os.killpg(process.pid, signal.SIGKILL)  # with a saver that a failed test may have left
-
-
-def killed_while_saving(savers: subprocess.Popen, directory: Path, stage: str, delay: float = 0) -> None:
+def killed_while_saving(forks: Forks, directory: Path, stage: str, delay: float = 0) -> None:
     """Start a saver in a new directory and see it die: at a stage, or some seconds after its first checkpoint."""
     directory.mkdir()
-    print(stage, directory, file=savers.stdin, flush=True)
-    saver = int(savers.stdout.readline())
+    saver = forks.python(SAVER, stage, str(directory))
     if stage == "any":
-        deadline = time.monotonic() + 60
-        while not list(directory.glob("checkpoint-*")):
-            assert time.monotonic() < deadline, "the saver saves nothing"
-            time.sleep(0.001)
+        wait_until(lambda: list(directory.glob("checkpoint-*")), lambda: forks.is_running(saver))
         time.sleep(delay)
         os.kill(saver, signal.SIGKILL)
-    assert savers.stdout.readline() == "ended\n"
+    assert forks.wait(saver) == -signal.SIGKILL, forks.said()
 
 
 def assert_nothing_lost(directory: Path) -> None:
@@ -101,13 +72,13 @@ def assert_nothing_lost(directory: Path) -> None:
     assert torch.equal(state["weights"], torch.full((200_000,), float(state["step"])))
 
 
-def kill_at_random(savers: subprocess.Popen, root: Path, kills: int, seed: int) -> int:
+def kill_at_random(forks: Forks, root: Path, kills: int, seed: int) -> int:
     """Kill savers at random moments, check what they leave, and count those hit before the rename."""
     print(f"{seed=}")  # seen when a test fails
     draw, hits = random.Random(seed), 0
     for kill in range(kills):
         directory = root / str(kill)
-        killed_while_saving(savers, directory, "any", delay=draw.uniform(0, 0.05))
+        killed_while_saving(forks, directory, "any", delay=draw.uniform(0, 0.05))
         assert_nothing_lost(directory)
         hits += len(remove_stale_temporaries(directory))
         assert not list(directory.glob(".*"))
@@ -115,13 +86,13 @@ def kill_at_random(savers: subprocess.Popen, root: Path, kills: int, seed: int) 
     return hits
 
 
-def test_checkpoint_loads_after_a_kill_at_a_random_moment(savers, tmp_path):
-    kill_at_random(savers, tmp_path, kills=5, seed=time.time_ns())
+def test_checkpoint_loads_after_a_kill_at_a_random_moment(forks, tmp_path):
+    kill_at_random(forks, tmp_path, kills=5, seed=time.time_ns())
 
 
 @pytest.mark.slow
-def test_checkpoint_loads_after_each_of_many_kills(savers, tmp_path):
-    hits = kill_at_random(savers, tmp_path, kills=KILLS, seed=time.time_ns())
+def test_checkpoint_loads_after_each_of_many_kills(forks, tmp_path):
+    hits = kill_at_random(forks, tmp_path, kills=KILLS, seed=time.time_ns())
     print(f"{hits} of {KILLS} kills left a temporary file")
     assert hits > 0, "no kill hit a write: this run tested nothing"
 
@@ -136,9 +107,9 @@ def test_checkpoint_loads_after_each_of_many_kills(savers, tmp_path):
         ("Path.unlink", 3, 0),
     ],
 )
-def test_checkpoint_loads_after_a_kill_at_each_stage(savers, tmp_path, stage, step, temporaries):
+def test_checkpoint_loads_after_a_kill_at_each_stage(forks, tmp_path, stage, step, temporaries):
     directory = tmp_path / "run"
-    killed_while_saving(savers, directory, stage)
+    killed_while_saving(forks, directory, stage)
     assert_nothing_lost(directory)
     assert load(directory)["step"] == step
     assert len(remove_stale_temporaries(directory)) == temporaries
@@ -305,23 +276,6 @@ def test_state_comes_back_bit_for_bit(tmp_path):
     assert_same(loaded, state)
     assert loaded["model"]._metadata == model.state_dict()._metadata  # else modules take it for an old format
     assert isinstance(loaded["model"], OrderedDict)
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    """Equal in every bit, NaNs and signs of zeros included."""
-    assert type(found) is type(expected)
-    if isinstance(expected, torch.Tensor):
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        assert torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (found, expected)))
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_same(found[key], expected[key])
-    elif isinstance(expected, list | tuple):
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    else:
-        assert found == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
 from runner.config import command_line
 from runner.config.check import ConfigError
@@ -157,6 +157,7 @@ def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
         train_run(composed("device=cuda"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["optimizer.lr=-1"]])
 def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
     line = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments]
@@ -166,6 +167,7 @@ def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_completion_does_not_import_torch(tmp_path: Path) -> None:
     import os
 

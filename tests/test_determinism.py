@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_checkpoint import assert_same
+from support.forked import Forks
+from support.states import assert_same, timeless
 
 from runner.run import train_run
 from runner.storage import checkpoint
@@ -44,7 +45,7 @@ def outcome(directory: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Return all states at the end and the rows of numbers, less what is measured by the clock."""
     state = checkpoint.load(directory)
     assert state
-    return state["loop"], [{k: v for k, v in row.items() if not k.startswith("time/")} for row in state["history"]]
+    return state["loop"], timeless(state["history"])
 
 
 @pytest.fixture
@@ -60,12 +61,13 @@ def ended(composed: Composed, tmp_path: Path) -> Callable[..., Any]:
     return trained
 
 
-def test_same_bits_alone_in_another_process_and_in_a_sweep(command: Command, tmp_path: Path, ended: Any) -> None:
+def test_same_bits_alone_in_another_process_and_in_a_sweep(
+    command: Command, forks: Forks, tmp_path: Path, ended: Any
+) -> None:
     line = (*OWN, *SHORT, *DRAWING, *QUIET)
     alone = command(*line, "name=alone")
     assert alone.returncode == 0, alone.stderr
-    sweep = command("-m", *line, "name=sweep", "seed=1,0", "sweep.n_jobs=2")
-    assert sweep.returncode == 0, sweep.stderr
+    assert forks.run("-m", *line, "name=sweep", "seed=1,0", "sweep.n_jobs=2") == 0, forks.said()
     (directory,) = (tmp_path / "runs" / "alone").iterdir()
     torch.rand(7)  # this process has drawn numbers, the other has not
     assert_same(outcome(directory), ended())

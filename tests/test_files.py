@@ -215,6 +215,7 @@ def another_process(root: Path, base: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.process
 def test_two_processes_at_once_download_once(server, tmp_path):
     processes = [another_process(tmp_path, server.base("gate")) for _ in range(2)]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
@@ -227,6 +228,7 @@ def test_two_processes_at_once_download_once(server, tmp_path):
     assert visible(tmp_path) == ["file.gz"]
 
 
+@pytest.mark.process
 def test_process_killed_while_downloading_leaves_no_harm(server, tmp_path):
     process = another_process(tmp_path, server.base("gate"))
     assert server.asked.wait(10)

@@ -98,7 +98,7 @@ def test_batch_norm_is_untouched_and_missing_biases_are_fine(initialise):
     assert (model.norm1.bias == 3).all()
 
 
-@pytest.mark.parametrize("initialise", [models.TorchDefault(), *ALL], ids=repr)
+@pytest.mark.parametrize("initialise", [models.TorchDefault(), *ALL], ids=lambda rule: type(rule).__name__)
 def test_the_same_seed_gives_the_same_weights(initialise):
     first, second = drawn(initialise), drawn(initialise)
     assert torch.equal(first, second)

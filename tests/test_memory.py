@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from forked import Forks, forking
+from support.forked import Forks
 
 from runner.run import Session, train_run
 
@@ -83,12 +83,12 @@ def test_a_leak_shows(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> No
     kept = []
     evaluate = Session.evaluate
     monkeypatch.setattr(Session, "evaluate", lambda *given: (evaluate(*given), kept.append(b"x" * 40_000_000)))
-    sizes = sizes_of_epochs(composed, monkeypatch, 8)
+    sizes = sizes_of_epochs(composed, monkeypatch, 8, "model=mlp", "histograms=false", "pictures=false")
     with pytest.raises(AssertionError):
         assert_flat(sizes)
 
 
-def test_lack_of_memory_is_told_with_the_batch_size(tmp_path: Path) -> None:
+def test_lack_of_memory_is_told_with_the_batch_size(forks: Forks, tmp_path: Path) -> None:
     """A model that does not fit, from the command line; then in a sweep, whose other job is not touched by it."""
     (tmp_path / "own" / "loss").mkdir(parents=True)
     (tmp_path / "own" / "loss" / "greedy.yaml").write_text("_target_: greedy.Greedy\nexabytes: 1\n")
@@ -104,13 +104,11 @@ def test_lack_of_memory_is_told_with_the_batch_size(tmp_path: Path) -> None:
     )
     line = ("--config-dir=own", "allow_targets=[greedy]", "data=line", "model=mlp", "loss=greedy", "epochs=2")
     quiet = (*line, "threads=1", "device=cpu", "histograms=false", "pictures=false", "batch_size=4")
-    with forking() as process:
-        forks = Forks(process, tmp_path)
-        assert forks.run(*quiet) == 1
-        said = forks.said()
-        assert "out of memory with batch_size=4: lower it" in said
-        assert "Traceback" not in said
-        assert forks.run("-m", *quiet, "loss.exabytes=0,1", "name=sweep") == 1
+    assert forks.run(*quiet) == 1
+    said = forks.said()
+    assert "out of memory with batch_size=4: lower it" in said
+    assert "Traceback" not in said
+    assert forks.run("-m", *quiet, "loss.exabytes=0,1", "name=sweep") == 1
     statuses = [path.read_text() for path in tmp_path.glob("runs/sweep/*/result.json")]
     assert sorted('"status": "done"' in text for text in statuses) == [False, True]
     assert sum("out of memory with batch_size=4" in text for text in statuses) == 1

@@ -1,27 +1,21 @@
 """The record of a run, read back by TensorBoard itself, over HTTP, with both of its readers."""
 
-import csv
 import io
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from support.board import READERS, Board, serving
+from support.forked import Forks
+from support.records import epochs, start, table, values
 from torch import nn
 
 from runner.recording.events import Events, scalars
@@ -43,80 +37,6 @@ def small_model() -> nn.Sequential:
     return model
 
 
-def start(directory: Path, resume_at: int | None = None, history: list[dict[str, float]] | None = None) -> Recorder:
-    return Recorder(directory, hparams={"lr": 0.1}, group="g", resume_at=resume_at, history=history or [])
-
-
-def epochs(recorder: Recorder, first: int, last: int, factor: float = 1.0) -> None:
-    for epoch in range(first, last + 1):
-        recorder.record_losses(epoch, "train", factor * torch.arange(10.0))
-        recorder.record_scalars(epoch, {"train/loss": factor / epoch, "validation/error": factor * epoch})
-
-
-def table(directory: Path) -> list[dict[str, str]]:
-    with (directory / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def values(directory: Path) -> dict[str, list[tuple[int, Any]]]:
-    """(step, value) of each tag, in the order of the files and of the events in them."""
-    found: dict[str, list[tuple[int, Any]]] = {}
-    for path in sorted(directory.glob("*tfevents*")):
-        for event in LegacyEventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                content = getattr(value, value.WhichOneof("value"))
-                found.setdefault(value.tag, []).append((event.step, content))
-    return found
-
-
-# ---- TensorBoard, asked over HTTP
-
-
-class Board:
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def get(self, path: str, **query: str) -> Any:
-        address = f"{self.url}/data/{path}" + (f"?{urlencode(query)}" if query else "")
-        with urllib.request.urlopen(address, timeout=20) as answer:
-            content = answer.read()
-            return json.loads(content) if "json" in answer.headers["Content-Type"] else content
-
-    def post(self, path: str, **content: object) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/data/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
-
-    def wait_for(self, run: str, tag: str, step: int) -> list[list[float]]:
-        """The scalars of a tag, once this step is there."""
-        end = time.monotonic() + 60
-        points: list[list[float]] = []
-        while time.monotonic() < end:
-            try:
-                points = self.get("plugin/scalars/scalars", run=run, tag=tag)
-                if points and points[-1][1] >= step:
-                    return points
-            except (urllib.error.URLError, ConnectionError):
-                pass
-            time.sleep(0.1)
-        raise AssertionError(f"{run} {tag}: step {step} did not appear, only {points}")
-
-
-def serve(directory: Path, load_fast: str) -> Iterator[Board]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory), "--port", str(port)]
-    command += [f"--load_fast={load_fast}", "--reload_interval=1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            yield Board(f"http://127.0.0.1:{port}")
-        finally:
-            server.terminate()
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three penalties with two seeds each, one of them interrupted and resumed, and three runs that ended otherwise."""
@@ -128,6 +48,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             hparams = {"lr": 0.1, "augment": False, "model": "mlp", "widths": [5, 5], **penalty}
             recorder = Recorder(root / f"{name}_{seed}", hparams=hparams, group=name)
             epochs(recorder, 1, 3)
+            recorder.record_scalars(3, {"test/loss": 2.0, "train/error": 0.5})
             recorder.record_layers(3, model)
             figure = Figure(figsize=(2, 1), dpi=100)
             figure.subplots().plot([0, 1])
@@ -153,9 +74,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "python"])
+@pytest.fixture(  # each reader is started once, in one of the processes that the tests run in
+    scope="module", params=[pytest.param(reader, marks=pytest.mark.xdist_group(reader)) for reader in READERS]
+)
 def board(request: pytest.FixtureRequest, sweep: Path) -> Iterator[Board]:
-    for board in serve(sweep, request.param):
+    with serving(sweep, request.param) as board:
         for run in sorted(path.name for path in sweep.iterdir()):
             board.wait_for(run, "train/loss", 1)
         board.wait_for("resumed", "train/loss", 6)
@@ -228,18 +151,28 @@ def test_a_resumed_run_shows_each_step_once_with_the_new_values(board: Board) ->
     assert [step for _, step, _ in histograms] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("load_fast", ["true", "false"])
-def test_a_tensorboard_that_reads_along_sees_the_new_values_after_a_resume(tmp_path: Path, load_fast: str) -> None:
-    recorder = start(tmp_path / "run")
+def test_a_tensorboard_that_reads_along_sees_the_new_values_after_a_resume(board: Board, sweep: Path) -> None:
+    run = sweep / f"along_{time.time_ns()}"  # of this reader alone
+    recorder = start(run)
     epochs(recorder, 1, 5, factor=7.0)
-    for board in serve(tmp_path, load_fast):
-        board.wait_for("run", "validation/error", 5)
-        recorder.close()
-        recorder = start(tmp_path / "run", 3, recorder.history[:3])
-        epochs(recorder, 4, 6)
-        points = board.wait_for("run", "validation/error", 6)
-        assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
+    board.wait_for(run.name, "validation/error", 5)
     recorder.close()
+    recorder = start(run, 3, recorder.history[:3])
+    epochs(recorder, 4, 6)
+    recorder.close()
+    points = board.wait_for(run.name, "validation/error", 6)
+    assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
+
+
+def test_tensorboard_shows_train_against_test_in_one_chart_once(board: Board) -> None:
+    end = time.monotonic() + 60
+    while not (layout := board.get("plugin/custom_scalars/layout")) and time.monotonic() < end:
+        time.sleep(0.1)
+    (category,) = layout["category"]
+    charts = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
+    assert list(charts) == ["loss", "error", "objective and penalties"]
+    shown = board.get("plugin/custom_scalars/scalars", run="l2_1", tag=charts["loss"][0])["tag_to_events"]
+    assert set(shown) == {"train/loss", "test/loss"}
 
 
 # ---- resume, by the files alone
@@ -315,16 +248,14 @@ def test_what_stands_there_already_is_not_written_twice(tmp_path: Path) -> None:
     assert values(tmp_path)["b"] == [(3, 9)]
 
 
-def test_a_killed_process_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
+def test_a_killed_process_loses_nothing_that_was_recorded(forks: Forks, tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from runner.recording.recorder import Recorder\n"
-        "r = Recorder(Path(sys.argv[1]), hparams={}, group='g')\n"
+        "import os, signal; from pathlib import Path; from runner.recording.recorder import Recorder\n"
+        "r = Recorder(Path(), hparams={}, group='g')\n"
         "for e in (1, 2): r.record_scalars(e, {'train/loss': 1 / e})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parent.parent
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, env={**os.environ, "PYTHONPATH": "."})
-    assert ended.returncode == -signal.SIGKILL
+    assert forks.wait(forks.python(code)) == -signal.SIGKILL
     assert [row["train/loss"] for row in table(tmp_path)] == ["1.0", "0.5"]
     assert values(tmp_path)["train/loss"] == [(1, 1.0), (2, 0.5)]
 

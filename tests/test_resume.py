@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import random
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from forked import Forks, forking
-from test_checkpoint import assert_same
-from test_record import serve, values
+from support.board import READERS, serving
+from support.forked import Forks
+from support.records import table, values
+from support.states import assert_same, steps_of, timeless
 
 from runner.storage import checkpoint
 
@@ -41,14 +40,8 @@ WHOLE = list(itertools.product(MODELS, OPTIMIZERS, PENALTIES))
 SAMPLE = [("mlp", "adam", "jacobian"), ("mnist_convnet", "momentum", "jacobian"), ("cifar10_convnet", "lbfgs", "none")]
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Any]:
-    with forking() as process:
-        yield process
-
-
 @pytest.fixture
-def forks(process: Any, tmp_path: Path) -> Forks:
+def forks(forks: Forks) -> Forks:
     """Runs in a folder that holds small data sets of random images."""
     draw = np.random.RandomState(0)
     for name, shape in (("small", (1, 28, 28)), ("colour", (3, 32, 32))):
@@ -56,8 +49,8 @@ def forks(process: Any, tmp_path: Path) -> Forks:
         for part, count in (("train", 60), ("test", 20)):
             arrays[f"{part}_images"] = draw.randint(0, 256, (count, *shape), dtype=np.uint8)
             arrays[f"{part}_labels"] = np.arange(count) % 10
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-    return Forks(process, tmp_path)
+        np.savez(forks.folder / f"{name}.npz", **arrays)
+    return forks
 
 
 def line(model: str, optimizer: str, penalty: str, runs: str) -> tuple[str, ...]:
@@ -85,14 +78,6 @@ def killed_and_resumed(forks: Forks, arguments: tuple[str, ...], kills: int, see
     assert forks.run(*arguments, **faults) == 0, forks.said()
 
 
-def steps_of(notes: Path) -> dict[int, set[str]]:
-    """Return the objectives of each step, in hexadecimal: one, if all sittings that made the step agree."""
-    found: dict[int, set[str]] = {}
-    for step, objective in (line.split() for line in notes.read_text().splitlines()):
-        found.setdefault(int(step), set()).add(objective)
-    return found
-
-
 def assert_as_undisturbed(forks: Forks) -> None:
     """Compare the runs `perturbed` and `whole`: steps, final states, tables."""
     whole = steps_of(forks.folder / "whole.notes")
@@ -105,15 +90,6 @@ def assert_as_undisturbed(forks: Forks) -> None:
     assert_same(one["loop"], other["loop"])
     assert_same(*(timeless(state["history"]) for state in (one, other)))
     assert_same(*(timeless(table(directory_of(forks, runs))) for runs in ("perturbed", "whole")))
-
-
-def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
-
-
-def table(directory: Path) -> list[dict[str, Any]]:
-    with (directory / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def disturb(forks: Forks, model: str, optimizer: str, penalty: str, *, kills: int, **faults: Any) -> None:
@@ -193,8 +169,7 @@ def test_dropout_goes_on_where_it_was(forks: Forks, monkeypatch: pytest.MonkeyPa
     assert any(whole[step] != objectives for step, objectives in found.items())  # else nothing was dropped
 
 
-@pytest.mark.parametrize("load_fast", ["true", "false"], ids=["fast", "python"])
-def test_tensorboard_after_kills_has_increasing_steps(forks: Forks, load_fast: str) -> None:
+def test_tensorboard_after_kills_has_increasing_steps(forks: Forks) -> None:
     disturb(forks, "mlp", "momentum", "none", kills=3)
     for found in (values(directory_of(forks, runs)) for runs in ("whole", "perturbed")):
         for tag, points in found.items():
@@ -202,11 +177,12 @@ def test_tensorboard_after_kills_has_increasing_steps(forks: Forks, load_fast: s
             assert steps == sorted(set(steps)), tag
         assert [step for step, _ in found["train/loss"]] == list(range(1, EPOCHS + 1))
     assert found["train/loss"] == values(directory_of(forks, "whole"))["train/loss"]
-    for board in serve(forks.folder / "perturbed", load_fast):
-        run = str(directory_of(forks, "perturbed").relative_to(forks.folder / "perturbed"))
-        for tag in ("train/loss", "train/objective", "test/error"):
-            points = board.wait_for(run, tag, EPOCHS)
-            assert [step for _, step, _ in points] == list(range(1, EPOCHS + 1))
+    run = str(directory_of(forks, "perturbed").relative_to(forks.folder / "perturbed"))
+    for reader in READERS:
+        with serving(forks.folder / "perturbed", reader) as board:
+            for tag in ("train/loss", "train/objective", "test/error"):
+                points = board.wait_for(run, tag, EPOCHS)
+                assert [step for _, step, _ in points] == list(range(1, EPOCHS + 1)), reader
 
 
 def test_one_bit_shows(forks: Forks) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support.forked import Forks
 
 from losses import LargeMargin
 from runner.config.check import ConfigError
@@ -64,15 +65,14 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     assert json.loads((directory / "result.json").read_text()) == result
 
 
-def test_bad_input_writes_nothing(command: Command, tmp_path: Path) -> None:
-    done = command("model=cifar10_convnet", "optimizer.lr=0.1")
-    assert done.returncode == 2
-    assert "takes 3x32x32 inputs, got 1x28x28" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+def test_bad_input_writes_nothing(forks: Forks, tmp_path: Path) -> None:
+    assert forks.run("model=cifar10_convnet", "optimizer.lr=0.1") == 2
+    assert "takes 3x32x32 inputs, got 1x28x28" in forks.said()
+    assert "Traceback" not in forks.said()
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]
 
 
-def test_a_user_brings_model_data_loss_and_penalty(command: Command, tmp_path: Path) -> None:
+def test_a_user_brings_model_data_loss_and_penalty(forks: Forks, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text(
         """
@@ -114,11 +114,10 @@ class Slope(Penalty):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     line = ["--config-dir", "conf", "model=mine", "data=mine", "loss=mine", "penalty=mine", "epochs=2"]
-    refused = command(*line)
-    assert refused.returncode == 2
-    assert refused.stderr.count("add allow_targets=[its_package]") == 4
-    done = command(*line, "allow_targets=[mine]", "model.hidden=6", "penalty.mine.power=4", "threads=1")
-    assert done.returncode == 0, done.stderr
+    assert forks.run(*line) == 2
+    assert forks.said().count("add allow_targets=[its_package]") == 4
+    own = ("allow_targets=[mine]", "model.hidden=6", "penalty.mine.power=4", "threads=1")
+    assert forks.run(*line, *own) == 0, forks.said()
     (result,) = tmp_path.glob("runs/train/*/result.json")
     assert json.loads(result.read_text())["train/penalty/mine"] > 0
 

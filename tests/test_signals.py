@@ -12,15 +12,15 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import ROOT, Forks, forking
-from test_resume import steps_of
+from support import ROOT
+from support.forked import Forks, wait_until
+from support.states import steps_of
 
 from runner.outcome import objective, resume_command
 from runner.storage import checkpoint
@@ -29,17 +29,6 @@ QUIET = ("threads=1", "device=cpu", "histograms=false", "pictures=false")
 SHORT = ("data=line", "model=mlp", "loss=mse", "batch_size=2", *QUIET)  # three steps an epoch
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 MOMENTS = ("before", "within", "after")
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Any]:
-    with forking() as process:
-        yield process
-
-
-@pytest.fixture
-def forks(process: Any, tmp_path: Path) -> Forks:
-    return Forks(process, tmp_path)
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -113,26 +102,23 @@ def test_divergence_goes_before_a_signal(forks: Forks) -> None:
     assert "Traceback" not in forks.said()
 
 
-def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal(forks: Forks, tmp_path: Path) -> None:
     """A real process, stopped by a signal to its group while it trains, goes on by the command that it prints."""
     arguments = [*SHORT, "epochs=100000", "checkpoint_seconds=1e-6"]
-
-    def started(line: list[str]) -> subprocess.Popen[str]:
-        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, *line], cwd=tmp_path, start_new_session=True, **streams)
-
-    with started([str(ROOT / "train.py"), *arguments]) as process:
-        wait_for(lambda: list(tmp_path.glob("runs/train/*/checkpoint-*")), process)
+    line = [sys.executable, str(ROOT / "train.py"), *arguments]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, cwd=tmp_path, start_new_session=True, **streams) as process:
+        wait_until(lambda: list(tmp_path.glob("runs/train/*/checkpoint-*")), lambda: process.poll() is None)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.count("\n") == 1
     assert command_in(said) == tuple(arguments)
     (log,) = tmp_path.glob("runs/train/*/train.log")
-    with started([str(ROOT / "train.py"), *command_in(said)]) as process:
-        wait_for(lambda: "resumed at epoch" in log.read_text(), process)
-        os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 143
+    again = forks.start(*command_in(said), session=True)
+    wait_until(lambda: "resumed at epoch" in log.read_text(), lambda: forks.is_running(again))
+    os.killpg(again, signal.SIGTERM)
+    assert forks.wait(again) == 143
 
 
 @pytest.mark.parametrize(("uv", "start"), [("/bin/uv", "uv run"), (None, "python")])
@@ -166,22 +152,14 @@ def test_ctrl_c_while_parts_are_built_is_one_sentence(forks: Forks) -> None:
     assert not (forks.folder / "runs").exists()
 
 
-def wait_for(ready: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 # ---- Two at once
 
 
 def test_two_at_once_one_works_and_the_other_leaves(forks: Forks) -> None:
     arguments = (*SHORT, "epochs=100000")
     first = forks.start(*arguments, notes="notes")
-    while not (forks.folder / "notes").exists() or len(steps_of(forks.folder / "notes")) < 5:
-        time.sleep(0.02)
+    notes = forks.folder / "notes"
+    wait_until(lambda: notes.exists() and len(steps_of(notes)) >= 5, lambda: forks.is_running(first))
     before = len(forks.said().splitlines())
     assert forks.run(*arguments) == 3
     said = forks.said().splitlines()[before:]
@@ -190,8 +168,8 @@ def test_two_at_once_one_works_and_the_other_leaves(forks: Forks) -> None:
     os.kill(first, signal.SIGKILL)
     assert forks.wait(first) == -9
     third = forks.start(*arguments, notes="third")  # the lock died with its process
-    while not (forks.folder / "third").exists() or not steps_of(forks.folder / "third"):
-        time.sleep(0.02)
+    notes = forks.folder / "third"
+    wait_until(lambda: notes.exists() and steps_of(notes), lambda: forks.is_running(third))
     os.kill(third, signal.SIGTERM)
     assert forks.wait(third) == 143
 

@@ -1,4 +1,4 @@
-"""Tables of sweeps from result files that are written here by hand; presets of sweeps; the layout for TensorBoard."""
+"""Tables of sweeps from result files that are written here by hand; presets of sweeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from rich.console import Console
-from test_record import epochs, serve, start
+from support import ROOT
 
 from runner.config.check import problems_of_config
 from runner.config.compose import Composer, loader_with
@@ -31,7 +30,6 @@ from runner.summary.groups import NothingToShow, Summary, summarize
 from runner.summary.report import report
 from runner.summary.table import columns_of, markdown, show, table_csv
 
-ROOT = CONF.parent
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 Write = Callable[..., Path]
 
@@ -320,6 +318,7 @@ def test_several_folders_are_reported_in_a_folder_of_their_own(write: Write, tmp
     assert not (folder(tmp_path, "a") / "summary.csv").exists()
 
 
+@pytest.mark.process
 def test_the_script_needs_no_torch_and_ends_with_a_sentence(large: Path, tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts/summarize.py")]
     done = subprocess.run([*script, str(large), "--metric", "test/loss"], capture_output=True, text=True, check=False)
@@ -432,29 +431,3 @@ def test_the_lectures_tables_have_the_lectures_settings() -> None:
         assert settings == (25, 100, False, 0.1)
         assert preset["data"] == {"train_size": 1000, "validation_size": 0}
         assert preset["hydra"]["sweeper"]["params"]["seed"] == "range(5)"
-
-
-# ---- TensorBoard
-
-
-@pytest.mark.parametrize("load_fast", ["true", "false"])
-def test_tensorboard_shows_train_against_test_in_one_chart_once(tmp_path: Path, load_fast: str) -> None:
-    for name in ("a", "b"):
-        recorder = start(tmp_path / name)
-        epochs(recorder, 1, 3)
-        recorder.record_scalars(4, {"train/loss": 1.0, "test/loss": 2.0, "train/error": 0.5})
-        recorder.close()
-    server = serve(tmp_path, load_fast)
-    board = next(server)
-    for name in ("a", "b"):
-        board.wait_for(name, "test/loss", 4)
-    end = time.monotonic() + 30
-    while not (layout := board.get("plugin/custom_scalars/layout")) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert set(board.get("runs")) == {"a", "b"}
-    (category,) = layout["category"]
-    charts = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
-    assert list(charts) == ["loss", "error", "objective and penalties"]
-    shown = board.get("plugin/custom_scalars/scalars", run="b", tag=charts["loss"][0])["tag_to_events"]
-    assert set(shown) == {"train/loss", "test/loss"}
-    server.close()

@@ -10,118 +10,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT
 from hydra.types import RunMode
+from support.forked import Forks
+from support.sweeps import FAULTY, REASONS, TIMES, TINY, Sweeps
 
 from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 
-TINY = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
-FAULTY = (*(line for line in TINY if line != "loss=mse"), "loss=faulty", "allow_targets=[faults]", "epochs=20")
-TIMES = ("seconds", "examples_per_second", "time/examples_per_second")
-
-FAULTS = '''"""A loss that misbehaves in the midst of training, in the jobs and in the way that a file says."""
-
-import ctypes, json, os, signal, sys
-from pathlib import Path
-
-import torch
-from losses import MSE
-
-class Faulty(MSE):
-    def __init__(self, job: int = 0) -> None:
-        self.job, self.calls = job, 0
-
-    def losses(self, outputs, targets):
-        self.calls += 1
-        fault = json.loads(Path(os.environ["FAULTS"]).read_text()).get(str(self.job)) if self.calls > 5 else None
-        if fault == "raise":
-            raise ArithmeticError("on purpose")
-        if fault == "exit":
-            sys.exit(3)
-        if fault == "leave":
-            os._exit(3)
-        if fault == "crash":
-            ctypes.string_at(0)
-        if fault == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "memory":
-            torch.empty(1 << 60)
-        return super().losses(outputs, targets) * (float("inf") if fault == "diverge" else 1)
-'''
-
-# fault -> what the reason says
-REASONS = {
-    "raise": "ArithmeticError: on purpose",
-    "exit": "SystemExit: 3",
-    "leave": "code 3",
-    "crash": "SIGSEGV",
-    "kill": "SIGKILL",
-    "memory": "out of memory",
-    "diverge": "not finite",
-}
-
-
-class Sweeps:
-    """Runs `train.py -m` in a folder of its own, as a user does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.faults = folder / "faults.json"
-        self.faults.write_text("{}")
-        (folder / "faults.py").write_text(FAULTS)
-        (folder / "own" / "loss").mkdir(parents=True)
-        (folder / "own" / "loss" / "faulty.yaml").write_text("_target_: faults.Faulty\njob: 0\n")
-        self.environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(folder),
-            "FAULTS": str(self.faults),
-            "COLUMNS": "250",
-        }
-
-    def start(self, *arguments: str, name: str = "train") -> subprocess.Popen[str]:
-        line = [sys.executable, str(ROOT / "train.py"), "-m", f"--config-dir={self.folder / 'own'}", f"name={name}"]
-        return subprocess.Popen(
-            [*line, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, name: str = "train", code: int = 0) -> str:
-        """Run a sweep to its end and return what it said."""
-        process = self.start(*arguments, name=name)
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == code, said
-        return said
-
-    def results(self, name: str = "train") -> dict[str, dict[str, Any]]:
-        """Return the result of each run, by the name of its directory."""
-        return {path.parent.name: json.loads(path.read_text()) for path in self.paths(name, "result.json")}
-
-    def paths(self, name: str, file: str) -> list[Path]:
-        return sorted((self.folder / "runs" / name).glob(f"*/{file}"))
-
-    def times_trained(self, name: str = "train") -> dict[str, int]:
-        """Return how often each run came to its end, by its log."""
-        return {path.parent.name: path.read_text().count("error, last") + path.read_text().count("loss, last")
-                for path in self.paths(name, "train.log")}  # fmt: skip
-
 
 @pytest.fixture
-def sweeps(tmp_path: Path) -> Sweeps:
-    return Sweeps(tmp_path)
+def sweeps(forks: Forks) -> Sweeps:
+    return Sweeps(forks)
 
 
 def outcome(sweeps: Sweeps, name: str) -> dict[str, Any]:
@@ -136,13 +42,6 @@ def outcome(sweeps: Sweeps, name: str) -> dict[str, Any]:
     return found
 
 
-def wait_until(ready: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    """Wait as long as a process lives."""
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-
-
 def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     grid = (*TINY, "epochs=3", "penalty=l2", "seed=range(2)")
     said = sweeps.run(*grid, "penalty.l2.weight=0,0.01")
@@ -154,10 +53,7 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert (folder / "summary.csv").read_text().count("\n") == 3  # a line of names, and one for each weight
     assert (folder / "summary.png").stat().st_size > 1000
     logs = {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
-    without_torch = sweeps.folder / "torch.py"
-    without_torch.write_text("raise SystemExit('torch is imported')")
-    said = sweeps.run(*grid, "penalty.l2.weight=0.01,0")
-    without_torch.unlink()
+    said = sweeps.run_without_torch(*grid, "penalty.l2.weight=0.01,0")
     assert "4 of them trained before" in said
     assert logs == {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run(*grid, "penalty.l2.weight=0,0.01,0.1")
@@ -217,7 +113,7 @@ def test_bad_jobs_end_alone(sweeps: Sweeps) -> None:
 
 @pytest.mark.parametrize("launcher", ["joblib_jobs", "submitit_machine"])
 def test_bad_jobs_end_alone_under_other_launchers(sweeps: Sweeps, launcher: str) -> None:
-    check_faults(sweeps, launcher, {1: "exit"}, jobs=3)
+    check_faults(sweeps, launcher, {1: "exit"}, jobs=2)
 
 
 @pytest.mark.slow
@@ -233,6 +129,11 @@ def test_one_bad_job_of_six(sweeps: Sweeps, launcher: str, fault: str) -> None:
 @pytest.mark.parametrize("fault", ["leave", "crash", "kill"])
 def test_a_death_under_other_launchers(sweeps: Sweeps, launcher: str, fault: str) -> None:
     """It ends their sweep early; the table names it all the same, and the same command does what is left."""
+    check_death(sweeps, launcher, fault)
+
+
+def check_death(sweeps: Sweeps, launcher: str, fault: str) -> None:
+    """Run a sweep one of whose processes dies, and repeat it after the fix."""
     sweeps.faults.write_text(json.dumps({"2": fault}))
     grid = (*FAULTY, f"hydra/launcher={launcher}", "loss.job=range(6)")
     said = sweeps.run(*grid, code=1)
@@ -243,6 +144,33 @@ def test_a_death_under_other_launchers(sweeps: Sweeps, launcher: str, fault: str
     sweeps.faults.write_text("{}")
     sweeps.run(*grid)
     assert sorted(sweeps.times_trained().values()) == [1] * 6
+
+
+# Ray is large, so these take its extra: `uv run --extra ray pytest -m slow -k ray`.
+
+
+@pytest.fixture
+def ray_cluster(sweeps: Sweeps) -> Iterator[str]:
+    """A cluster of this machine, while a test runs; the name of its launcher."""
+    ray = Path(sys.executable).with_name("ray")
+    if not ray.exists():
+        pytest.skip("ray is not installed: uv sync --extra ray")
+    start = [str(ray), "start", "--head", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    subprocess.run(start, check=True, env={**os.environ, **sweeps.environment}, capture_output=True)
+    yield "ray_cluster"
+    subprocess.run([str(ray), "stop"], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", SURVIVED["submitit_machine"])
+def test_one_bad_job_of_six_under_ray(sweeps: Sweeps, ray_cluster: str, fault: str) -> None:
+    check_faults(sweeps, ray_cluster, {2: fault}, jobs=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["leave", "crash", "kill"])
+def test_a_death_under_ray(sweeps: Sweeps, ray_cluster: str, fault: str) -> None:
+    check_death(sweeps, ray_cluster, fault)
 
 
 def test_failed_runs_can_be_left(sweeps: Sweeps) -> None:
@@ -263,24 +191,24 @@ def test_bad_configs_are_told_before_anything_starts(sweeps: Sweeps) -> None:
     assert not (sweeps.folder / "runs").exists() or not sweeps.results()
 
 
-LONG = (*TINY, "model.widths=[20]", "checkpoint_seconds=0.3", "seed=range(4)", "sweep.n_jobs=2")
+LONG = (*TINY, "model.widths=[20]", "checkpoint_seconds=0.1", "seed=range(4)", "sweep.n_jobs=2")
 
 
 def check_kills(sweeps: Sweeps, kills: int, generator: random.Random) -> None:
     """Kill a sweep at random moments, repeat it, and compare with one that was left alone."""
-    sweeps.run(*LONG, "epochs=3000", name="whole")
+    sweeps.run(*LONG, "epochs=1000", name="whole")
     whole = outcome(sweeps, "whole")
     seconds = sum(result["seconds"] for result in sweeps.results("whole").values()) / 2  # two at a time
     for number in range(kills):
         name = f"killed{number}"
-        process = sweeps.start(*LONG, "epochs=3000", name=name)
-        wait_until(lambda name=name: sweeps.paths(name, "result.json"), process)
+        process = sweeps.start(*LONG, "epochs=1000", name=name)
+        sweeps.wait_until(lambda name=name: sweeps.paths(name, "result.json"), process)
         time.sleep(generator.uniform(0, seconds))
-        process.kill()
-        process.communicate()
+        os.kill(process, signal.SIGKILL)
+        sweeps.wait(process)
         finished = {run for run, result in sweeps.results(name).items() if result["status"] == "done"}
         times = sweeps.times_trained(name)
-        sweeps.run(*LONG, "epochs=3000", name=name)
+        sweeps.run(*LONG, "epochs=1000", name=name)
         assert outcome(sweeps, name) == whole
         assert set(sweeps.times_trained(name).values()) == {1}
         assert all(times[run] == 1 for run in finished)
@@ -314,10 +242,10 @@ def test_a_signal_stops_all(sweeps: Sweeps, number: signal.Signals) -> None:
         "pictures=false",
     )
     process = sweeps.start(*slow, "sweep.n_jobs=2", "epochs=1000000")
-    wait_until(lambda: len({path.parent for path in sweeps.paths("train", "checkpoint-*.pt")}) == 2, process)
-    os.killpg(process.pid, number)  # as a terminal does
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, said
+    sweeps.wait_until(lambda: len({path.parent for path in sweeps.paths("train", "checkpoint-*.pt")}) == 2, process)
+    os.killpg(process, number)  # as a terminal does
+    code, said = sweeps.wait(process)
+    assert code == 128 + number, said
     assert re.search(r"go on with: (python|uv run) ", said)
     assert "epochs=1000000" in said
     assert [result["status"] for result in sweeps.results().values()] == ["interrupted"] * 2
@@ -330,10 +258,10 @@ def test_a_signal_stops_all(sweeps: Sweeps, number: signal.Signals) -> None:
 
 def test_jobs_die_with_their_sweep(sweeps: Sweeps) -> None:
     process = sweeps.start(*LONG, "epochs=1000000")
-    wait_until(lambda: len(sweeps.paths("train", "checkpoint-*.pt")) >= 2, process)
-    jobs = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
+    sweeps.wait_until(lambda: len(sweeps.paths("train", "checkpoint-*.pt")) >= 2, process)
+    jobs = psutil.Process(process).children(recursive=True)
+    os.kill(process, signal.SIGKILL)
+    sweeps.wait(process)
     _, alive = psutil.wait_procs(jobs, timeout=20)
     for job in alive:
         job.kill()
@@ -343,8 +271,8 @@ def test_jobs_die_with_their_sweep(sweeps: Sweeps) -> None:
 
 def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
     both = [sweeps.start(*LONG, "epochs=300", "seed=0,1,1,0") for _ in range(2)]
-    said = [process.communicate(timeout=300)[0] for process in both]
-    assert {process.returncode for process in both} <= {0, 3}, said
+    ends = [sweeps.wait(process) for process in both]
+    assert {code for code, _ in ends} <= {0, 3}, ends
     assert list(sweeps.times_trained().values()) == [1, 1]
     assert all(result["status"] == "done" for result in sweeps.results().values())
 
@@ -363,20 +291,19 @@ def check_search(sweeps: Sweeps, launcher: str, trials: int) -> None:
     """Kill a search, repeat it, and see that it finds what an undisturbed one does and trains nothing twice."""
     search = (*SEARCH, f"hydra/launcher={launcher}", f"hydra.sweeper.n_trials={trials}")
     process = sweeps.start(*search)
-    wait_until(lambda: len(sweeps.paths("train", "result.json")) > trials // 2, process)
-    orphans = psutil.Process(process.pid).children(recursive=True) if launcher == "joblib_jobs" else []
-    process.kill()
+    sweeps.wait_until(lambda: len(sweeps.paths("train", "result.json")) > trials // 2, process)
+    orphans = psutil.Process(process).children(recursive=True) if launcher == "joblib_jobs" else []
+    os.kill(process, signal.SIGKILL)
     for orphan in orphans:  # joblib's idle workers would stay for five minutes
         orphan.kill()
-    process.communicate()
+    sweeps.wait(process)
     said = sweeps.run(*search)
     assert len(sweeps.results()) == trials, said
     assert set(sweeps.times_trained().values()) == {1}
     best = (sweeps.folder / "runs" / "train" / "optimization_results.yaml").read_text()
     least = min(float(result[result["best/by"]]) for result in sweeps.results().values())
     assert float(re.search(r"best_value: (\S+)", best)[1]) == least
-    (sweeps.folder / "torch.py").write_text("raise SystemExit('torch is imported')")
-    sweeps.run(*search)
+    sweeps.run_without_torch(*search)
     assert (sweeps.folder / "runs" / "train" / "optimization_results.yaml").read_text() == best
     assert len(sweeps.results()) == trials
 
@@ -393,15 +320,13 @@ def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
 
 def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
     """Submitit's signal before a preemption: the state is saved at once, and its next sitting goes on from there."""
-    process = sweeps.start(
-        *LONG, "epochs=30000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600"
-    )
-    wait_until(lambda: sweeps.paths("train", "checkpoint-*.pt"), process)
-    jobs = [child for child in psutil.Process(process.pid).children(recursive=True) if is_job(child)]
+    process = sweeps.start(*LONG, "epochs=5000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600")
+    sweeps.wait_until(lambda: sweeps.paths("train", "checkpoint-*.pt"), process)
+    jobs = [child for child in psutil.Process(process).children(recursive=True) if is_job(child)]
     assert len(jobs) == 1
     jobs[0].send_signal(signal.SIGUSR2)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    code, said = sweeps.wait(process)
+    assert code == 0, said
     assert [result["status"] for result in sweeps.results().values()] == ["done"]
     assert [path.read_text().count("resumed at epoch") for path in sweeps.paths("train", "train.log")] == [1]
 

@@ -1,7 +1,8 @@
-"""Runs of train.py in processes that may be killed, forked from one that has imported all: a start costs 0.3 s, not 6.
+"""Runs of train.py in processes that may be killed, forked from one that has imported all: a start costs 0.3 s, not 10.
 
 As a script it is that process: it forks one for each line `{"arguments": [...], ...}` of its input (`Forks.start`),
-and tells how each ended. To fork the tests' own process is not safe once torch's threads have run.
+and tells how each ended. To fork the tests' own process is not safe once torch's threads have run; that of all forks
+never runs an operation of torch's.
 """
 
 from __future__ import annotations
@@ -12,24 +13,34 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 300  # then a run that does not end is killed
 
 
 class Forks:
     """Starts runs in a folder, one after the other or some at once."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self.process, self.folder, self.codes = process, folder, dict[int, int]()
+        self.process, self.folder = process, folder
 
-    def start(self, *arguments: str, **faults: Any) -> int:
-        """Start `train.py ARGUMENTS` with faults for `instrument`, and return its process id."""
-        return self.ask({"arguments": arguments, "folder": str(self.folder), **faults})
+    def start(self, *arguments: str, **options: Any) -> int:
+        """Start `train.py ARGUMENTS` with options of `begin` and faults for `instrument`; return its process id."""
+        return self.ask({"arguments": arguments, "folder": str(self.folder), **options})
+
+    def python(self, code: str, *arguments: str) -> int:
+        """Start Python code with arguments, and return its process id."""
+        return self.start(*arguments, code=code)
+
+    def is_running(self, process: int) -> bool:
+        """Tell whether a run has not ended yet."""
+        return bool(self.ask({"running": process}))
 
     def wait(self, process: int) -> int:
         """Return the exit code of a run, negative for a signal."""
@@ -64,15 +75,26 @@ def forking(**environment: str) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # with what a failed test may have left
+            process.kill()
+
+
+def wait_until(ready: Callable[[], Any], is_running: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what a process does, as long as it lives."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert is_running() or ready()
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def serve() -> None:
     """Fork a run for each request, until the input ends."""
-    sys.path.insert(0, str(ROOT))
+    sys.path[0] = str(ROOT)  # as for train.py
     import hydra  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
+    from runner.sweep.child import die_with
 
     import runner.config.command_line
     import runner.run  # noqa: F401
@@ -81,34 +103,74 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+            answer = ended(request["wait"])
+        elif "running" in request:
+            answer = int(os.waitid(os.P_PID, request["running"], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None)
         elif (answer := os.fork()) == 0:
-            train(request)
+            die_with(os.getppid())  # what a failed test has left
+            begin(**request)
         print(answer, file=answers, flush=True)
 
 
-def train(request: dict[str, Any]) -> NoReturn:
-    """Be `train.py` in this process."""
-    code = 1
+def ended(process: int) -> int:
+    """Return the exit code of a process, which is killed if it does not end."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def begin(
+    *,
+    arguments: list[str],
+    folder: str,
+    said: str = "said",
+    session: bool = False,
+    environment: dict[str, str] | None = None,
+    code: str | None = None,
+    **faults: Any,
+) -> NoReturn:
+    """Be `train.py` in this process.
+
+    Args:
+        arguments: of its command line.
+        folder: to run in.
+        said: a file there, to which standard output and error are appended.
+        session: whether it gets a session of its own, with all processes that it starts.
+        environment: variables to set.
+        code: Python to run in place of `train.py`.
+        faults: for `instrument`.
+    """
+    status = 1
     try:
-        os.chdir(request["folder"])
-        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        if session:
+            os.setsid()
+        os.environ.update(environment or {})
+        os.chdir(folder)
+        said_to = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(said_to, 1)
+        os.dup2(said_to, 2)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        sys.argv = [str(ROOT / "train.py"), *request["arguments"]]
-        instrument(**{key: value for key, value in request.items() if key not in ("arguments", "folder")})
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        code = 0
+        sys.argv = [str(ROOT / "train.py"), *arguments]
+        if code is not None:
+            exec(code, {"__name__": "__main__"})
+        else:
+            instrument(**faults)
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(status)
 
 
 def instrument(
