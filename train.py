@@ -1,4 +1,4 @@
-"""Train one model, or with -m a grid of them: `uv run train.py --help`.
+"""Train one model, or with -m a grid of models; `uv run train.py --help` lists the options.
 
 The way to the objective: `main` here -> `runner.run.train_run` -> `runner.loop.Loop.objective`.
 """
@@ -24,7 +24,7 @@ from runner.sweep.job import train_in_launchers_process
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """Train one model, unless that is done already, and return what a sweeper minimises."""
+    """Train one model unless its result is stored already, and return the value that a sweeper minimises."""
     if in_sweep():
         return train_in_launchers_process(config)
     run = Run.of(config)
@@ -32,7 +32,7 @@ def main(config: DictConfig) -> float:
     finished = run.is_finished
     if not finished:
         with exit_on_error(run):
-            from runner.run import train_run  # torch comes with it: late, so that mistakes are reported at once
+            from runner.run import train_run  # imports torch; late, so that mistakes are reported at once
 
             train_run(run)
     return report_stored_result(run, trained=not finished)

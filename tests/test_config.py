@@ -197,7 +197,7 @@ def test_help_tells_the_keys_of_what_is_chosen(capsys: pytest.CaptureFixture[str
     assert "penalty=l2: Sum of the squared parameters." in lines
     assert any(line.startswith("penalty.l2.weight=0.001 coefficient in the objective") for line in lines)
     assert any(line.startswith("penalty=jacobain is not an option: there are activation_gradient,") for line in lines)
-    assert any(line.startswith("hydra.launcher.timeout_min=240 minutes for one sitting") for line in lines)
+    assert any(line.startswith("hydra.launcher.timeout_min=240 minutes for one session") for line in lines)
     assert any(line.startswith("hydra.sweeper.max_batch_size=null jobs handed to the launcher") for line in lines)
     assert any(line.startswith("hydra/launcher joblib_jobs local ray_cluster *submitit_cluster") for line in lines)
 

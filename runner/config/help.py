@@ -14,14 +14,14 @@ PRINTED = (*GROUPS, "experiment", "sweep", "hydra/launcher", "hydra/sweeper")
 KEY_WIDTH = 46
 
 INTRODUCTION = """\
-Train a small network with penalties: terms in the objective beyond the data loss.
+Train a small network with penalties, which are terms added to the data loss in the objective.
 
   objective = loss.weight * mean(loss of each example) + sum of weight * penalty
 
 usage: uv run train.py [group=option ...] [key=value ...]       one run
-       uv run train.py -m [key=value1,value2,... ...]           a sweep over the grid
-       uv run train.py --help [group=option ...]                the keys of these options
-       uv run train.py --cfg job [...]                          the composed config, nothing run
+       uv run train.py -m [key=value1,value2,... ...]           a sweep over all combinations
+       uv run train.py --help [group=option ...]                the keys of these options too
+       uv run train.py --cfg job [...]                          print the composed config only
 
 Examples
   uv run train.py
@@ -31,8 +31,8 @@ Examples
   uv run train.py -m penalty=l2 penalty.l2.weight=0,0.001,0.002 'seed=range(5)'
 """
 CLOSING = """
-A YAML file of yours is found with --config-dir FOLDER; a class of yours with allow_targets=[your_package].
-Tab completion, for `python train.py`: eval "$(python train.py -sc install=bash)"
+Your own YAML files: --config-dir FOLDER. Your own classes: allow_targets=[your_package].
+Tab completion for `python train.py`: eval "$(python train.py -sc install=bash)"
 """
 
 
@@ -49,11 +49,11 @@ def lines_of_help(arguments: Sequence[str]) -> list[str]:
     chosen = default_options() | dict(
         argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument)
     )
-    lines = [INTRODUCTION, "Groups, each with its options; * is chosen"]
+    lines = [INTRODUCTION, "Groups with their options; * marks the chosen ones"]
     for group in PRINTED:
         names = ["*" + name if name in chosen_names(chosen, group) else name for name in options(group)]
         lines += wrapped(f"  {group:<14}", names)
-    lines += ["\nKeys, with their values and meanings", *keys_of(CONF / "config.yaml")]
+    lines += ["\nKeys with their values and meanings", *keys_of(CONF / "config.yaml")]
     for group in PRINTED:
         for name in chosen_names(chosen, group):
             lines += keys_of_option(group, name)
