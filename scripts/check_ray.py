@@ -1,9 +1,9 @@
-"""Run sweeps under Ray on a cluster of this machine, and check that a fault in one job of six does not stop the others.
+"""Sweeps under Ray, on a cluster of this machine: which faults of one job in six the other five survive.
 
-    uv run scripts/check_ray.py             needs the extra `ray`; takes some minutes
-    uv run scripts/check_ray.py crash kill  only these faults
+    uv run scripts/check_ray.py             needs the extra `ray`; some minutes
+    uv run scripts/check_ray.py crash kill  these faults alone
 
-The tests leave Ray out because it is large; the faults and their expected results are those of tests/test_sweep.py.
+Ray is large, so the tests leave it out; the faults and what they must lead to are theirs (tests/test_sweep.py).
 """
 
 import json
@@ -21,7 +21,7 @@ GRID = (*FAULTY, "hydra/launcher=ray_cluster", "loss.job=range(6)")
 
 
 def main(faults: list[str]) -> None:
-    """Start a cluster, run a sweep on it for each fault, and print how its jobs ended."""
+    """Start a cluster, attach a sweep to it for each fault, and say what became of its jobs."""
     ray = Path(sys.executable).with_name("ray")
     with tempfile.TemporaryDirectory() as folder:
         sweeps = Sweeps(Path(folder))
@@ -35,7 +35,7 @@ def main(faults: list[str]) -> None:
 
 
 def check(sweeps: Sweeps, fault: str) -> None:
-    """Run a sweep whose job 2 has the fault, then repeat it without the fault."""
+    """Let job 2 of six misbehave; then repeat the sweep without the fault."""
     sweeps.faults.write_text(json.dumps({"2": fault}))
     first, said = ended(sweeps, fault)
     states = [str(result["status"]) for result in sweeps.results(fault).values()]
@@ -48,7 +48,7 @@ def check(sweeps: Sweeps, fault: str) -> None:
 
 
 def ended(sweeps: Sweeps, name: str) -> tuple[int, str]:
-    """Run the sweep to its end and return its exit code and its output."""
+    """Run the sweep to its end and return its exit code and what it said."""
     process = sweeps.start(*GRID, name=name)
     said, _ = process.communicate()
     return process.returncode, said
