@@ -96,7 +96,7 @@ def prepare(
     """Split, add label noise, normalise, and move to the device.
 
     Args:
-        raw: what a source has read.
+        raw: what a source has read; the other arguments are those of `conf/config.yaml`.
         train_size: use the first n training examples (1 to all; None: all).
         validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
             training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
@@ -106,7 +106,6 @@ def prepare(
         label_noise: fraction of the training labels, and of these alone, that are replaced by another class,
             uniformly among the others (0 to 1; classes only).
         seed: of the validation split and of the label noise, drawn apart, on the CPU (>= 0).
-        device: where the splits are put.
 
     Raises:
         ValueError: an argument out of range; one sentence that starts with its name.
@@ -114,8 +113,7 @@ def prepare(
     _check(raw, train_size, normalize, label_noise, seed)
     chosen, held_out = _indices(len(raw.train), train_size, validation_size, seed)
     train = raw.train[chosen]
-    if label_noise:
-        assert raw.classes is not None
+    if label_noise and raw.classes is not None:
         train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
     offset, scale = _statistics(train.inputs, normalize)
 
@@ -124,8 +122,8 @@ def prepare(
 
     validation = ready(raw.train[held_out]) if len(held_out) else None
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
-    offset32, scale32 = (value.float().to(device) for value in (offset, scale))
-    return Dataset(ready(train), validation, ready(raw.test), raw.classes, offset32, scale32, unit)
+    statistics = (value.float().to(device) for value in (offset, scale))
+    return Dataset(ready(train), validation, ready(raw.test), raw.classes, *statistics, unit)
 
 
 def _fault_of_inputs(inputs: Tensor) -> str | None:
