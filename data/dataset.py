@@ -97,14 +97,13 @@ def prepare(
 
     Args:
         raw: what a source has read; the other arguments are those of `conf/config.yaml`.
-        train_size: use the first n training examples (1 to all; None: all).
+        train_size: first n training examples (1 to all; None: all).
         validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
             training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
             never from the test split.
         normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
             each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
-        label_noise: fraction of the training labels, and of these alone, that are replaced by another class,
-            uniformly among the others (0 to 1; classes only).
+        label_noise: fraction of the training labels that are replaced by another class (0 to 1; classes only).
         seed: of the validation split and of the label noise, drawn apart, on the CPU (>= 0).
 
     Raises:
@@ -122,8 +121,8 @@ def prepare(
 
     validation = ready(raw.train[held_out]) if len(held_out) else None
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
-    statistics = (value.float().to(device) for value in (offset, scale))
-    return Dataset(ready(train), validation, ready(raw.test), raw.classes, *statistics, unit)
+    kept = [value.float().to(device) for value in (offset, scale)]
+    return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit)
 
 
 def _fault_of_inputs(inputs: Tensor) -> str | None:
