@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, Split, prepare
+from data import Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
@@ -62,7 +62,7 @@ def build(config: Mapping[str, Any]) -> Components:
         model = _build_model(config, dataset, device)
     problems.raise_if_any()
     if _is_channels_last(config, dataset, terms):
-        model, dataset = model.to(memory_format=torch.channels_last), _laid_out_channels_last(dataset)
+        model, dataset = model.to(memory_format=torch.channels_last), dataset.in_channels_last()
     with problems.at("optimizer"):
         optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
@@ -124,16 +124,6 @@ def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterab
     if config["channels_last"] is not None:
         return config["channels_last"]
     return not any(term.penalty.prefers_contiguous and term.weight for term in terms)
-
-
-def _laid_out_channels_last(dataset: Dataset) -> Dataset:
-    """Return the same images in the memory layout channels last."""
-
-    def laid_out(part: Split) -> Split:
-        return replace(part, inputs=part.inputs.contiguous(memory_format=torch.channels_last))
-
-    validation = dataset.validation and laid_out(dataset.validation)
-    return replace(dataset, train=laid_out(dataset.train), validation=validation, test=laid_out(dataset.test))
 
 
 def _choose_device(name: str) -> torch.device:

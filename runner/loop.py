@@ -65,10 +65,6 @@ class Loop:
         return 1 if self.full_gradient else -(-len(self.components.dataset.train) // self.config["batch_size"])
 
     @property
-    def on_cuda(self) -> bool:
-        return self.components.device.type == "cuda"
-
-    @property
     def full_gradient(self) -> bool:
         return self.config["optimizer"]["gradient"] == "full"
 
@@ -156,6 +152,7 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, for a checkpoint."""
         self.check_finite()
+        device = self.components.device
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -163,10 +160,10 @@ class Loop:
             "means": {"sums": self.means.sums, "counts": self.means.counts},
             "model": self.components.model.state_dict(),
             "optimizer": self.components.optimizer.state_dict(),
-            "device": self.components.device.type,
+            "device": device.type,
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(self.components.device) if self.on_cuda else None,
+            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,5 +179,5 @@ class Loop:
         else:  # its state is of no use here: other directions, but reproducible ones
             self.generator.manual_seed(stream_seed(self.config["seed"], "penalty", self.epoch, self.batch))
         torch.set_rng_state(state["torch_generator"])
-        if self.on_cuda and state["cuda_generator"] is not None:
+        if self.components.device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.components.device)
