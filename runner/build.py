@@ -154,17 +154,24 @@ def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.devi
     model.to(device)
     if config["precision"] == "bf16":
         _use_bfloat16(model, device)
-    model.eval()
+    _check_outputs(model, dataset)
+    return model.train()
+
+
+def _check_outputs(model: nn.Module, dataset: Dataset) -> None:
+    """Raise ValueError unless the model gives outputs of the right shape for two examples."""
+    two = dataset.train.inputs[:2]
     try:
         with torch.no_grad():
-            outputs = model(dataset.train.inputs[:2])
-    except RuntimeError as error:
-        shape = "x".join(map(str, dataset.shape))
-        raise ValueError(f"it does not take {shape} inputs: {str(error).splitlines()[0]}") from error
-    wanted = (len(dataset.train.inputs[:2]), dataset.outputs)
-    if tuple(outputs.shape) != wanted:
-        raise ValueError(f"its outputs for 2 examples must be of shape {wanted}, got {tuple(outputs.shape)}")
-    return model.train()
+            outputs = model.eval()(two)
+    except Exception as error:  # whatever a user's own network raises
+        shape, first = "x".join(map(str, dataset.shape)), (str(error).splitlines() or [""])[0]
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        raise ValueError(f"it does not take {shape} inputs: {kind}{first}") from error
+    wanted = (len(two), dataset.outputs)
+    got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    if got != wanted:
+        raise ValueError(f"its outputs for {len(two)} examples are {got} instead of a tensor of shape {wanted}")
 
 
 def _use_bfloat16(model: nn.Module, device: torch.device) -> None:
