@@ -85,13 +85,21 @@ def value_of(penalty: Penalty, components: Components) -> Tensor:
     Before training it tells what does not fit; later it is the value of a penalty on the weights alone.
 
     Raises:
-        ValueError: if it is neither a value of each example, (B,), nor a scalar.
+        ValueError: if it is neither a value of each example, (B,), nor a scalar, or if the model lacks a derivative.
     """
     two = components.dataset.train[:2]
     generator = torch.Generator(components.device).manual_seed(0)
     components.model.eval()  # not to touch the statistics of batch norm
-    value = penalty(EagerForward(components.model, components.criterion, two.inputs, two.targets, [penalty], generator))
-    components.model.train()
+    try:
+        forward = EagerForward(components.model, components.criterion, two.inputs, two.targets, [penalty], generator)
+        value = penalty(forward)
+        params = list(forward.params.values())
+        if penalty.in_objective and value.requires_grad and params:
+            torch.autograd.grad(value.sum(), params, allow_unused=True)
+    except RuntimeError as error:
+        raise ValueError(f"it has no value or gradient with this model: {str(error).splitlines()[0]}") from error
+    finally:
+        components.model.train()
     batch = len(two.inputs)
     if value.shape not in ((), (batch,)):
         raise ValueError(

@@ -121,9 +121,9 @@ def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
     weights: list[float] = []
     objective = loop.objective
 
-    def noted(indices: Tensor, terms: Any, epoch: float) -> Tensor:
-        with_terms = objective(indices, terms, epoch)
-        weights.extend([(with_terms - objective(indices, [], epoch)).item() for _ in terms])
+    def noted(indices: Tensor, terms: Any, epoch: float, means: Any) -> Tensor:
+        with_terms = objective(indices, terms, epoch, means)
+        weights.extend([(with_terms - objective(indices, [], epoch, means)).item() for _ in terms])
         return with_terms
 
     loop.objective = noted  # type: ignore[method-assign]
