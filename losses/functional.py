@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses.forward import Forward
-from losses.passes import TorchDraws, called, quiet_start, recorded
+from losses.passes import TorchDraws, quiet_start, run
 from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
@@ -81,12 +81,12 @@ class FunctionalForward(Forward):
         return {name: torch.zeros_like(activation) for name, activation in activations.items()}
 
     def _run(self, params: Mapping[str, Tensor], inputs: Tensor, taps: Mapping[str, Tensor | None]) -> dict:
-        def model(inputs: Tensor) -> Tensor:
-            tensors = {name: params[owner] for name, owner in self._owners.items() if owner in params}
+        tensors = {name: params[owner] for name, owner in self._owners.items() if owner in params}
+
+        def call(inputs: Tensor) -> Tensor:
             return torch.func.functional_call(self.model, tensors, (inputs,), tie_weights=False)
 
-        with recorded(self.model, tuple(taps), len(inputs), taps) as activations:
-            outputs = called(model, inputs, self._differentiated)
+        outputs, activations = run(self.model, inputs, tuple(taps), self._differentiated, call, taps)
         return {"outputs": outputs, "activations": activations}
 
 
