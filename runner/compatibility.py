@@ -97,7 +97,8 @@ def value_of(penalty: Penalty, components: Components) -> Tensor:
         if penalty.in_objective and value.requires_grad and params:
             torch.autograd.grad(value.sum(), params, allow_unused=True)
     except RuntimeError as error:
-        raise ValueError(f"it has no value or gradient with this model: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"torch cannot differentiate this model as the penalty needs it: {reason}") from error
     finally:
         components.model.train()
     batch = len(two.inputs)

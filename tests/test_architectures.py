@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import losses
 from losses import EagerForward, FunctionalForward, Penalty
+from runner.compatibility import value_of
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 OUTPUTS = 3
@@ -246,14 +248,51 @@ def test_torchvision(torchvision_net: Callable[[str], nn.Module], net: str, name
     check(torchvision_net(net), images(), TORCHVISION[net], name)
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_attention(name: str) -> None:
-    """Attention's fast kernels have neither a second derivative nor a forward-mode one."""
+# They train on a forward-mode derivative, and that of torch's softmax cannot be differentiated.
+FORWARD_MODE = ["jacobian forward", "jacobian 2 forward of a layer", "tangent_prop", "tangent_prop exact"]
+
+
+def transformer() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A model with attention, and a batch."""
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(d_model=4, nhead=2, dim_feedforward=5, batch_first=True, dropout=0.0)
     model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(12, OUTPUTS)).double()
     inputs = torch.randn(4, 3, 4, generator=Generator().manual_seed(0), dtype=torch.float64)
-    check(model, (inputs, torch.arange(4) % OUTPUTS), "0", name)
+    return model, (inputs, torch.arange(4) % OUTPUTS)
+
+
+@pytest.mark.parametrize("name", [name for name in PENALTIES if name not in FORWARD_MODE])
+def test_attention(name: str) -> None:
+    """Its fast kernels have neither a second derivative nor a forward-mode one; they are on again afterwards."""
+    model, batch = transformer()
+    check(model, batch, "0", name)
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_what_torch_cannot_differentiate_is_told_before_training(name: str) -> None:
+    model, (inputs, targets) = transformer()
+    components: Any = SimpleNamespace(
+        model=model,
+        criterion=CRITERION,
+        device=torch.device("cpu"),
+        dataset=SimpleNamespace(train=Batches(inputs, targets)),
+    )
+    with pytest.raises(ValueError, match=r"^torch cannot differentiate this model as the penalty needs it: one of the"):
+        value_of(PENALTIES[name][0]("0"), components)
+    assert value_of(losses.InputGradient(), components) > 0
+    assert model.training
+
+
+class Batches:
+    """Inputs and targets, by indices."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __getitem__(self, indices: slice) -> Batches:
+        return Batches(self.inputs[indices], self.targets[indices])
 
 
 # --- random architectures ---
