@@ -143,7 +143,8 @@ def differentiable(model: nn.Module) -> Iterator[None]:
     """Have the model compute in the ways of which torch knows all derivatives, while the context lasts.
 
     Attention by the mathematical kernel: no other has a second and a forward-mode derivative. No module in place:
-    forward mode would lose what it needs for the derivative by the parameters.
+    forward mode would lose what it needs for the derivative by the parameters. Hard sigmoids by their formula: torch's
+    own has no second derivative.
     """
     with ExitStack() as stack:
         for set_enabled, enabled in (
@@ -158,7 +159,15 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             if vars(module).get("inplace") is True:
                 stack.callback(setattr, module, "inplace", True)
                 module.inplace = False  # type: ignore[assignment]
+            if type(module) is nn.Hardsigmoid and "forward" not in vars(module):
+                stack.callback(delattr, module, "forward")
+                module.forward = hard_sigmoid  # type: ignore[method-assign, assignment]
         yield
+
+
+def hard_sigmoid(inputs: Tensor) -> Tensor:
+    """Return min(max(inputs + 3, 0), 6) / 6."""
+    return nn.functional.relu6(inputs + 3) / 6
 
 
 @contextmanager

@@ -49,11 +49,13 @@ class Scale(nn.Module):
 
 
 def out_of_place(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters that never works in place."""
+    """A copy with the same parameters that never works in place, its hard sigmoids of what can be derived twice."""
     plain = copy.deepcopy(model)
     for module in plain.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
+        if isinstance(module, nn.Hardsigmoid):
+            module.forward = lambda inputs: (inputs / 6 + 0.5).clamp(0, 1)
     return plain
 
 
@@ -237,7 +239,12 @@ def torchvision_net() -> Callable[[str], nn.Module]:
     def net(name: str) -> nn.Module:
         if name not in nets:
             torch.manual_seed(0)
-            nets[name] = torchvision.models.get_model(name, num_classes=OUTPUTS).double().eval()
+            net = torchvision.models.get_model(name, num_classes=OUTPUTS)
+            if name.startswith("vgg"):  # whose own classifier has 120 million parameters
+                net.classifier[0], net.classifier[3], net.classifier[6] = (
+                    nn.Linear(*sizes) for sizes in ((25088, 16), (16, 16), (16, OUTPUTS))
+                )
+            nets[name] = net.double().eval()
         return nets[name]
 
     return net
@@ -305,6 +312,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu in place": lambda: nn.ReLU(inplace=True),
     "silu in place": lambda: nn.SiLU(inplace=True),
     "hardswish in place": lambda: nn.Hardswish(inplace=True),
+    "hard sigmoid": nn.Hardsigmoid,
     "leaky in place": lambda: nn.LeakyReLU(0.1, inplace=True),
     "scale in place": lambda: Scale(inplace=True),
     "dropout": lambda: nn.Dropout(0.3),
