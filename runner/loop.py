@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from losses import EagerForward
+from losses.passes import TorchDraws
 from runner.build import Components
 from runner.seeds import stream_seed
 from runner.term import Term
@@ -96,32 +97,38 @@ class Loop:
         steps_done = self.epoch * self.steps_per_epoch + self.batch
         epoch = steps_done / self.steps_per_epoch
         due = [term for term in self.components.terms if term.is_due(steps_done)]
-        directions = self.generator.get_state()
+        directions, draws = self.generator.get_state(), TorchDraws(self.components.device)
+        trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            self.generator.set_state(directions)  # LBFGS calls again: the same random directions
+            self.generator.set_state(directions)  # the same function in each trial: random directions and dropout
+            draws.restore()
             self.components.optimizer.zero_grad()
             total = torch.zeros((), device=self.components.device)
             for number, indices in enumerate(batches):
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 terms = [term for term in due if number == 0 or not term.penalty.of_weights]
-                objective = self.objective(indices, terms, epoch)
+                objective = self.objective(indices, terms, epoch, Means() if trials else self.means)
                 objective.backward(inputs=self.params)
                 total += objective.detach()
             if self.config["optimizer"]["clip"]:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
+            trials.append(total)
             return total
 
-        objective: Any = self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
-        self.objectives[self.batch] = objective
-        self.means.add("train/objective", objective)
+        self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
+        self.objectives[self.batch] = trials[0]
+        self.means.add("train/objective", trials[0])
         for term in self.components.terms:
             if term.is_proximal and term.weight:
                 for group in self.components.optimizer.param_groups:
                     term.penalty.prox_(group["params"], term.weight_at(epoch), group["lr"])
 
-    def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float) -> Tensor:
-        """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass."""
+    def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float, means: Means) -> Tensor:
+        """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass.
+
+        The values of the penalties are added to `means`.
+        """
         batch, penalties = self.components.dataset.train[indices], [term.penalty for term in terms]
         model, criterion = self.components.model, self.components.criterion
         forward = EagerForward(model, criterion, batch.inputs, batch.targets, penalties, self.generator)
@@ -129,9 +136,9 @@ class Loop:
         for term in terms:
             value = term.penalty(forward).mean()
             objective = objective + term.coefficient_at(epoch) * value
-            self.means.add(f"train/penalty/{term.name}", value.detach())
+            means.add(f"train/penalty/{term.name}", value.detach())
             for key, statistic in term.penalty.statistics().items():
-                self.means.add(f"train/penalty/{term.name}/{key}", statistic)
+                means.add(f"train/penalty/{term.name}/{key}", statistic)
         return objective
 
     def set_lrs(self) -> None:
