@@ -1,15 +1,15 @@
-"""Train one model, or with -m a grid of them: `uv run train.py --help`.
+"""Train one model, or with -m a grid of models; `uv run train.py --help` lists the options.
 
-The way to the objective: `train` here -> `runner.run.run` -> `runner.loop.Loop.objective`.
+The way to the objective: `main` here -> `runner.run.train_run` -> `runner.loop.Loop.objective`.
 """
 
 import sys
 from contextlib import nullcontext
 
-from runner.config import help as help_text
+from runner.config import help
 
 if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
-    help_text.show(sys.argv[1:])
+    help.show(sys.argv[1:])
     sys.exit()
 
 import hydra
@@ -19,20 +19,20 @@ from runner.config import command_line
 from runner.outcome import exit_on_error, report_stored_result
 from runner.storage.directory import Run
 from runner.sweep.conclude import in_sweep, sweep_report
-from runner.sweep.job import train_one_of_many
+from runner.sweep.job import train_in_launchers_process
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def train(config: DictConfig) -> float:
-    """Train one model, unless that is done already, and return what a sweeper minimises."""
+def main(config: DictConfig) -> float:
+    """Train one model unless its result is stored already, and return the value that a sweeper minimises."""
     if in_sweep():
-        return train_one_of_many(config)
+        return train_in_launchers_process(config)
     run = Run.of(config)
     print(f"run {run.run_id} in {run.path}", flush=True)
     finished = run.is_finished
     if not finished:
         with exit_on_error(run):
-            from runner.run import train_run  # torch comes with it: late, so that mistakes are told at once
+            from runner.run import train_run  # imports torch; late, so that mistakes are reported at once
 
             train_run(run)
     return report_stored_result(run, trained=not finished)
@@ -41,4 +41,4 @@ def train(config: DictConfig) -> float:
 if __name__ == "__main__":
     folder = command_line.check(sys.argv[1:])
     with sweep_report(folder) if folder else nullcontext():
-        train()
+        main()

@@ -1,9 +1,9 @@
-"""Open a directory of runs in TensorBoard in a real browser, look at its pages, and keep pictures of them.
+"""Open a folder of runs in TensorBoard in a real browser, check its pages, and save pictures of them.
 
     python .ci/browser.py RUNS_DIR OUT_DIR
 
 Needs the programs `chromium` and `chromedriver` (Debian: chromium, chromium-driver). The expected runs and tags
-are read from the event files. Exit status 1 and one sentence if a page does not show them.
+are read from the event files. Exit code 1 and one sentence if a page does not show them.
 """
 
 import base64
@@ -27,7 +27,7 @@ from tensorboard.plugins.hparams import metadata
 
 FLAGS = [
     "--headless",
-    "--no-sandbox",  # which does not work as root, as in most containers
+    "--no-sandbox",  # the sandbox does not work as root, as in most containers
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -36,11 +36,11 @@ FLAGS = [
     "--disable-sync",
     "--window-size=1600,2400",
 ]
-PATIENCE = 60.0  # seconds for a page to show what it should
-AT_ONCE = 12  # tags that TensorBoard shows on one page of cards
+PATIENCE = 60.0  # seconds until a page must show everything
+AT_ONCE = 12  # number of tags that TensorBoard shows on one page
 
-# The page's text as a reader sees it, and `[picture]` for each loaded image. TensorBoard's elements keep theirs in
-# shadow roots, and split a tag over several of them: hence without separators and spaces.
+# The visible text of the page, with `[picture]` for each loaded image. TensorBoard's elements have their text in shadow
+# roots and split a tag over several of them, so separators and spaces are left out.
 PAGE_TEXT = """
 let text = '';
 const visit = node => {
@@ -56,12 +56,12 @@ return text.replace(/\\s+/g, '');
 
 
 class Missing(Exception):
-    """What a page does not show, in a sentence."""
+    """A page does not show something; the message says what."""
 
 
 @contextmanager
 def process(command: list[str], log: Path) -> Iterator[None]:
-    """Run a program in the background."""
+    """Run a program in the background, and end it afterwards."""
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as running:
         try:
             yield
@@ -82,7 +82,11 @@ def request(url: str, content: object = None, method: str | None = None) -> Any:
 
 
 def wait(what: str, ready: Callable[[], Any]) -> Any:
-    """The first true value of `ready`; refused connections count as not ready."""
+    """Return the first true value of `ready`; a refused connection counts as not ready.
+
+    Raises:
+        TimeoutError: if there is none in time.
+    """
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
@@ -95,7 +99,7 @@ def wait(what: str, ready: Callable[[], Any]) -> Any:
 
 
 class Browser:
-    """Chromium, over the WebDriver protocol."""
+    """Chromium, controlled by the WebDriver protocol."""
 
     def __init__(self, driver: str, profile: str) -> None:
         wait("chromedriver does not answer", lambda: request(f"{driver}/status")["value"]["ready"])
@@ -117,7 +121,7 @@ class Browser:
 
 
 def recorded(runs: Path) -> dict[str, list[str]]:
-    """What the event files hold: names of runs, tags of numbers and of pictures, hyperparameters."""
+    """Return the content of the event files: names of runs, tags of numbers and pictures, hyperparameters."""
     found: dict[str, set[str]] = {"runs": set(), "numbers": set(), "pictures": set(), "hyperparameters": set()}
     for path in runs.rglob("*tfevents*"):
         found["runs"].add(path.parent.relative_to(runs).as_posix())
@@ -132,17 +136,17 @@ def recorded(runs: Path) -> dict[str, list[str]]:
                     found["hyperparameters"] |= set(metadata.parse_session_start_info_plugin_data(content).hparams)
     for kind, names in found.items():
         if not names:
-            raise Missing(f"the event files in {runs} hold no {kind}")
+            raise Missing(f"the event files in {runs} contain no {kind}")
     return {kind: sorted(names) for kind, names in found.items()}
 
 
 def pages(names: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The pages, by the end of their address, and what each must show."""
+    """Return the pages, by the end of their address, and the names that each must show."""
     numbers = [tag for tag in names["numbers"] if not tag.startswith(("weights/", "gradients/"))][:AT_ONCE]
     pictures = names["pictures"][:AT_ONCE]
     chosen = urllib.parse.quote("^(" + "|".join(map(re.escape, numbers)) + ")$", safe="")
     return {
-        # SVG: lines drawn by WebGL stay invisible without a GPU
+        # SVG, because lines drawn by WebGL are invisible without a GPU
         f"?forceSVG=true&tagFilter={chosen}#timeseries": [*names["runs"], *numbers],
         "#scalars": [*names["runs"], *{tag.split("/")[0] for tag in numbers}],
         "#images": [*names["runs"], *pictures[:1], "[picture]"],
@@ -151,7 +155,11 @@ def pages(names: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def look(browser: Browser, site: str, page: str, names: list[str], picture: Path) -> None:
-    """Open a page, wait until it shows all the names, and keep a picture of it."""
+    """Open a page, wait until it shows all names, and save a picture of it.
+
+    Raises:
+        Missing: if it does not show them in time.
+    """
     wanted = {name: "".join(name.split()) for name in names}
     missing = list(names)
 
@@ -160,14 +168,14 @@ def look(browser: Browser, site: str, page: str, names: list[str], picture: Path
         missing[:] = [name for name, compact in wanted.items() if compact not in text]
         return not missing
 
-    browser.open("about:blank")  # else a new fragment alone would not load the page anew
+    browser.open("about:blank")  # a change of the fragment alone would not load the page again
     browser.open(f"{site}/{page}")
     try:
         wait("", shown)
     except TimeoutError:
         raise Missing(f"TensorBoard's page {page} does not show {', '.join(missing)}") from None
     finally:
-        time.sleep(1.0)  # charts fade in
+        time.sleep(1.0)  # the charts fade in
         browser.screenshot(picture)
 
 

@@ -14,7 +14,7 @@ Normalization = Literal["scalar", "component", "none"]
 
 @dataclass(frozen=True)
 class Split:
-    """Examples: inputs (N, *I) and targets, class numbers (N,) int64 or values (N, C) float32."""
+    """One split of the data: inputs (N, *I) and targets, class numbers (N,) int64 or values (N, C) float32."""
 
     inputs: Tensor
     targets: Tensor
@@ -28,11 +28,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Raw:
-    """What a source reads, on the CPU: images uint8 (N, C, H, W), other inputs float32.
+    """What a source reads, on the CPU: images uint8 (N, C, H, W), other inputs float32 or float64 (N, *I).
 
-    classes: number of classes, or None for a regression
+    Args:
+        train, test: the two splits.
+        classes: number of classes (>= 1), or None for a regression.
 
-    Raises DataError where the parts do not fit together.
+    Raises:
+        DataError: a split is not what it must be, or the two do not fit together.
     """
 
     train: Split
@@ -40,22 +43,25 @@ class Raw:
     classes: int | None
 
     def __post_init__(self) -> None:
-        for name, part in (("training", self.train), ("test", self.test)):
-            if fault := _fault(part, self.classes):
+        for name, split in (("training", self.train), ("test", self.test)):
+            if fault := _fault_of_inputs(split.inputs) or _fault_of_targets(split, self.classes):
                 raise DataError(f"the {name} set {fault}")
         for kind in ("inputs", "targets"):
-            shapes = [tuple(getattr(part, kind).shape[1:]) for part in (self.train, self.test)]
+            shapes = [tuple(getattr(split, kind).shape[1:]) for split in (self.train, self.test)]
             if shapes[0] != shapes[1]:
                 raise DataError(f"training and test {kind} must have the same shape, got {shapes[0]} and {shapes[1]}")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as a run uses it: all parts on one device, inputs float32.
+    """A data set as a run uses it: all splits on one device, inputs float32, inputs = (raw inputs - offset) / scale.
 
-    inputs = (raw inputs - offset) / scale, with both taken from the training part alone (scalars, or of the
-    shape of one example), so that a figure in units of the raw data can be converted; `unit` is the range of
-    a raw image, 255 for bytes, and 1 for all other data.
+    Args:
+        train, validation, test: the splits; validation may be None.
+        classes: number of classes, or None for a regression.
+        offset, scale: of the normalisation, float32, from the training split alone: one number each or of shape *I.
+            With them a figure in units of the raw data can be converted.
+        unit: range of a raw image: 255 for bytes, 1 for all other data.
     """
 
     train: Split
@@ -68,12 +74,12 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape *I of one example."""
+        """Return the shape *I of one example."""
         return tuple(self.train.inputs.shape[1:])
 
     @property
     def outputs(self) -> int:
-        """How many outputs a model needs: the classes, or the values to be regressed."""
+        """Return how many outputs a model needs: the classes, or the values to be regressed."""
         return self.classes or self.train.targets.shape[1]
 
 
@@ -87,47 +93,58 @@ def prepare(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Dataset:
-    """Split, spoil and normalise what a source has read, and put it on the device.
+    """Split, add label noise, normalise, and move to the device.
 
-    train_size:      the first n training examples (1 to all; None: all)
-    validation_size: examples to validate on (0 or more; None: a tenth of the training examples), drawn from
-                     the training examples beyond `train_size` if these are enough, else taken out of the
-                     first `train_size`; never from the test set
-    normalize:       subtract the mean and divide by the standard deviation of the training part, `scalar`:
-                     one of each over everything; `component`: one for each pixel or feature; `none`: leave
-                     them as they are (images: divided by 255)
-    label_noise:     fraction of the training labels, and of these alone, that are replaced by another
-                     class, uniformly among the others (0 to 1; classes only)
-    seed:            of the validation set and of the label noise, drawn apart, on the CPU (0 or more)
+    Args:
+        raw: what a source has read; the other arguments are those of `conf/config.yaml`.
+        train_size: first n training examples (1 to all; None: all).
+        validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
+            training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
+            never from the test split.
+        normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
+            each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
+        label_noise: fraction of the training labels that are replaced by another class (0 to 1; classes only).
+        seed: of the validation split and of the label noise, drawn apart, on the CPU (>= 0).
 
-    Raises ValueError, one sentence starting with the argument's name.
+    Raises:
+        ValueError: an argument out of range; one sentence that starts with its name.
     """
     _check(raw, train_size, normalize, label_noise, seed)
-    chosen, kept_back = _split(len(raw.train), train_size, validation_size, seed)
+    chosen, held_out = _indices(len(raw.train), train_size, validation_size, seed)
     train = raw.train[chosen]
-    if label_noise:
-        assert raw.classes is not None
+    if label_noise and raw.classes is not None:
         train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
-    offset, scale = (value.to(device) for value in _statistics(train.inputs, normalize))
+    offset, scale = _statistics(train.inputs, normalize)
 
-    def ready(part: Split) -> Split:
-        inputs = part.inputs.to(device).to(torch.float32, copy=True)
-        return Split(inputs.sub_(offset).div_(scale), part.targets.to(device))
+    def ready(split: Split) -> Split:
+        return Split(_normalized(split.inputs, offset, scale, device), split.targets.to(device))
 
-    validation = ready(raw.train[kept_back]) if len(kept_back) else None
+    validation = ready(raw.train[held_out]) if len(held_out) else None
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
-    return Dataset(ready(train), validation, ready(raw.test), raw.classes, offset, scale, unit)
+    kept = [value.float().to(device) for value in (offset, scale)]
+    return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit)
 
 
-def _fault(part: Split, classes: int | None) -> str | None:
-    """What is wrong with a part, in words, or None."""
-    inputs, targets = part.inputs, part.targets
+def _fault_of_inputs(inputs: Tensor) -> str | None:
+    """Return what is wrong with the inputs of a split, in words, or None."""
     if len(inputs) == 0:
         return "is empty"
+    if inputs.is_floating_point() and not inputs.float().isfinite().all():
+        return "has inputs that are nan or infinite (in float32)"
+    if inputs.dim() == 4 and inputs.shape[1] > 4 and inputs.shape[3] in (1, 3):
+        height, width, channels = inputs.shape[1:]
+        return (
+            f"has images of shape {height}x{width}x{channels}, channels last, and must have them first, "
+            f"{channels}x{height}x{width}: use images.permute(0, 3, 1, 2)"
+        )
+    return None
+
+
+def _fault_of_targets(split: Split, classes: int | None) -> str | None:
+    """Return what is wrong with the targets of a split, in words, or None."""
+    inputs, targets = split.inputs, split.targets
     if len(inputs) != len(targets):
         return f"has {len(inputs)} inputs and {len(targets)} targets"
-    if inputs.is_floating_point() and not inputs.isfinite().all():
-        return "has inputs that are nan or infinite"
     if classes is None:
         if targets.dtype != torch.float32 or targets.dim() != 2:
             return f"must have float32 targets (N, C), got {targets.dtype} {tuple(targets.shape)}"
@@ -155,13 +172,13 @@ def _check(raw: Raw, train_size: int | None, normalize: str, label_noise: float,
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:
-    """A CPU generator of its own for each use, so that one option does not change what another draws."""
+    """Return a CPU generator of its own for each use, so that one option does not change what another draws."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def _split(available: int, train_size: int | None, validation_size: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the validation part, both in ascending order."""
+def _indices(available: int, train_size: int | None, validation_size: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the training and of the validation split, both in ascending order."""
     first = available if train_size is None else train_size
     held = first // 10 if validation_size is None else validation_size
     beyond = available - first
@@ -186,18 +203,18 @@ def _mislabel(labels: Tensor, classes: int, fraction: float, seed: int) -> Tenso
 
 
 def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:
-    """What to subtract and what to divide by, float32.
+    """Return what to subtract and what to divide by, float64.
 
-    Summed in float64 about one of the values: exact for bytes, hence the same digits with any number of
-    threads, and good for features far from zero.
+    Summed about one of the values: exact for bytes, hence the same digits with any number of threads, and good for
+    features far from zero.
     """
     if normalize == "none":
-        return torch.tensor(0.0), torch.tensor(255.0 if inputs.dtype == torch.uint8 else 1.0)
+        return torch.tensor(0.0).double(), torch.tensor(255.0 if inputs.dtype == torch.uint8 else 1.0).double()
     rows = inputs.flatten(1) if normalize == "component" else inputs.reshape(-1, 1)
     origin, count = rows[0].double(), len(rows)
     total = torch.zeros_like(origin)
     squares = torch.zeros_like(origin)
-    for block in rows.split(max(1, 4_000_000 // rows.shape[1])):
+    for block in _blocks(rows):
         moved = block.double() - origin
         total += moved.sum(0)
         squares += moved.square().sum(0)
@@ -205,4 +222,22 @@ def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
     deviation[deviation == 0] = 1.0  # a constant component becomes 0, not nan
     shape = inputs.shape[1:] if normalize == "component" else ()
-    return (mean + origin).reshape(shape).float(), deviation.reshape(shape).float()
+    return (mean + origin).reshape(shape), deviation.reshape(shape)
+
+
+def _normalized(inputs: Tensor, offset: Tensor, scale: Tensor, device: torch.device | str) -> Tensor:
+    """Return (inputs - offset) / scale, float32, on the device.
+
+    The difference is taken in float64, since float32 has only 24 bits to hold a feature that is far from zero (a year,
+    a time in seconds); bytes lose nothing in float32.
+    """
+    if inputs.dtype == torch.uint8:
+        offset, scale = offset.float().to(device), scale.float().to(device)
+        return inputs.to(device).float().sub_(offset).div_(scale)
+    blocks = [((block.double() - offset) / scale).float() for block in _blocks(inputs)]
+    return torch.cat(blocks).to(device)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows in blocks of about 4 million numbers, so that a copy in float64 takes little memory."""
+    return rows.split(max(1, 4_000_000 // max(1, rows[0].numel())))

@@ -29,9 +29,10 @@ class DataError(ValueError):
 class File:
     """One file of a public data set.
 
-    name:   where it lies below the root, and the last part also at each of the sources
-    digest: the hexadecimal sha256 (64 digits) or md5 (32 digits) of its bytes
-    bases:  addresses of the folders that serve it, best first, each with its closing slash
+    Args:
+        name: its path below the root; the file name alone also at each of the sources.
+        digest: the hexadecimal sha256 (64 digits) or md5 (32 digits) of its bytes.
+        bases: addresses of the folders that serve it, best first, each with its closing slash.
     """
 
     name: str
@@ -40,13 +41,17 @@ class File:
 
 
 def read(files: Sequence[File], root: Path, *, timeout: float = 20, tries: int = 3, pause: float = 1) -> list[bytes]:
-    """The contents of `files` below `root`, each verified; what is absent is downloaded first.
+    """Return the contents of `files` below `root`, each verified; what is absent is downloaded first.
 
-    timeout: longest silence of a server (seconds)
-    tries:   rounds over all sources before giving up (1 or more)
-    pause:   rest before the second round, doubled for each further one (seconds)
+    Args:
+        files: what to read.
+        root: folder of the data.
+        timeout: longest silence of a server (seconds, > 0).
+        tries: rounds over all sources before giving up (>= 1).
+        pause: rest before the second round, doubled for each further one (seconds, >= 0).
 
-    Raises DataError, naming the file, where it cannot be had, read or trusted.
+    Raises:
+        DataError: a file cannot be had, read or trusted; the sentence names it.
     """
     for file in files:
         if not (root / file.name).exists():
@@ -56,7 +61,11 @@ def read(files: Sequence[File], root: Path, *, timeout: float = 20, tries: int =
 
 
 def verified(path: Path, digest: str) -> bytes:
-    """The bytes of the file at `path`, whose sha256 or md5 is `digest`; raises DataError otherwise."""
+    """Return the bytes of the file at `path`.
+
+    Raises:
+        DataError: it cannot be read, or its sha256 or md5 is not `digest`.
+    """
     try:
         contents = path.read_bytes()
     except OSError as error:
@@ -67,7 +76,7 @@ def verified(path: Path, digest: str) -> bytes:
 
 
 def _fault(contents: bytes, digest: str) -> str | None:
-    """What is wrong with a file's contents, in words; None if they are what `digest` says."""
+    """Return what is wrong with a file's contents, in words; None if they are what `digest` says."""
     kind = "sha256" if len(digest) == 64 else "md5"
     if (found := hashlib.new(kind, contents).hexdigest()) == digest:
         return None
@@ -79,7 +88,7 @@ def _fault(contents: bytes, digest: str) -> str | None:
 
 
 def _advice(files: Sequence[File], root: Path) -> str:
-    """Where to put which file by hand."""
+    """Return where to put which file by hand."""
     base, folder = files[0].bases[0], (root / files[0].name).parent
     names = ", ".join(Path(file.name).name for file in files)
     return f"put {names} from {base} into {folder}, or set data.root to a folder that has the data"
@@ -126,7 +135,7 @@ def _download(file: File, path: Path, advice: str, timeout: float, tries: int, p
 
 
 def _transfer(url: str, part: Path, digest: str, timeout: float) -> str | None:
-    """Bring `url` to the file `part`, flushed to the disk; what went wrong, in words, or None."""
+    """Bring `url` to the file `part`, flushed to the disk; return what went wrong, in words, or None."""
     log.info("downloading %s", url)
     request = urllib.request.Request(url, headers={"User-Agent": "penalty-lab"})
     try:

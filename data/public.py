@@ -24,9 +24,13 @@ NAMES = (
 class MNIST:
     """60,000 training and 10,000 test digits, 1x28x28.
 
-    root: folder that holds MNIST/raw/*-ubyte, unpacked or as *.gz (absent: downloaded there)
+    Args:
+        root: folder that holds MNIST/raw/*-ubyte, unpacked or as *.gz (absent: downloaded there).
 
-    `load` raises DataError where a file cannot be had or is damaged. Source: LeCun, Cortes, Burges (1998).
+    Raises:
+        DataError: in `load`, a file cannot be had or is damaged.
+
+    Source: LeCun, Cortes, Burges (1998).
     """
 
     FOLDER = "MNIST/raw"
@@ -60,7 +64,7 @@ class MNIST:
         return Raw(train, Split(test_images.unsqueeze(1), test_labels.long()), classes=10)
 
     def _files(self) -> list[File]:
-        """Each file unpacked where it lies so, else packed."""
+        """Return each file, unpacked where it lies so, else packed."""
         files = [
             File(f"{self.FOLDER}/{name}.gz", sha, self.BASES) for name, sha in zip(NAMES, self.PACKED, strict=True)
         ]
@@ -74,10 +78,13 @@ class MNIST:
 class FashionMNIST(MNIST):
     """60,000 training and 10,000 test images of clothes in 10 classes, 1x28x28.
 
-    root: folder that holds FashionMNIST/raw/*-ubyte.gz (absent: downloaded there)
+    Args:
+        root: folder that holds FashionMNIST/raw/*-ubyte.gz (absent: downloaded there).
 
-    `load` raises DataError where a file cannot be had or is damaged. Source: Xiao, Rasul, Vollgraf 2017,
-    arXiv 1708.07747.
+    Raises:
+        DataError: in `load`, a file cannot be had or is damaged.
+
+    Source: Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747.
     """
 
     FOLDER = "FashionMNIST/raw"
@@ -94,11 +101,14 @@ class FashionMNIST(MNIST):
 class CIFAR10:
     """50,000 training and 10,000 test images in 10 classes, 3x32x32.
 
-    root: folder that holds cifar-10-binary.tar.gz (absent: downloaded there), or torchvision's folder
-          cifar-10-batches-py
+    Args:
+        root: folder that holds cifar-10-binary.tar.gz (absent: downloaded there), or torchvision's folder
+            cifar-10-batches-py.
 
-    `load` raises DataError where a file cannot be had or is damaged. Source: Krizhevsky 2009, Learning
-    multiple layers of features from tiny images.
+    Raises:
+        DataError: in `load`, a file cannot be had or is damaged.
+
+    Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
     """
 
     # The binary version holds the same pixels as torchvision's, and nothing that runs when it is read.
@@ -139,7 +149,7 @@ class CIFAR10:
 
 
 def _idx(contents: bytes) -> Tensor:
-    """Bytes of an IDX file: two zeros, type 8, the number of dimensions, the dimensions, the values."""
+    """Decode an IDX file: two zeros, type 8, the number of dimensions, the dimensions, the values."""
     if contents[:2] == b"\x1f\x8b":
         contents = gzip.decompress(contents)
     dimensions = contents[3]
@@ -148,6 +158,6 @@ def _idx(contents: bytes) -> Tensor:
 
 
 def _cifar(contents: bytes) -> Split:
-    """Rows of 1 + 3072 bytes: the label, then 32x32 red, green and blue values."""
+    """Decode rows of 1 + 3072 bytes: the label, then 32x32 red, green and blue values."""
     rows = torch.frombuffer(bytearray(contents), dtype=torch.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return Split(rows[:, 1:].reshape(-1, 3, 32, 32).contiguous(), rows[:, 0].long())

@@ -61,9 +61,13 @@ class Plateaus:
 class Sine:
     """Noisy values of sin(pi x), x uniform in -1 to 1, to learn from; 201 clean ones on a grid to test on.
 
-    n:     training examples (1 or more)
-    noise: standard deviation of the Gaussian noise (0 or more)
-    seed:  of the points and the noise (0 to 2^32 - 1)
+    Args:
+        n: training examples (>= 1).
+        noise: standard deviation of the Gaussian noise (>= 0).
+        seed: of the points and the noise (0 to 2^32 - 1).
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     def __init__(self, n: int = 100, noise: float = 0.1, seed: int = 0) -> None:

@@ -26,23 +26,27 @@ FIELDS = {
 
 
 class Tangents:
-    """Tangents t_1(x), ..., t_K(x) of images or of points on a line, each of mean norm 1.
+    """Tangents t_1(x), ..., t_K(x) of images or of points on a line, in the units of the network's inputs.
 
-    Images: from derivatives Gx, Gy of the Gaussian-smoothed image, channel by channel, in pixels X (to the
-    right) and Y (down) from the centre: translations Gx, Gy; scaling X Gx + Y Gy; rotation Y Gx - X Gy; axis
-    hyperbolic X Gx - Y Gy; diagonal hyperbolic Y Gx + X Gy; thickness Gx^2 + Gy^2. Each is divided by its
-    mean norm over the examples given to `fit`, once: were it over the batch, an example's tangent would
-    depend on its neighbours. Points: the one tangent 1, along which a function's derivative is its slope.
+    Images: how the raw image moves, brought to those units (divided by `scale`, pixel by pixel). From the
+    derivatives Gx, Gy of the Gaussian-smoothed image, channel by channel, in pixels X (to the right) and Y (down)
+    from the centre: translations Gx, Gy; scaling X Gx + Y Gy; rotation Y Gx - X Gy; axis hyperbolic X Gx - Y Gy;
+    diagonal hyperbolic Y Gx + X Gy; thickness Gx^2 + Gy^2. Each is divided by its mean norm over the examples given
+    to `fit`, once: were it over the batch, an example's tangent would depend on its neighbours.
+    Points: the one tangent 1, along which a function's derivative is its slope.
 
-    names:       the image tangents wanted, of FIELDS (None: all seven); for points it must be None
-    sigma:       width of the smoothing (pixels, positive)
-    derivatives: for points, what the slope of the outputs is to be (finite; per unit of the inputs as they
-                 come, normalised or not), one number for all or one for each example given to `fit`, looked
-                 up by the nearest of these (None: 0); for images None
+    Args:
+        names: the image tangents wanted, of FIELDS (None: all seven); must be None for points.
+        sigma: width of the smoothing (pixels, > 0).
+        derivatives: for points, the wanted slope of the outputs (finite; per unit of the raw input): one number for
+            all, or one for each example given to `fit`, looked up by the nearest of these (None: 0); None for images.
 
-    Raises ValueError, one sentence starting with the argument's name; `fit` likewise where arguments and data
-    disagree. Source: Simard, Victorri, LeCun, Denker, Tangent Prop, NIPS 4 (1991); the seven transformations:
-    Simard, LeCun, Denker, Victorri, Transformation invariance in pattern recognition (1998).
+    Raises:
+        ValueError: an argument out of range, or, in `fit`, one that does not suit the data; one sentence that
+            starts with the argument's name.
+
+    Source: Simard, Victorri, LeCun, Denker, Tangent Prop, NIPS 4 (1991); the seven transformations: Simard, LeCun,
+    Denker, Victorri, Transformation invariance in pattern recognition (1998).
     """
 
     def __init__(
@@ -55,11 +59,19 @@ class Tangents:
         self.names, self.sigma, self.derivatives = names, sigma, derivatives
         self.shape: tuple[int, ...] | None = None
 
-    def fit(self, inputs: Tensor) -> Self:
-        """Take scales (images) or places (points) from the training inputs (N, *I); returns self.
+    def fit(self, inputs: Tensor, offset: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> Self:
+        """Take norms (images) or places (points) from the training inputs, and return self.
 
         All tangents live on the device and in the precision of these inputs.
+
+        Args:
+            inputs: (N, *I), as the network sees them: (raw - offset) / scale.
+            offset, scale: of the normalisation, one number each or of shape *I (`Dataset.offset`, `Dataset.scale`).
+
+        Raises:
+            ValueError: the options do not suit the data.
         """
+        self._offset, self._scale = (torch.as_tensor(value).to(inputs) for value in (offset, scale))
         if inputs.dim() == 4:
             self._fit_images(inputs)
         elif inputs.dim() == 2 and inputs.shape[1] == 1:
@@ -71,37 +83,37 @@ class Tangents:
         return self
 
     def __len__(self) -> int:
-        """How many tangents there are, K."""
+        """Return how many tangents there are, K."""
         return len(self.names or FIELDS) if self.shape is None or len(self.shape) == 3 else 1
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """All tangents (K, B, *I) of inputs (B, *I)."""
+        """Return all tangents (K, B, *I) of inputs (B, *I)."""
         self._check_fitted(inputs)
         if inputs.dim() == 2:
             return torch.ones_like(inputs).unsqueeze(0)
         with _exactly(inputs):
-            gx, gy = self._gradients(inputs)
+            gx, gy = self._gradients(self._raw(inputs))
             u, v = (field.reshape(-1, 1, 1, *inputs.shape[2:]) for field in (self._u, self._v))
             thickness = self._thickness.reshape(-1, 1, 1, 1, 1)
-            return u * gx + v * gy + thickness * (gx.square() + gy.square())
+            return self._normalized(u * gx + v * gy + thickness * (gx.square() + gy.square()))
 
     def combined(self, inputs: Tensor, signs: Tensor) -> Tensor:
-        """sum_k signs[k, n] t_k(x_n), (B, *I), of inputs (B, *I) and signs (K, B), for the price of one."""
+        """Return sum_k signs[k, n] t_k(x_n), (B, *I), of inputs (B, *I) and signs (K, B), for the price of one."""
         self._check_fitted(inputs)
         signs = signs.T.to(inputs.dtype)
         if inputs.dim() == 2:
             return signs.clone()
         with _exactly(inputs):
-            gx, gy = self._gradients(inputs)
+            gx, gy = self._gradients(self._raw(inputs))
             # The fields are added up before they meet the image: two products with it instead of 2 K.
             u, v = ((signs @ f).reshape(len(inputs), 1, *inputs.shape[2:]) for f in (self._u, self._v))
             total = u * gx + v * gy
             if self._has_thickness:
                 total += (signs @ self._thickness).reshape(-1, 1, 1, 1) * (gx.square() + gy.square())
-            return total
+            return self._normalized(total)
 
     def derivatives_at(self, inputs: Tensor) -> Tensor | None:
-        """The given derivatives K_k(x_n), (K, B, 1), at inputs (B, 1); None where none were given."""
+        """Return the given derivatives, by the network's input, (K, B, 1), at inputs (B, 1); None without any."""
         if self.derivatives is None:
             return None
         self._check_fitted(inputs)
@@ -124,7 +136,7 @@ class Tangents:
             wanted = f"one number or {count}, one for each training example"
             raise ValueError(f"derivatives must be {wanted}, got {len(slopes)}")
         self._places = inputs.clone()
-        self._slopes = torch.tensor(slopes).to(inputs)
+        self._slopes = torch.tensor(slopes, dtype=inputs.dtype, device=inputs.device) * self._scale
 
     def _fit_images(self, inputs: Tensor) -> None:
         if self.derivatives is not None:
@@ -144,15 +156,23 @@ class Tangents:
         self._v *= scales.unsqueeze(1)
         self._thickness *= scales
 
+    def _raw(self, images: Tensor) -> Tensor:
+        """Return raw images; with one scale for all pixels the images as they are, whose tangents are the same."""
+        return images if self._scale.dim() == 0 else images * self._scale + self._offset
+
+    def _normalized(self, tangents: Tensor) -> Tensor:
+        """Bring tangents of what `_raw` gave to the units of the network's inputs."""
+        return tangents if self._scale.dim() == 0 else tangents / self._scale
+
     def _gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Gx and Gy, (B, C, H, W), each pass a product with a banded matrix: faster than a convolution."""
+        """Return Gx and Gy, (B, C, H, W), each pass a product with a banded matrix: faster than a convolution."""
         (smooth_down, differ_down), (smooth_across, differ_across) = self._down, self._across
         return smooth_down @ (images @ differ_across.T), differ_down @ (images @ smooth_across.T)
 
 
 @contextmanager
 def _exactly(inputs: Tensor) -> Iterator[None]:
-    """Tangents are constants of the objective, in the inputs' own precision."""
+    """Without a graph, since tangents are constants of the objective, and in the inputs' own precision."""
     with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
         yield
 
@@ -174,7 +194,7 @@ def _check(names: list[str] | None, sigma: float, derivatives: float | list[floa
 
 
 def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
-    """Rows 1, X, Y, (3, H W), in pixels from the centre."""
+    """Return rows 1, X, Y, (3, H W), in pixels from the centre."""
     y = torch.arange(height).to(like) - (height - 1) / 2
     x = torch.arange(width).to(like) - (width - 1) / 2
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
@@ -182,7 +202,7 @@ def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def _filters(size: int, sigma: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Gaussian smoothing and its derivative as matrices (size, size).
+    """Return Gaussian smoothing and its derivative as matrices (size, size).
 
     Beyond the border the last pixel goes on: the background of a normalised image is not 0, so that zeros
     would make an edge there.

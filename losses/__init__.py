@@ -8,9 +8,10 @@ from losses.criterion import CrossEntropy as CrossEntropy
 from losses.criterion import MSEOneHot as MSEOneHot
 from losses.criterion import MultiMargin as MultiMargin
 from losses.criterion import SumOfSquares as SumOfSquares
-from losses.forward import EagerForward as EagerForward
+from losses.eager import EagerForward as EagerForward
 from losses.forward import Forward as Forward
-from losses.forward import FunctionalForward as FunctionalForward
+from losses.forward import Tangent as Tangent
+from losses.functional import FunctionalForward as FunctionalForward
 from losses.gradients import ActivationGradient as ActivationGradient
 from losses.gradients import InputGradient as InputGradient
 from losses.gradients import WeightGradient as WeightGradient
@@ -18,7 +19,6 @@ from losses.jacobian import Jacobian as Jacobian
 from losses.jacobian import JacobianSpectral as JacobianSpectral
 from losses.large_margin import LargeMargin as LargeMargin
 from losses.penalty import Penalty as Penalty
-from losses.penalty import Tangent as Tangent
 from losses.tangent_prop import TangentProp as TangentProp
 from losses.weights import L1 as L1
 from losses.weights import L2 as L2

@@ -16,11 +16,10 @@ from torch import Tensor
 
 
 class Criterion(ABC):
-    """Losses per example: (outputs (B, C), targets) -> losses (B,).
+    """The data loss of each example: (outputs (B, C), targets) -> losses (B,).
 
-    A subclass says in `targets` what its targets are, and computes `losses`:
-    `classes`: class numbers, integers (B,) from 0 to C - 1; `values`: numbers (B, C).
-    `wants_log_probabilities` tells that the outputs must be log-probabilities.
+    A subclass computes `losses` and says in `targets` what its targets are: "classes", integers (B,) from 0 to
+    C - 1, or "values", numbers (B, C). `wants_log_probabilities` tells that the outputs must be log-probabilities.
 
     Raises:
         ValueError: when called, outputs or targets of another shape or kind. Nothing is broadcast: (B,)
@@ -45,7 +44,7 @@ class Criterion(ABC):
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The losses (B,), for outputs and targets whose shapes agree."""
+        """Return the losses (B,), for outputs and targets whose shapes agree."""
 
 
 class CrossEntropy(Criterion):
@@ -165,5 +164,5 @@ class MultiMargin(Criterion):
 
 
 def of_class(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The output (B, 1) of each example's class."""
+    """Return the output (B, 1) of each example's class."""
     return outputs.gather(-1, targets.unsqueeze(-1))

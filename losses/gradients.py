@@ -23,12 +23,9 @@ class InputGradient(Penalty):
     per_example = True
     prefers_contiguous = True
 
-    def __init__(self, weight: float = 0.01, every: int = 1, warmup: float = 0.0) -> None:
-        super().__init__(weight, every, warmup)
-
     def __call__(self, forward: Forward) -> Tensor:
         (gradient,) = forward.vjp(forward.loss_gradient())
-        return squared_norm(gradient).mean()
+        return squared_norm(gradient)
 
 
 class ActivationGradient(Penalty):
@@ -37,7 +34,8 @@ class ActivationGradient(Penalty):
     Args:
         layers: names of the layers l, at least one.
         reduction: "example": as above. "batch": gradients of the mean loss, summed over the batch, which is B
-            times less; the scale of the question below, where it makes the penalty too weak to be seen.
+            times less (each example's value is divided by B); the scale of the question below, where it makes the
+            penalty too weak to be seen.
 
     Raises:
         ValueError: for no layers or a value out of range.
@@ -47,15 +45,7 @@ class ActivationGradient(Penalty):
 
     per_example = True
 
-    def __init__(
-        self,
-        layers: Sequence[str],
-        weight: float = 0.01,
-        reduction: Literal["example", "batch"] = "example",
-        every: int = 1,
-        warmup: float = 0.0,
-    ) -> None:
-        super().__init__(weight, every, warmup)
+    def __init__(self, *, layers: Sequence[str], reduction: Literal["example", "batch"] = "example") -> None:
         if isinstance(layers, str) or not layers:
             raise ValueError(f"layers must be a list of at least one layer name, got {layers!r}")
         one_of("reduction", reduction, ("example", "batch"))
@@ -63,18 +53,17 @@ class ActivationGradient(Penalty):
 
     def __call__(self, forward: Forward) -> Tensor:
         gradients = forward.vjp(forward.loss_gradient(), at=self.layers)
-        value = total(squared_norm(gradient).mean() for gradient in gradients)
-        return value if self.reduction == "example" else value / len(forward.inputs)
+        values = total(squared_norm(gradient) for gradient in gradients)
+        return values if self.reduction == "example" else values / len(forward.inputs)
 
 
 class WeightGradient(Penalty):
     """The squared gradient of the mean loss by the parameters, ||d mean_n l_n / d w||^2.
 
+    One value, of the batch as a whole: a scalar.
+
     Source: forum question "Activation gradient penalty", stackoverflow.com/q/57310682: what it says works.
     """
-
-    def __init__(self, weight: float = 0.01, every: int = 1, warmup: float = 0.0) -> None:
-        super().__init__(weight, every, warmup)
 
     def __call__(self, forward: Forward) -> Tensor:
         cotangent = forward.loss_gradient() / len(forward.losses)

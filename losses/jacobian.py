@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from losses.forward import Forward
-from losses.penalty import Penalty, Tangent, one_of, positive_or_null, squared_norm, total
+from losses.forward import Forward, Tangent
+from losses.penalty import Penalty, one_of, positive_or_null, squared_norm, total
 
 Noise = Literal["rademacher", "sphere", "orthonormal"]
+SECOND_DERIVATIVE = (
+    "the spectral norm of the Jacobian has no second derivative here, since its singular vector is held constant: "
+    "take Jacobian() where the gradient of the penalty is differentiated"
+)
 
 
 class Jacobian(Penalty):
@@ -45,15 +49,12 @@ class Jacobian(Penalty):
 
     def __init__(
         self,
-        weight: float = 0.01,
+        *,
         projections: int | None = 1,
         noise: Noise | None = None,
         of: str = "outputs",
         mode: Literal["auto", "reverse", "forward"] = "auto",
-        every: int = 1,
-        warmup: float = 0.0,
     ) -> None:
-        super().__init__(weight, every, warmup)
         positive_or_null("projections", projections)
         one_of("noise", noise, ("rademacher", "sphere", "orthonormal", None))
         one_of("mode", mode, ("auto", "reverse", "forward"))
@@ -61,33 +62,30 @@ class Jacobian(Penalty):
         self.noise = noise or ("rademacher" if projections == 1 else "orthonormal")
         self.layers = () if of == "outputs" else (of,)
 
-    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
-        """Declare the direction where it is certain that there is exactly one and that it is a tangent."""
-        size = inputs[0].numel()
+    def tangent(self, forward: Forward) -> Tangent | None:
+        """Declare a tangent if the value needs exactly one forward-mode direction."""
+        size = forward.inputs[0].numel()
         forward_mode = self.mode == "forward" or (self.mode == "auto" and size == 1)
         if not (forward_mode and 1 in (size, self.projections)):
             return None
-        return Tangent(next(self._directions(inputs, generator)))
+        return Tangent(next(self._directions(forward, forward.inputs)))
 
     def __call__(self, forward: Forward) -> Tensor:
         if self in forward.tangents:
-            return squared_norm(forward.jvp(forward.tangents[self].direction, self.of)).mean()
-        inputs, values = (
-            forward.inputs,
-            forward.outputs if self.of == "outputs" else forward.activations[self.of],
-        )
+            return squared_norm(forward.jvp(forward.tangents[self].direction, self.of))
+        inputs, values = forward.inputs, forward.outputs if self.of == "outputs" else forward.activations[self.of]
         if self.mode == "forward" or (self.mode == "auto" and inputs[0].numel() < values[0].numel()):
-            tangents = self._directions(inputs, forward.generator)
-            return total(squared_norm(forward.jvp(tangent, self.of)).mean() for tangent in tangents)
-        cotangents = self._directions(values, forward.generator)
-        return total(squared_norm(forward.vjp(v, of=self.of)[0]).mean() for v in cotangents)
+            tangents = self._directions(forward, inputs)
+            return total(squared_norm(forward.jvp(tangent, self.of)) for tangent in tangents)
+        cotangents = self._directions(forward, values)
+        return total(squared_norm(forward.vjp(v, of=self.of)[0]) for v in cotangents)
 
-    def _directions(self, values: Tensor, generator: Generator | None) -> Iterator[Tensor]:
+    def _directions(self, forward: Forward, values: Tensor) -> Iterator[Tensor]:
         """Yield v_i shaped like `values` (B, *H) with sum_i v_i v_i^T = I, at least in expectation."""
         size = values[0].numel()
         if self.projections is None or self.projections >= size:
             return unit_vectors(values)
-        return random_directions(values, self.projections, self.noise, generator)
+        return random_directions(forward, values, self.projections, self.noise)
 
 
 class JacobianSpectral(Penalty):
@@ -98,11 +96,14 @@ class JacobianSpectral(Penalty):
     matrix J J^T, from C vector-Jacobian products without a graph, or comes from power iteration u <- J J^T u
     with a random start, which gives a lower bound.
 
+    Its second derivative would need that of u: it is refused.
+
     Args:
         iterations: steps of power iteration, >= 1, or null: exact, by the Gram matrix (best for few outputs).
 
     Raises:
         ValueError: for a value out of range.
+        RuntimeError: when its gradient is differentiated (by a second backward, `torch.func.hessian`).
 
     Source: Johansson et al. 2022, arXiv 2206.13581.
     """
@@ -110,16 +111,14 @@ class JacobianSpectral(Penalty):
     per_example = True
     prefers_contiguous = True
 
-    def __init__(
-        self, weight: float = 0.01, iterations: int | None = None, every: int = 1, warmup: float = 0.0
-    ) -> None:
-        super().__init__(weight, every, warmup)
+    def __init__(self, *, iterations: int | None = None) -> None:
         positive_or_null("iterations", iterations)
         self.iterations = iterations
 
     def __call__(self, forward: Forward) -> Tensor:
         direction = self._leading(forward) if self.iterations is None else self._iterated(forward, self.iterations)
-        return squared_norm(forward.vjp(direction)[0]).mean()
+        direction = HeldConstant.apply(direction, forward.outputs)
+        return squared_norm(forward.vjp(direction)[0])
 
     def _leading(self, forward: Forward) -> Tensor:
         rows = [forward.vjp(unit, create_graph=False)[0].flatten(1) for unit in unit_vectors(forward.outputs)]
@@ -127,11 +126,66 @@ class JacobianSpectral(Penalty):
         return torch.linalg.eigh(jacobian @ jacobian.mT).eigenvectors[:, :, -1]
 
     def _iterated(self, forward: Forward, iterations: int) -> Tensor:
-        (direction,) = random_directions(forward.outputs, 1, "sphere", forward.generator)
+        (direction,) = random_directions(forward, forward.outputs, 1, "sphere")
         for _ in range(iterations):
-            tangent = forward.vjp(direction, create_graph=False)[0]
-            direction = normalize(forward.jvp(tangent, create_graph=False), dim=1)
+            tangent = unit_length(forward.vjp(direction, create_graph=False)[0])
+            direction = unit_length(forward.jvp(tangent, create_graph=False))
         return direction
+
+
+class HeldConstant(torch.autograd.Function):
+    """A direction (B, C) that is a constant in the first derivative, where that is right, and refuses a second one.
+
+    The outputs stand for all that the direction depends on.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(direction: Tensor, outputs: Tensor) -> Tensor:
+        return direction.clone()
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        context.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(context: Any, cotangent: Tensor) -> tuple[None, Tensor | None]:
+        return None, Zero.apply(cotangent) if torch.is_grad_enabled() else None
+
+    @staticmethod
+    def jvp(context: Any, *tangents: Tensor) -> Tensor:
+        return Zero.apply(*context.saved_tensors)
+
+
+class Zero(torch.autograd.Function):
+    """The gradient that is zero because a direction is held constant; its own derivative is not, and not known."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(varying: Tensor) -> Tensor:
+        return torch.zeros_like(varying)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(context: Any, cotangent: Tensor) -> Tensor:
+        raise RuntimeError(SECOND_DERIVATIVE)
+
+    @staticmethod
+    def jvp(context: Any, tangent: Tensor) -> Tensor:
+        raise RuntimeError(SECOND_DERIVATIVE)
+
+
+def unit_length(values: Tensor) -> Tensor:
+    """Return each example's vector (B, ...) scaled to length 1, however short it is; zeros stay."""
+    largest = values.abs().flatten(1).amax(1).view(-1, *[1] * (values.ndim - 1))
+    scaled = values / largest.where(largest > 0, 1)
+    length = squared_norm(scaled).sqrt().view_as(largest)
+    return scaled / length.where(length > 0, 1)
 
 
 def unit_vectors(values: Tensor) -> Iterator[Tensor]:
@@ -142,11 +196,10 @@ def unit_vectors(values: Tensor) -> Iterator[Tensor]:
         yield unit.view(values.shape)
 
 
-def random_directions(values: Tensor, n: int, noise: Noise, generator: Generator | None) -> Iterator[Tensor]:
+def random_directions(forward: Forward, values: Tensor, n: int, noise: Noise) -> Iterator[Tensor]:
     """Yield n random v_i, one per example, with E sum_i v_i v_i^T = I, shaped like `values` (B, *H)."""
     size = values[0].numel()
-    real = torch.promote_types(values.dtype, torch.float32)  # the decompositions know no half precision
-    drawn = torch.randn(len(values), size, n, dtype=real, device=values.device, generator=generator)
+    drawn = forward.normal(size, n)
     if noise == "rademacher":
         directions = drawn.sign() / math.sqrt(n)
     elif noise == "sphere":

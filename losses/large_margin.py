@@ -62,7 +62,7 @@ class LargeMargin(Penalty):
 
     def __init__(
         self,
-        weight: float = 1.0,
+        *,
         layers: Sequence[str] = ("inputs",),
         scores: Scores = "probability",
         top_k: int = 1,
@@ -72,10 +72,7 @@ class LargeMargin(Penalty):
         gamma: float = 10000.0,
         alpha: float = 4.0,
         eps: float = 1e-6,
-        every: int = 1,
-        warmup: float = 0.0,
     ) -> None:
-        super().__init__(weight, every, warmup)
         check_layers(layers)
         one_of("scores", scores, ("probability", "logit", "log_probability"))
         one_of("aggregation", aggregation, ("min_distance", "sum_of_hinges", "mean_distance"))
@@ -102,7 +99,7 @@ class LargeMargin(Penalty):
         # Unwrapped, so that what is kept outlives the `torch.func` transforms around this call.
         self._distances = torch.func.debug_unwrap(distances.detach(), recurse=True)
         hinges = self.gamma - distances.clamp(self.low, self.gamma)
-        return hinges.sum(-1).mean()
+        return hinges.sum(-1).mean(0)
 
     def distances(self, forward: Forward) -> Tensor:
         """Return the linearised distances to the boundaries with the top-k wrong classes, (layers, B, k)."""

@@ -4,42 +4,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from losses.forward import Forward
-
-
-class Tangent(NamedTuple):
-    """A direction in input space for each example, and the derivative wanted of the outputs along it."""
-
-    direction: Tensor  # (B, *I)
-    derivative: Tensor | float = 0.0  # (B, C), or one number for all
+from losses.forward import Forward, Tangent
 
 
 class Penalty(ABC):
-    """A term of the objective, `objective = loss + sum_i weight_i * penalty_i`.
+    """A term of the objective, `objective = losses.mean() + sum_i weight_i * penalty_i.mean()`.
 
-    Subclasses say what they need before the forward pass (`layers`, `tangent`), what they are worth after it
-    (`__call__`), and, if they are not smooth, what they do to the parameters after the optimizer's step
-    (`prox_`). They reach derivatives through `forward.vjp`, `forward.jvp` and `forward.loss_gradient` alone,
-    so that the same class runs in a plain loop and under `torch.func`.
+    A subclass needs `__call__` alone: the value of each example. It may say what it needs before the forward pass
+    (`layers`, `tangent`) and, if it is not smooth, what it does to the parameters after the optimizer's step
+    (`prox_`). It reaches derivatives through `forward.vjp`, `forward.jvp` and `forward.loss_gradient`, and random
+    numbers through `forward.normal` and `forward.signs`, so that the same class runs in a plain loop and under
+    `torch.func`.
 
-    The value is unweighted: mean over the batch, sum over outputs and inputs, no factor 1/2. The loop
-    multiplies.
-
-    Args:
-        weight: coefficient in the objective, >= 0. With 0 the penalty is not evaluated at all.
-        every: evaluate at each `every`-th step only, with `every` times the weight (unbiased in expectation),
-            >= 1.
-        warmup: epochs over which the weight grows linearly from 0 to `weight`, >= 0.
-
-    Raises:
-        ValueError: for a value out of range.
+    The value is unweighted: sum over outputs and inputs, no factor 1/2. The loop takes the mean over the batch and
+    multiplies by the weight.
     """
 
     layers: tuple[str, ...] = ()  # activations to record in the forward pass
@@ -50,29 +33,32 @@ class Penalty(ABC):
     prefers_contiguous: bool = False  # slower channels last: the double backward of max-pooling leaves that layout
     wants_smooth: bool = False  # shapes slopes, which a piecewise linear model cannot bend: a warning
 
-    def __init__(self, weight: float = 1.0, every: int = 1, warmup: float = 0.0) -> None:
-        at_least("weight", weight, 0)
-        at_least("every", every, 1)
-        at_least("warmup", warmup, 0)
-        self.weight, self.every, self.warmup = weight, every, warmup
+    def tangent(self, forward: Forward) -> Tangent | None:
+        """Return the tangent to carry through the forward pass, which makes J t cost no second one.
 
-    def weight_at(self, epoch: float) -> float:
-        """Return the coefficient in force after `epoch` epochs (a fraction within one)."""
-        return self.weight * min(1.0, epoch / self.warmup) if self.warmup else self.weight
-
-    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
-        """Return the tangent to carry through the forward pass, which makes J t cost no second one."""
+        Args:
+            forward: before its pass: the inputs, the targets and the random numbers are there, the outputs are not.
+        """
         return None
 
     @abstractmethod
     def __call__(self, forward: Forward) -> Tensor:
-        """Return the unweighted value, a scalar that can be differentiated by the parameters."""
+        """Return the unweighted value of each example, (B,), that can be differentiated by the parameters.
+
+        A penalty on the weights, or on the batch as a whole, returns a scalar.
+        """
 
     def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:  # noqa: B027 (most do nothing)
-        """Apply the proximal operator in place, after the optimizer's step, to one parameter group."""
+        """Apply the proximal operator in place, after the optimizer's step, to one parameter group.
+
+        Args:
+            params: the group's parameters.
+            weight: coefficient in force, >= 0.
+            lr: the group's learning rate, > 0.
+        """
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return further scalars of the last value worth a record, by name."""
+        """Return further scalars worth a record, of the last value, by name."""
         return {}
 
 
@@ -104,5 +90,21 @@ def squared_norm(tensor: Tensor) -> Tensor:
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of scalar tensors; unlike `sum`, it starts from the first and not from the integer 0."""
-    return torch.stack(list(terms)).sum()
+    """Return the sum of tensors of one shape; unlike `sum`, it starts from the first and not from the integer 0."""
+    return torch.stack(list(terms)).sum(0)
+
+
+def declared_tangents(penalties: Sequence[Penalty], forward: Forward) -> dict[Hashable, Tangent]:
+    """Ask each penalty, in order, for the tangent that it wants carried through the pass."""
+    declared = {penalty: penalty.tangent(forward) for penalty in penalties}
+    return {penalty: tangent for penalty, tangent in declared.items() if tangent is not None}
+
+
+def any_differentiates(penalties: Sequence[Penalty]) -> bool:
+    """Tell whether one of the penalties differentiates the model; those on the weights alone do not."""
+    return any(not penalty.of_weights for penalty in penalties)
+
+
+def layers_of(penalties: Sequence[Penalty]) -> tuple[str, ...]:
+    """Return the layers that the penalties ask for, each once, without the inputs."""
+    return tuple(dict.fromkeys(name for p in penalties for name in p.layers if name != "inputs"))

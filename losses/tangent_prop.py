@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from losses.forward import Forward
-from losses.penalty import Penalty, Tangent, squared_norm, total
+from losses.forward import Forward, Tangent
+from losses.penalty import Penalty, squared_norm, total
 
 
 class TangentProp(Penalty):
@@ -34,38 +34,31 @@ class TangentProp(Penalty):
     per_example = True
     wants_smooth = True
 
-    def __init__(
-        self,
-        tangents: Any,
-        weight: float = 0.1,
-        exact: bool = False,
-        every: int = 1,
-        warmup: float = 0.0,
-    ) -> None:
-        super().__init__(weight, every, warmup)
+    def __init__(self, *, tangents: Any, exact: bool = False) -> None:
         self.tangents, self.exact = tangents, exact
 
-    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
+    def tangent(self, forward: Forward) -> Tangent | None:
         if self.exact:
             return None
+        inputs = forward.inputs
         if hasattr(self.tangents, "combined"):
-            signs = random_signs(len(self.tangents), inputs, generator)
+            signs = mixing_signs(forward, len(self.tangents))
             direction = self.tangents.combined(inputs, signs)
             check_shape(direction.unsqueeze(0), inputs)
         else:
             tangents = self._tangents(inputs)
-            signs = random_signs(len(tangents), inputs, generator)
+            signs = mixing_signs(forward, len(tangents))
             direction = torch.einsum("kb,kb...->b...", signs, tangents)
         return Tangent(direction, torch.einsum("kb,kbc->bc", signs, self._derivatives(inputs, len(signs))))
 
     def __call__(self, forward: Forward) -> Tensor:
         if not self.exact:
             direction, derivative = forward.tangents[self]
-            return squared_norm(forward.jvp(direction) - derivative).mean()
+            return squared_norm(forward.jvp(direction) - derivative)
         tangents = self._tangents(forward.inputs)
         derivatives = self._derivatives(forward.inputs, len(tangents))
         pairs = zip(tangents, derivatives, strict=True)
-        return total(squared_norm(forward.jvp(t) - derivative).mean() for t, derivative in pairs)
+        return total(squared_norm(forward.jvp(t) - derivative) for t, derivative in pairs)
 
     def _tangents(self, inputs: Tensor) -> Tensor:
         return check_shape(self.tangents(inputs.detach()), inputs)
@@ -81,12 +74,9 @@ class TangentProp(Penalty):
         return given
 
 
-def random_signs(count: int, inputs: Tensor, generator: Generator | None) -> Tensor:
-    """Return e_k for each example, +-1 with equal odds, (K, B); for one tangent, whose sign is idle, ones."""
-    if count == 1:
-        return inputs.new_ones(1, len(inputs))
-    bits = torch.randint(2, (count, len(inputs)), generator=generator, device=inputs.device)
-    return (2 * bits - 1).to(inputs.dtype)
+def mixing_signs(forward: Forward, count: int) -> Tensor:
+    """Return e_k for each example, +-1, (K, B); for one tangent, whose sign is idle, ones that cost no draw."""
+    return forward.signs(count) if count > 1 else forward.inputs.new_ones(1, len(forward.inputs))
 
 
 def check_shape(tangents: Tensor, inputs: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from losses.forward import Forward
 from losses.penalty import Penalty, at_least, one_of, total
@@ -25,8 +25,7 @@ class L2(Penalty):
 
     of_weights = True
 
-    def __init__(self, weight: float = 0.001, biases: bool = True, every: int = 1, warmup: float = 0.0) -> None:
-        super().__init__(weight, every, warmup)
+    def __init__(self, *, biases: bool = True) -> None:
         self.biases = biases
 
     def __call__(self, forward: Forward) -> Tensor:
@@ -53,17 +52,12 @@ class L1(Penalty):
 
     def __init__(
         self,
-        weight: float = 1e-5,
+        *,
         method: Literal["proximal", "subgradient"] = "proximal",
         scale_by_lr: bool = False,
         biases: bool = True,
-        every: int = 1,
-        warmup: float = 0.0,
     ) -> None:
-        super().__init__(weight, every, warmup)
         one_of("method", method, ("proximal", "subgradient"))
-        if method == "proximal" and every != 1:
-            raise ValueError(f"every must be 1 for method=proximal, got {every}: a proximal step follows each step")
         self.in_objective = method == "subgradient"
         self.scale_by_lr, self.biases = scale_by_lr, biases
 
@@ -91,16 +85,7 @@ class ElasticNet(Penalty):
     of_weights = True
     in_objective = False
 
-    def __init__(
-        self,
-        weight: float = 1.0,
-        l1: float = 1e-5,
-        l2: float = 1e-3,
-        scale_by_lr: bool = False,
-        biases: bool = True,
-        warmup: float = 0.0,
-    ) -> None:
-        super().__init__(weight, 1, warmup)
+    def __init__(self, *, l1: float = 1e-5, l2: float = 1e-3, scale_by_lr: bool = False, biases: bool = True) -> None:
         at_least("l1", l1, 0)
         at_least("l2", l2, 0)
         self.l1, self.l2, self.scale_by_lr, self.biases = l1, l2, scale_by_lr, biases
@@ -127,5 +112,10 @@ def soft_threshold_(params: list[Tensor], threshold: float) -> None:
 
 
 def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
-    """Return the parameters, those of one dimension (biases, gains) only if asked for."""
-    return [param for param in params if biases or param.ndim > 1]
+    """Return the parameters, those of one dimension (biases, gains) only if asked for, and no frozen ones."""
+    return [param for param in params if (biases or param.ndim > 1) and not is_frozen(param)]
+
+
+def is_frozen(param: Tensor) -> bool:
+    """Tell whether training is to leave a parameter as it is; a plain tensor has no such mark."""
+    return isinstance(param, nn.Parameter) and not param.requires_grad

@@ -1,5 +1,7 @@
-"""Models, their initialisation, and the autograd functions of EE-559's lecture 5.7."""
+"""Models, their initialisation, frozen batch norm, and the autograd functions of EE-559's lecture 5.7."""
 
+from models.batch_norm import freeze_batch_norm
+from models.convnet import Convnet
 from models.convnets import CIFAR10Convnet, LargeMarginConvnet, MNISTConvnet
 from models.functions import AbsoluteProduct, KillHead, absolute_product, kill_head
 from models.init import (
@@ -14,11 +16,14 @@ from models.init import (
 )
 from models.layers import Feedforward
 from models.mlp import MLP
+from models.own import own_network
+from models.torchvision import torchvision_classifier
 
 __all__ = [
     "MLP",
     "AbsoluteProduct",
     "CIFAR10Convnet",
+    "Convnet",
     "Feedforward",
     "Initialisation",
     "KaimingNormal",
@@ -32,5 +37,8 @@ __all__ = [
     "XavierNormal",
     "XavierUniform",
     "absolute_product",
+    "freeze_batch_norm",
     "kill_head",
+    "own_network",
+    "torchvision_classifier",
 ]

@@ -1,11 +1,26 @@
 """What all models share: layers that bear names, one after the other."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Activation = Literal["relu", "tanh", "softplus", "gelu", "elu", "silu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
 
 # Linear on pieces of the input space; batch normalisation is so outside training mode.
-PIECEWISE_LINEAR = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Identity)
+PIECEWISE_LINEAR = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, _BatchNorm, nn.Flatten, nn.Identity, nn.Sequential),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.ReLU, nn.ReLU6),
+)
 
 
 class LogSoftmax(nn.Module):
@@ -45,7 +60,30 @@ class Feedforward(nn.Module):
     @property
     def piecewise_linear(self) -> bool:
         """Whether all second derivatives in the inputs are 0, so that no penalty can bend the function."""
-        return all(isinstance(layer, PIECEWISE_LINEAR) for layer in self.children())
+        return is_piecewise_linear(self)
+
+
+def is_piecewise_linear(model: nn.Module) -> bool:
+    """Tell whether all innermost layers are linear on pieces of their inputs; what functions do is not seen."""
+    layers = (layer for layer in model.modules() if not any(True for _ in layer.children()))
+    return all(isinstance(layer, PIECEWISE_LINEAR) for layer in layers)
+
+
+def dropout_layer(probability: float, name: str = "dropout") -> dict[str, nn.Module]:
+    """Return a dropout layer under its name; nothing for probability 0, so that the model is the one without.
+
+    Raises:
+        ValueError: a probability outside 0 <= p < 1.
+    """
+    if not 0 <= probability < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {probability}")
+    return {name: nn.Dropout(probability)} if probability else {}
+
+
+def check_activation(activation: str) -> None:
+    """Raise ValueError for an activation that is not among ACTIVATIONS."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation}")
 
 
 def scaled(size: int, width: float) -> int:

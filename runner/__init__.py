@@ -1,0 +1,60 @@
+"""From a config to a trained model, and from a grid of configs to a table. A map; imports go from the bottom up.
+
+The story of one run, in this folder:
+
+    run            one run, from a checked config to its result: build, train, evaluate, record, save
+    loop           the training loop, on one page
+    term           a penalty in the objective: its coefficient, and the steps at which it counts
+    build          config -> the components of a run
+    instantiate    a class and its options -> an object, the options checked against the signature
+    compatibility  do the components fit together
+    schedule       learning rates by the epoch
+    metrics        what is measured of a model in training, and which epoch was best
+    console        lines and the progress bar, what a user sees of a run
+    outcome        how a run ends: exit codes and last sentences
+    signals        Ctrl-C, SIGTERM and a launcher's signals
+    seeds          a stream of random numbers for each purpose
+    system         cores and memory of this machine
+
+Rooms beside it:
+
+    config/        from the command line to a checked config; never imports torch
+        command_line   all mistakes at once, before Hydra acts
+        compose        overrides -> config, by Hydra; its private names
+        check          everything that is wrong with a config
+        rules          what the value of each key may be
+        signature      options against the arguments of a constructor
+        allowlist      which classes may be built, by us and by Hydra
+        hydra_node     what may stand in Hydra's own node
+        conf_files     the only reader of the files under conf/
+        help           --help
+        tree           walk through nested dicts and lists
+    storage/       what a run leaves on the disk
+        directory      a run and its directory: result, config, lock
+        identity       the run's id, and the name of its directory; what does not count for them
+        status         the states of a run
+        checkpoint     states that are whole and verified, or not used
+        atomic         files written whole or not at all
+        provenance     versions, commit, device
+    evaluation/    what a trained model is worth
+        evaluate       losses and errors
+        probes         numbers on the function: Jacobian, zeros, margins, slopes
+        robustness     errors under noise, shifts, rotations, attacks
+    recording/     what is recorded while a run trains
+        recorder       TensorBoard and metrics.csv
+        events         TensorBoard's event files
+        pictures       curve, confusions, worst mistakes
+    summary/       many runs in one table and one picture
+        report         all of it
+        groups         runs of the same setting, with mean and spread
+        settings       which keys tell the groups apart: the table's first columns
+        runs           what can be read of a run's directory
+        table          the table's columns, on the terminal, as Markdown and as CSV
+        figure, axis   the picture
+    sweep/         many runs, each a job
+        conclude       before a sweep and after it: configs checked, statuses, exit code
+        members        which runs belong to a sweep
+        pool           jobs in processes of their own, some at a time
+        job            one job, under any launcher
+        overview       what a user sees of a sweep
+"""

@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a run; whatever does not fit is told before anything is written."""
+"""From a checked config to the components of a run; what does not fit is reported before anything is written."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Dataset, Split, prepare
-from losses import Penalty
 from losses.criterion import Criterion
+from models import freeze_batch_norm
 from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
 from runner.schedule import Schedule
 from runner.seeds import stream_seed
+from runner.term import Term
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Components:
     dataset: Dataset
     model: nn.Module
     criterion: Criterion
-    penalties: dict[str, Penalty]
+    terms: list[Term]
     probes: dict[str, Probe]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -39,60 +38,95 @@ class Components:
 
 
 def build(config: Mapping[str, Any]) -> Components:
-    """Build every part of a run, and try each penalty on two examples.
+    """Build all components of a run, and try each penalty on two examples.
 
     Raises:
         ConfigError: with a sentence for everything that does not fit.
     """
     if config["allow_targets"] and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where a user's own package is
-    device = choose_device(config["device"])
+    device = _choose_device(config["device"])
     be_deterministic(device)
     check_signatures(config)
     problems = Problems()
-    criterion = problems.collect("loss", lambda: construct(own_options(config, "loss")))
-    schedule = problems.collect("scheduler", lambda: construct(config["scheduler"]))
-    dataset = problems.collect("data", lambda: build_dataset(config, device))
+    with problems.at("loss"):
+        criterion = construct(own_options(config["loss"], "loss"))
+    with problems.at("scheduler"):
+        schedule = construct(config["scheduler"])
+    with problems.at("data"):
+        dataset = _build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these
-    inputs = dataset.train.inputs
-    in_order = dict(sorted(config["penalty"].items()))  # the order of their terms and draws is that of their names
-    penalties = problems.collect_each("penalty", in_order, lambda node: construct(node, inputs))
-    probes = problems.collect_each("probe", config["probe"], lambda node: construct(node, inputs))
-    model = problems.collect("model", lambda: build_model(config, dataset, device))
+    terms = _build_terms(config, dataset, problems)
+    probes = _build_probes(config, dataset, problems)
+    with problems.at("model"):
+        model = _build_model(config, dataset, device)
     problems.raise_if_any()
-    if is_channels_last(config, dataset, penalties.values()):
-        model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
-    optimizer = problems.collect("optimizer", lambda: build_optimizer(config, model, schedule))
-    components = Components(dataset, model, criterion, penalties, probes, optimizer, schedule, device)
-    problems.collect("loss", lambda: check_criterion(config, criterion, dataset))
-    problems.collect("", lambda: check_metric(config, dataset))
-    for name, penalty in penalties.items():
-        problems.collect(f"penalty.{name}", partial(check_penalty, penalty, config, model, dataset))
-    problems.collect_each("probe", probes, lambda probe: probe.check(dataset))
+    if _is_channels_last(config, dataset, terms):
+        model, dataset = model.to(memory_format=torch.channels_last), _laid_out_channels_last(dataset)
+    with problems.at("optimizer"):
+        optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
-    problems.collect_each("penalty", penalties, lambda penalty: value_of(penalty, components))
-    problems.raise_if_any()
+    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
+    _check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
-        freeze_batch_norm(model, inputs)
+        with problems.at("batch_norm"):
+            freeze_batch_norm(model, dataset.train.inputs)
+        problems.raise_if_any()
     return components
 
 
-def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
+def _check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
+    """Raise ConfigError with a sentence for each component that does not fit the others; try each penalty."""
+    with problems.at("loss"):
+        check_criterion(components.criterion, components.model, components.dataset)
+    with problems.at(""):
+        check_metric(config, components.dataset)
+    for term in components.terms:
+        with problems.at(f"penalty.{term.name}"):
+            check_penalty(term.penalty, config, components.model, components.dataset)
+    problems.raise_if_any()
+    for term in components.terms:
+        with problems.at(f"penalty.{term.name}"):
+            value_of(term.penalty, components.model, components.criterion, components.dataset)
+    problems.raise_if_any()
+
+
+def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> list[Term]:
+    """Build the penalties, each a term of the objective; their draws are in the order of their names."""
+    terms = []
+    for name, node in sorted(config["penalty"].items()):
+        with problems.at(f"penalty.{name}"):
+            penalty = construct(own_options(node, "penalty"), dataset)
+            terms.append(Term(name, penalty, **common_options(node, "penalty")))
+    return terms
+
+
+def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> dict[str, Probe]:
+    """Build the probes and check that they suit the data."""
+    probes = {}
+    for name, node in config["probe"].items():
+        with problems.at(f"probe.{name}"):
+            probes[name] = construct(node, dataset)
+            probes[name].check(dataset)
+    return probes
+
+
+def _build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
     """Read the data and put it on the device."""
-    source = construct(own_options(config, "data"))
-    return prepare(source.load(), **common_options(config, "data"), device=device)
+    source = construct(own_options(config["data"], "data"))
+    return prepare(source.load(), **common_options(config["data"], "data"), device=device)
 
 
-def is_channels_last(config: Mapping[str, Any], dataset: Dataset, penalties: Iterable[Penalty]) -> bool:
+def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterable[Term]) -> bool:
     """Tell whether images and convolutions are laid out channels last, which torch's LBFGS cannot take."""
     if len(dataset.shape) != 3 or config["optimizer"]["_target_"].endswith("LBFGS"):
         return False
     if config["channels_last"] is not None:
         return config["channels_last"]
-    return not any(penalty.prefers_contiguous and penalty.weight for penalty in penalties)
+    return not any(term.penalty.prefers_contiguous and term.weight for term in terms)
 
 
-def laid_out_channels_last(dataset: Dataset) -> Dataset:
+def _laid_out_channels_last(dataset: Dataset) -> Dataset:
     """Return the same images in the memory layout channels last."""
 
     def laid_out(part: Split) -> Split:
@@ -102,7 +136,7 @@ def laid_out_channels_last(dataset: Dataset) -> Dataset:
     return replace(dataset, train=laid_out(dataset.train), validation=validation, test=laid_out(dataset.test))
 
 
-def choose_device(name: str) -> torch.device:
+def _choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["device must be auto or cpu on this machine, got cuda: torch sees no CUDA device"])
@@ -121,15 +155,15 @@ def be_deterministic(device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs, helps none
 
 
-def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
-    """Build and initialise the model, from a generator of its own, and see that it takes the data."""
+def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
+    """Build and initialise the model, from a generator of its own, and check that it takes the data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config["seed"], "init"))
         model = construct(config["model"], input_shape=dataset.shape, outputs=dataset.outputs)
         construct(config["init"])(model)
     model.to(device)
     if config["precision"] == "bf16":
-        use_bfloat16(model, device)
+        _use_bfloat16(model, device)
     model.eval()
     try:
         with torch.no_grad():
@@ -143,7 +177,7 @@ def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.devic
     return model.train()
 
 
-def use_bfloat16(model: nn.Module, device: torch.device) -> None:
+def _use_bfloat16(model: nn.Module, device: torch.device) -> None:
     """Run the model under autocast to bfloat16; weights and outputs stay float32."""
     forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
     model.forward = lambda inputs: forward(inputs).float()
@@ -160,7 +194,7 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, schedule: Sched
         if not owned[layer]:
             known = ", ".join(name for name, module in model.named_modules() if name and list(module.parameters(False)))
             raise ValueError(f"groups must name layers with parameters, {known}, got {layer!r}")
-    options = own_options(config, "optimizer")
+    options = own_options(config["optimizer"], "optimizer")
     if schedule.initial is not None:
         options["lr"] = schedule.initial
     taken = set(options) - {"_target_"}
@@ -169,26 +203,3 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, schedule: Sched
             raise ValueError(f"groups.{layer} must map options among {', '.join(sorted(taken))} to values, got {own}")
     groups = [{"params": params, **layers.get(layer, {})} for layer, params in owned.items() if params]
     return construct(options, params=groups)
-
-
-def freeze_batch_norm(model: nn.Module, inputs: Tensor) -> None:
-    """Set the statistics of batch norm to those of the training inputs, once, and keep them.
-
-    Then no example depends on the others, and the derivatives of one are its own.
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for module in norms:
-        module.momentum = None  # a plain mean over the batches
-        module.reset_running_stats()
-    model.train()
-    with torch.no_grad():
-        for batch in inputs.split(500):
-            model(batch)
-    for module in norms:
-        keep_in_evaluation(module)
-
-
-def keep_in_evaluation(module: nn.Module) -> None:
-    """Put a module into evaluation mode for good: `model.train()` passes it by."""
-    module.eval()
-    module.train = lambda mode=True: module  # type: ignore[method-assign]

@@ -1,10 +1,10 @@
-"""Whether the parts of a run fit together: told before training starts, and before anything is written."""
+"""Do the components of a run fit together? Reported before training starts, and before anything is written."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Dataset
 from losses import EagerForward, Penalty
-
-if TYPE_CHECKING:
-    from runner.build import Components
+from losses.criterion import Criterion
 
 
-def check_criterion(config: Mapping[str, Any], criterion: Any, dataset: Dataset) -> None:
+def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) -> None:
     """Raise ValueError for a criterion that is not meant for these targets or these outputs."""
-    targets, name = getattr(criterion, "targets", None), config["loss"]["_target_"].rpartition(".")[2]
+    targets, name = getattr(criterion, "targets", None), type(criterion).__name__
     if targets == "values" and dataset.classes is not None:
         raise ValueError(
             f"{name} takes real values as targets and the data has class labels: choose loss=cross_entropy, "
@@ -27,8 +25,19 @@ def check_criterion(config: Mapping[str, Any], criterion: Any, dataset: Dataset)
         )
     if targets == "classes" and dataset.classes is None:
         raise ValueError(f"{name} takes class labels and the data has real values as targets: choose loss=mse")
-    if getattr(criterion, "wants_log_probabilities", False) and config["model"].get("log_softmax") is False:
-        raise ValueError(f"{name} takes log-probabilities: add model.log_softmax=true")
+    if getattr(criterion, "wants_log_probabilities", False) and not gives_log_probabilities(model, dataset):
+        raise ValueError(
+            f"{name} takes log-probabilities: add model.log_softmax=true, or end a model of your own in log_softmax"
+        )
+
+
+@torch.no_grad()
+def gives_log_probabilities(model: nn.Module, dataset: Dataset) -> bool:
+    """Tell whether the model's outputs for two examples are logarithms of probabilities, which sum to 1."""
+    model.eval()  # not to touch the statistics of batch norm
+    outputs = model(dataset.train.inputs[:2])
+    model.train()
+    return bool((outputs.exp().sum(1) - 1).abs().max() < 0.01)
 
 
 def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
@@ -54,8 +63,6 @@ def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module,
     moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
     if not penalty.in_objective and moving:
         warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")
-    if getattr(getattr(penalty, "tangents", None), "derivatives", None) and not dataset.scale.eq(1).all():
-        warn(f"{name}: derivatives are by the normalised input; for those by the raw one choose data.normalize=none")
     if penalty.wants_smooth and dataset.classes is None and getattr(model, "piecewise_linear", False):
         warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
 
@@ -79,16 +86,22 @@ def warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def value_of(penalty: Penalty, components: Components) -> Tensor:
+def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: Dataset) -> Tensor:
     """Return a penalty's value on two training examples, with random directions of its own.
 
-    Before training it tells what does not fit; later it is the value of a penalty on the weights alone.
+    Before training it shows whether the penalty fits; later it is the value of a penalty on the weights alone.
+
+    Raises:
+        ValueError: if it is neither a value of each example, (B,), nor a scalar.
     """
-    two = components.dataset.train[:2]
-    generator = torch.Generator(components.device).manual_seed(0)
-    components.model.eval()  # not to touch the statistics of batch norm
-    value = penalty(EagerForward(components.model, components.criterion, two.inputs, two.targets, [penalty], generator))
-    components.model.train()
-    if value.dim() != 0:
-        raise ValueError(f"its value must be a scalar, got shape {tuple(value.shape)}")
-    return value.detach()
+    two = dataset.train[:2]
+    generator = torch.Generator(two.inputs.device).manual_seed(0)
+    model.eval()  # not to touch the statistics of batch norm
+    value = penalty(EagerForward(model, criterion, two.inputs, two.targets, [penalty], generator))
+    model.train()
+    if value.shape not in ((), (len(two),)):
+        raise ValueError(
+            f"its value for {len(two)} examples is of shape {tuple(value.shape)}: return one number for each example, "
+            f"({len(two)},), or one for all, ()"
+        )
+    return value.detach().mean()

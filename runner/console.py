@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,27 +14,25 @@ from typing import Any, TextIO
 import rich.console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runner.outcome import uv_prefix
-
 BAR_SECONDS = 0.1  # between two drawings of the progress bar
 LINE_SECONDS = 1.0  # between two plain lines about epochs
 
 
 class Terminal(rich.console.Console):
-    """Where lines are printed; once nobody listens (`| head`), silence, where rich would leave the process."""
+    """Where lines are printed. Once the reader is gone (`| head`) it is silent, where rich would exit the process."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 class Console:
-    """Prints lines, keeps them in a log, and shows how far training is."""
+    """Print lines, keep them in a log, and show how far training is."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
         self.log: TextIO | None = None
         self.bar: Progress | None = None
-        self.drawn = self.told = 0.0
+        self.drawn = self.printed = 0.0
 
     def say(self, line: str) -> None:
         """Print a line, and keep it; a closed terminal or a full disk is no reason to stop."""
@@ -50,7 +48,7 @@ class Console:
                 self.log.flush()
 
     def open_log(self, path: Path) -> None:
-        """Keep lines in a file from now on, and tell what the runner's modules log."""
+        """Keep lines in a file from now on, and print the warnings that the runner's modules log."""
         self.log = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         self.handler = logging.Handler()
         self.handler.emit = lambda record: self.say(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
@@ -73,42 +71,44 @@ class Console:
             return
         self.drawn = now
         if self.bar is None:
-            columns = (
-                BarColumn(),
-                TextColumn("epoch {task.completed:.1f}/{task.total:.0f}"),
-                TimeRemainingColumn(),
-            )
+            columns = (BarColumn(), TextColumn("epoch {task.completed:.1f}/{task.total:.0f}"), TimeRemainingColumn())
             self.bar = Progress(*columns, TextColumn("{task.fields[latest]}"), console=self.terminal, transient=True)
             self.bar.add_task("", total=epochs, latest="")
-        self.bar.update(self.bar.task_ids[0], completed=epochs_done, latest=brief(latest))
+        self.bar.update(self.bar.task_ids[0], completed=epochs_done, latest=_brief(latest))
         self.bar.start()  # after the first update, or it would show epoch 0; it does nothing later
 
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
-        """Tell the numbers of an epoch in a plain line, at most one a second but the last, unless there is a bar."""
-        line = f"epoch {epoch}/{epochs}  {brief(row)}"
+        """Print an epoch's numbers in a plain line, unless there is a bar; at most one line a second, and the last."""
+        line = f"epoch {epoch}/{epochs}  {_brief(row)}"
         now = time.monotonic()
-        if self.terminal.is_terminal or (now - self.told < LINE_SECONDS and epoch < epochs):
+        if self.terminal.is_terminal or (now - self.printed < LINE_SECONDS and epoch < epochs):
             self.note(line)
             return
-        self.told = now
+        self.printed = now
         self.say(line)
 
 
-def brief(row: Mapping[str, float]) -> str:
-    """Return the few numbers of a row that tell how training goes."""
+def _brief(row: Mapping[str, float]) -> str:
+    """Return the few numbers of a row that show how training goes."""
     errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
     names = errors if "test/error" in row else losses
     numbers = {"objective": row.get("train/objective"), **{name: row.get(name) for name in names}}
     return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items() if number is not None)
 
 
-def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:
-    """Return the six lines at the end of a run."""
+def summary_lines(result: Mapping[str, Any], directory: Path, prefix: Sequence[str] = ()) -> list[str]:
+    """Return the six lines at the end of a run.
+
+    Args:
+        result: of the run.
+        directory: of the run.
+        prefix: words that find the programs of this environment, such as `uv run`.
+    """
     kind = "error" if "test/error" in result else "loss"
     parts = [part for part in ("train", "validation", "test") if f"{part}/{kind}" in result]
 
-    def values(prefix: str) -> str:
-        return "  ".join(f"{part} {result[f'{prefix}{part}/{kind}']:.4g}" for part in parts)
+    def values(kept: str) -> str:
+        return "  ".join(f"{part} {result[f'{kept}{part}/{kind}']:.4g}" for part in parts)
 
     last = f"{kind}, last   {values('')}  (epoch {result['epoch']})"
     best = f"{kind}, best   {values('best/')}  (epoch {result['best/epoch']}, by {result['best/by']})"
@@ -118,5 +118,5 @@ def summary_lines(result: Mapping[str, Any], directory: Path) -> list[str]:
         f"seconds       {result['seconds']:.1f}",
         f"examples/s    {result['examples_per_second']:.0f}",
         f"directory     {directory}",
-        f"look at it    {shlex.join([*uv_prefix(), 'tensorboard', '--logdir', str(directory)])}",
+        f"look at it    {shlex.join([*prefix, 'tensorboard', '--logdir', str(directory)])}",
     ]

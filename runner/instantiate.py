@@ -1,17 +1,16 @@
-"""From the options of a class to an object: signatures held against them first, all problems told at once."""
+"""From the options of a class to an object; before that, all options are checked against the signatures."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
-from data import DataError
+from data import Dataset
 from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
+from runner.config.conf_files import NAMED, SINGLE
 from runner.config.signature import problems_of_options
 
 # Keys of a group that are the runner's own; all others go to the constructor.
@@ -19,67 +18,61 @@ COMMON = {
     "data": ("train_size", "validation_size", "normalize", "label_noise", "seed"),
     "loss": ("weight",),
     "optimizer": ("groups", "gradient", "clip"),
+    "penalty": ("weight", "every", "warmup"),
 }
 # What the runner hands to a constructor beside its options.
 GIVEN = {"model": ("input_shape", "outputs"), "optimizer": ("params",)}
 
 
 class Problems:
-    """Collects the sentences of everything that does not fit, to tell them at once."""
+    """Collects a sentence for everything that does not fit, to report all at once."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
-    def collect(self, path: str, make: Callable[[], Any]) -> Any:
-        """Return what `make` makes; keep the sentence if it raises, under the option's full path."""
+    @contextmanager
+    def at(self, path: str) -> Iterator[None]:
+        """Keep the sentence of a ValueError or TypeError that is raised in this context, behind the option's path."""
         try:
-            return make()
+            yield
         except (ValueError, TypeError) as error:
-            first, _, _ = str(error).partition(" ")
-            path = "" if isinstance(error, DataError) else path  # its sentence names the file
-            named = first.replace(".", "_").isidentifier() and " must " in str(error)
-            separator = "." if named else ": "
-            self.sentences.append(f"{path}{separator}{error}" if path else str(error))
-            return None
-
-    def collect_each(self, group: str, members: Mapping[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:
-        """Return what `make` makes of each member of a group."""
-        return {name: self.collect(f"{group}.{name}", partial(make, member)) for name, member in members.items()}
+            self.sentences.append(f"{path}: {error}" if path else str(error))
 
     def raise_if_any(self) -> None:
+        """Raise ConfigError with all sentences so far, if there are any."""
         if self.sentences:
             raise ConfigError(self.sentences)
 
 
-def own_options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the keys of a group that are its class's, with `_target_`; a common one too if the class takes it."""
-    node = config[group]
+def own_options(node: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the keys of a node that are its class's, with `_target_`; one of the runner's if it takes that too."""
     takes = inspect.signature(resolve(node["_target_"])).parameters
     return {key: value for key, value in node.items() if key not in COMMON.get(group, ()) or key in takes}
 
 
-def common_options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the keys of a group that are the runner's."""
-    return {key: config[group][key] for key in COMMON[group]}
+def common_options(node: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the keys of a node that are the runner's."""
+    return {key: node[key] for key in COMMON[group] if key in node}
 
 
 def check_signatures(config: Mapping[str, Any]) -> None:
-    """Hold all options against the constructors that they are meant for.
+    """Check all options against the constructors that they are meant for.
 
     Raises:
         ConfigError: with a sentence for each that does not fit.
     """
     problems = Problems()
-    for group in ("data", "model", "init", "loss", "optimizer", "scheduler"):
-        node = problems.collect(group, partial(own_options, config, group))
-        problems.sentences += problems_of_node(group, node, GIVEN.get(group, ())) if node else []
-    for kind in ("penalty", "probe"):
-        for name, node in config[kind].items():
-            problems.sentences += problems_of_node(f"{kind}.{name}", node)
+    for group in SINGLE:
+        with problems.at(group):
+            problems.sentences += _problems_of_node(group, own_options(config[group], group), GIVEN.get(group, ()))
+    for group in NAMED:
+        for name, member in config[group].items():
+            with problems.at(f"{group}.{name}"):
+                problems.sentences += _problems_of_node(f"{group}.{name}", own_options(member, group))
     problems.raise_if_any()
 
 
-def problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] = ()) -> list[str]:
+def _problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] = ()) -> list[str]:
     """Return what is wrong with the options of a class, and of the classes among them."""
     try:
         target = resolve(node["_target_"])
@@ -89,18 +82,22 @@ def problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] 
     inner = {key: value for key, value in options.items() if isinstance(value, dict) and "_target_" in value}
     problems = problems_of_options(path, target, options, given)
     for key, value in inner.items():
-        problems += problems_of_node(f"{path}.{key}", value)
+        problems += _problems_of_node(f"{path}.{key}", value)
     return problems
 
 
-def construct(node: Mapping[str, Any], inputs: Tensor | None = None, **given: Any) -> Any:
-    """Build the class that a node names, and those among its options; what has `fit` sees the training inputs."""
+def construct(node: Mapping[str, Any], dataset: Dataset | None = None, **given: Any) -> Any:
+    """Build the class that a node names, and those among its options; what has `fit` sees the training inputs.
+
+    It is called as `fit(inputs, offset, scale)`, with the inputs (N, *I) as the network sees them and how they were
+    normalised: inputs = (raw - offset) / scale.
+    """
     options = {
-        key: construct(value, inputs) if isinstance(value, dict) and "_target_" in value else value
+        key: construct(value, dataset) if isinstance(value, dict) and "_target_" in value else value
         for key, value in node.items()
         if key != "_target_"
     }
     built = resolve(node["_target_"])(**given, **options)
-    if inputs is not None and hasattr(built, "fit"):
-        built.fit(inputs)
+    if dataset is not None and hasattr(built, "fit"):
+        built.fit(dataset.train.inputs, dataset.offset, dataset.scale)
     return built

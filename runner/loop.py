@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses import EagerForward, Penalty
+from losses import EagerForward
 from runner.build import Components
 from runner.seeds import stream_seed
+from runner.term import Term
 
-CHECK_EVERY = 50  # steps between looks at the objectives: each look waits for the device
+CHECK_EVERY = 50  # steps between checks of the objectives: each check waits for the device
 
 
 class Diverged(Exception):
@@ -42,7 +43,7 @@ class Means:
 class Loop:
     """The training of one model.
 
-    Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the parts' own states,
+    Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the components' own states,
     the generators and the sums for the means of the epoch (`state_dict`). The order of the examples is a pure
     function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions have a generator of
     their own; torch's own generators serve what a model draws by itself (dropout).
@@ -98,11 +99,7 @@ class Loop:
         """Make one step on the sum of the objectives of some mini-batches."""
         steps_done = self.epoch * self.steps_per_epoch + self.batch
         epoch = steps_done / self.steps_per_epoch
-        active = [
-            (name, penalty, penalty.every * penalty.weight_at(epoch))
-            for name, penalty in self.components.penalties.items()
-            if penalty.in_objective and penalty.weight and steps_done % penalty.every == 0
-        ]
+        due = [term for term in self.components.terms if term.is_due(steps_done)]
         directions = self.generator.get_state()
 
         def closure() -> Tensor:
@@ -111,8 +108,8 @@ class Loop:
             total = torch.zeros((), device=self.components.device)
             for number, indices in enumerate(batches):
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
-                penalties = [term for term in active if number == 0 or not term[1].of_weights]
-                objective = self.objective(indices, penalties)
+                terms = [term for term in due if number == 0 or not term.penalty.of_weights]
+                objective = self.objective(indices, terms, epoch)
                 objective.backward(inputs=self.params)
                 total += objective.detach()
             if self.config["optimizer"]["clip"]:
@@ -122,29 +119,23 @@ class Loop:
         objective: Any = self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
         self.objectives[self.batch] = objective
         self.means.add("train/objective", objective)
-        for penalty in self.components.penalties.values():
-            if not penalty.in_objective and penalty.weight:
+        for term in self.components.terms:
+            if term.is_proximal and term.weight:
                 for group in self.components.optimizer.param_groups:
-                    penalty.prox_(group["params"], penalty.weight_at(epoch), group["lr"])
+                    term.penalty.prox_(group["params"], term.weight_at(epoch), group["lr"])
 
-    def objective(self, indices: Tensor, penalties: Sequence[tuple[str, Penalty, float]]) -> Tensor:
+    def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float) -> Tensor:
         """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass."""
-        batch = self.components.dataset.train[indices]
-        forward = EagerForward(
-            self.components.model,
-            self.components.criterion,
-            batch.inputs,
-            batch.targets,
-            [penalty for _, penalty, _ in penalties],
-            self.generator,
-        )
+        batch, penalties = self.components.dataset.train[indices], [term.penalty for term in terms]
+        model, criterion = self.components.model, self.components.criterion
+        forward = EagerForward(model, criterion, batch.inputs, batch.targets, penalties, self.generator)
         objective = self.config["loss"]["weight"] * forward.losses.mean()
-        for name, penalty, weight in penalties:
-            value = penalty(forward)
-            objective = objective + weight * value
-            self.means.add(f"train/penalty/{name}", value.detach())
-            for key, statistic in penalty.statistics().items():
-                self.means.add(f"train/penalty/{name}/{key}", statistic)
+        for term in terms:
+            value = term.penalty(forward).mean()
+            objective = objective + term.coefficient_at(epoch) * value
+            self.means.add(f"train/penalty/{term.name}", value.detach())
+            for key, statistic in term.penalty.statistics().items():
+                self.means.add(f"train/penalty/{term.name}/{key}", statistic)
         return objective
 
     def set_lrs(self) -> None:

@@ -17,7 +17,7 @@ from runner.seeds import stream_seed
 
 
 def evaluations_of(components: Components) -> dict[str, Evaluation]:
-    """Return the evaluation on each part of the data that there is, by its name."""
+    """Return the evaluation on each split of the data, by its name."""
     dataset = components.dataset
     named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {
@@ -29,12 +29,13 @@ def evaluations_of(components: Components) -> dict[str, Evaluation]:
 
 def values_of_proximal_penalties(components: Components) -> dict[str, float]:
     """Return the values that the means over the steps do not hold, since they are no terms of the objective."""
-    proximal = {name: penalty for name, penalty in components.penalties.items() if not penalty.in_objective}
-    return {f"train/penalty/{name}": value_of(penalty, components).item() for name, penalty in proximal.items()}
+    fixed = components.model, components.criterion, components.dataset
+    proximal = [term for term in components.terms if term.is_proximal]
+    return {f"train/penalty/{term.name}": value_of(term.penalty, *fixed).item() for term in proximal}
 
 
 def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Ask the probes, each with a generator of its own; return their numbers, and what is to become a histogram."""
+    """Run the probes, each with its own generator; return scalars and tensors (for histograms) by tag."""
     numbers, tensors = {}, {}
     for name, probe in components.probes.items():
         generator = torch.Generator(components.device).manual_seed(stream_seed(seed, "probe", name))
@@ -48,7 +49,7 @@ def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[st
 
 
 def monitor_of(dataset: Dataset) -> str:
-    """Return the tag by which epochs are compared: the validation error, or loss, or that of the training part."""
+    """Return the tag by which epochs are compared: the validation error, or loss, or that of the training split."""
     part = "train" if dataset.validation is None else "validation"
     return f"{part}/{'loss' if dataset.classes is None else 'error'}"
 

@@ -1,4 +1,4 @@
-"""How a run ends, for a person (one sentence and an exit code) and for a sweeper (a number to minimise)."""
+"""How a run ends: exit codes and one sentence for a person, a number to minimise for a sweeper."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runner.config.check import ConfigError
+from runner.console import summary_lines
 from runner.signals import Interrupted
 from runner.storage.atomic import free_space
 from runner.storage.directory import Busy, Run
+from runner.storage.status import Status
 
-FAILED, BAD_CONFIG, BUSY = 1, 2, 3
+FAILED, BAD_CONFIG, BUSY = 1, 2, 3  # exit codes; after a signal it is 128 + the signal's number
+OUT_OF_MEMORY = r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
 
 
 @contextmanager
 def exit_on_error(run: Run) -> Iterator[None]:
-    """Turn what can end a run early into sentences and an exit code."""
+    """Report an error that ends the run as one sentence, and exit with its code."""
     try:
         yield
     except (ConfigError, Busy, Interrupted, Exception) as error:
         sentences, code = failure_message(error, run)
         print("\n".join(sentences), file=sys.stderr)
         sys.exit(code)
-    except KeyboardInterrupt:  # while torch is imported and the parts are built; later the run itself heeds it
+    except KeyboardInterrupt:  # while torch is imported and the components are built; later the run itself handles it
         print("stopped by SIGINT before training began: nothing is lost", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
@@ -42,38 +45,38 @@ def failure_message(error: Exception, run: Run) -> tuple[list[str], int]:
         return [str(error)], BUSY
     if isinstance(error, Interrupted):
         return [f"{error}; go on with: {resume_command()}"], error.exit_code
-    return [f"failed: {reason_of(error, run)}; log in {run.path / 'train.log'}"], FAILED
+    return [f"failed: {reason_of(error, run)}; log in {run.log}"], FAILED
 
 
 def resume_command() -> str:
     """Return the command that goes on with what this process was doing, as it can be typed."""
-    return shlex.join([*uv_prefix("python"), *(word for word in sys.argv if not re.match(r"\+*force=", word))])
+    words = (word for word in sys.argv if not re.match(r"\+*force=", word))
+    return shlex.join([*(uv_prefix() or ["python"]), *words])
 
 
-def uv_prefix(otherwise: str = "") -> list[str]:
-    """Return what finds the programs of this environment: `uv run` where that has started this process."""
-    return ["uv", "run"] if "UV" in os.environ else [otherwise] * bool(otherwise)
+def uv_prefix() -> list[str]:
+    """Return the words `uv run` where they have started this process, else none."""
+    return ["uv", "run"] if "UV" in os.environ else []
 
 
 def reason_of(error: Exception | SystemExit, run: Run) -> str:
-    """Return an error in one line; for a lack of memory, with what would help."""
-    text = next(iter(str(error).splitlines()), "")
-    memory = isinstance(error, MemoryError) or "alloc" in text.lower() or "out of memory" in text.lower()
-    advice = f" (out of memory with batch_size={run.config['batch_size']}: lower it)" if memory else ""
+    """Return an error in one line; for a lack of memory or disk, with what would help."""
+    text, advice = next(iter(str(error).splitlines()), ""), ""
+    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
+        advice = f" (out of memory with batch_size={run.config['batch_size']}: lower it)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         advice = f" ({free_space(run.path)})"
     return f"{type(error).__name__}: {text}{advice}"
 
 
 def report_stored_result(run: Run, trained: bool) -> float:
-    """Tell a stored result that was not trained anew, and return its objective; with none, leave with exit code 1."""
+    """Print the stored result if nothing was trained and return its objective; exit with code 1 if the run failed."""
     result = run.result()
+    is_done = result["status"] == Status.DONE
     if not trained:
-        from runner.console import summary_lines
-
-        lines = summary_lines(result, run.path) if result["status"] == "done" else [result["reason"]]
+        lines = summary_lines(result, run.path, uv_prefix()) if is_done else [result["reason"]]
         print("\n".join(["trained before; force=true trains again", *lines]))
-    if result["status"] != "done":
+    if not is_done:
         sys.exit(FAILED)
     return objective(run)
 
@@ -81,7 +84,7 @@ def report_stored_result(run: Run, trained: bool) -> float:
 def objective(run: Run) -> float:
     """Return what a sweeper minimises, from the stored result: infinite unless the run is done and has that number."""
     result = run.result()
-    if result.get("status") != "done":
+    if result.get("status") != Status.DONE:
         return math.inf
     metric = run.config["objective_metric"] or result["best/by"]
     if metric not in result:  # the check before the run knows the probes but not their numbers

@@ -17,14 +17,15 @@ from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
 from runner.loop import Diverged, Loop
 from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
-from runner.outcome import reason_of
+from runner.outcome import reason_of, uv_prefix
 from runner.recording import pictures
 from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 from runner.storage.atomic import remove_stale_temporaries
-from runner.storage.directory import Run
+from runner.storage.directory import Run, locked
 from runner.storage.provenance import provenance
+from runner.storage.status import Status
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
@@ -32,14 +33,14 @@ EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: so
 
 
 def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
-    """Train in a directory, from its checkpoint if it has one, and return the result.
+    """Train a run, from its checkpoint if it has one, and return the result.
 
     Args:
         run: of a checked config.
-        stream: where the lines go that the log keeps, too (null: the standard output).
+        stream: where lines are printed; the log keeps them, too (null: the standard output).
 
     Raises:
-        ConfigError: if the parts do not fit; nothing is written then.
+        ConfigError: if the components do not fit; nothing is written then.
         Busy: if another process works in the directory.
         Interrupted: after a signal, with the state saved.
     """
@@ -49,10 +50,10 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
         warnings.simplefilter("always")
         components = build(run.config)
     keep_freed_memory()
-    with run.locked(), StopSignals() as signals:
+    with locked(run.path), StopSignals() as signals:
         if run.is_finished:  # another process was faster
             return run.result()
-        console.open_log(run.path / "train.log")
+        console.open_log(run.log)
         console.say(f"device {components.device}, {torch.get_num_threads()} threads")
         for warning in caught:
             console.say(f"warning: {warning.message}")
@@ -69,7 +70,7 @@ def threads_given() -> int:
 
 
 class Session:
-    """One sitting of a run; an interrupted run takes several.
+    """One session of a run; an interrupted run takes several.
 
     Beside the loop's state it keeps the history (a row of numbers for each evaluated epoch), the best row, and
     the seconds spent, so that a resumed run ends with the same record as an undisturbed one.
@@ -81,36 +82,34 @@ class Session:
         self.loop = Loop(components, self.config)
         self.monitor = monitor_of(components.dataset)
         self.history: list[dict[str, float]] = []
-        self.seconds = self.training_seconds = 0.0  # of earlier sittings; of training alone
+        self.seconds = self.training_seconds = 0.0  # of earlier sessions; of training alone
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
-            run.path,
-            hparams=run.hparams,
-            group=run.group_name,
-            resume_at=resume_at,
-            history=self.history,
+            run.path, hparams=run.hparams, group=run.group_name, resume_at=resume_at, history=self.history
         )
 
     def train(self) -> dict[str, Any]:
         """Train to the end, or as far as it goes, and return the result, which says how it ended."""
         self.run.write_config()
-        self.write("running")
+        self.write(Status.RUNNING)
         try:
             self.train_epochs()
-            result = self.finish("done")
+            result = self.finish(Status.DONE)
         except Diverged as divergence:
             facts = {"diverged_at_step": divergence.step, "last_finite_objective": divergence.last_finite}
-            result = self.finish("diverged", reason=str(divergence), **facts)
+            result = self.finish(Status.DIVERGED, reason=str(divergence), **facts)
         except Interrupted as interruption:
-            self.write("interrupted", reason=str(interruption))
+            self.write(Status.INTERRUPTED, reason=str(interruption))
             raise
         except Exception as error:
             self.console.note(traceback.format_exc())
-            self.finish("failed", reason=reason_of(error, self.run))
+            self.finish(Status.FAILED, reason=reason_of(error, self.run))
             raise
         finally:
-            with suppress(OSError):  # of what was recorded since the last flush: there is no more to be told of it
+            with suppress(
+                OSError
+            ):  # of what was recorded since the last flush: the error that ended the run is already reported
                 self.recorder.close()
         return result
 
@@ -127,8 +126,10 @@ class Session:
                 self.save()
 
     def before_step(self) -> None:
-        """Heed signals, save now and then, show progress: between two steps, never between the last and what is
-        recorded of it, which a resumed run could not make up for."""
+        """Handle signals, checkpoint when due, update the bar.
+
+        Called before each step, never after an epoch's last one: a checkpoint there would lack the epoch's metrics.
+        """
         stopping = self.signals.received is not None
         if stopping or time.monotonic() - self.saved > self.config["checkpoint_seconds"]:
             self.save()
@@ -145,7 +146,7 @@ class Session:
         return epoch == epochs or (every > 0 and epoch % every == 0)
 
     def evaluate(self, means: dict[str, float]) -> None:
-        """Evaluate all parts of the data and record the numbers, histograms and pictures."""
+        """Evaluate all splits of the data and record the numbers, histograms and pictures."""
         epoch, components = self.loop.epoch, self.components
         evaluations = evaluations_of(components)
         row: dict[str, float] = {"epoch": epoch, **means}
@@ -163,7 +164,7 @@ class Session:
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
         self.draw(evaluations)
         self.console.epoch(epoch, self.config["epochs"], row)
-        self.write("running")
+        self.write(Status.RUNNING)
         if not math.isfinite(row["train/loss"]) and self.config["on_nan"] == "stop":
             raise Diverged(self.steps, self.loop.last_finite)  # the last step did it: its objective was finite
 
@@ -197,7 +198,7 @@ class Session:
         return examples / self.training_seconds if self.training_seconds else 0.0
 
     def restore(self) -> int | None:
-        """Go on from the newest sound checkpoint; return its epoch, or None to start from the beginning."""
+        """Load the newest sound checkpoint and return its epoch, or None to start from the beginning."""
         remove_stale_temporaries(self.run.path)
         if self.config["force"] and self.run.has_ended:  # an interrupted run goes on, also under a launcher
             for path in checkpoint.checkpoints(self.run.path):
@@ -212,7 +213,9 @@ class Session:
             )
         before, device = state["loop"]["device"], self.components.device.type
         if before != device:
-            self.console.say(f"warning: resumed on {device} after {before}: the result is that of neither alone")
+            self.console.say(
+                f"warning: resumed on {device} after {before}: the result is not the one of either device alone"
+            )
         self.loop.load_state_dict(state["loop"])
         self.history = state["history"]
         self.seconds, self.training_seconds = state["seconds"], state["training_seconds"]
@@ -220,8 +223,8 @@ class Session:
         return self.loop.epoch
 
     def hand_over(self) -> None:
-        """Say that the run, which is saved, may be killed and started again by a launcher, as its signal announced."""
-        self.write("interrupted", reason="the launcher's signal")
+        """Record that the saved run is left to the launcher, which will kill it and start it again."""
+        self.write(Status.INTERRUPTED, reason="the launcher's signal")
 
     def save(self) -> None:
         """Save everything that an undisturbed continuation needs."""
@@ -236,14 +239,14 @@ class Session:
         self.saved = time.monotonic()
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
-        """Write the final result, tell it, and return it."""
+        """Write the final result, print it, and return it."""
         result = self.write(status, **facts)
         self.recorder.finish(self.best, status)
-        if status == "done":
-            for line in summary_lines(result, self.run.path):
+        if status == Status.DONE:
+            for line in summary_lines(result, self.run.path, uv_prefix()):
                 self.console.say(line)
         else:
-            self.console.say(f"{status}: {facts['reason']}; log in {self.run.path / 'train.log'}")
+            self.console.say(f"{status}: {facts['reason']}; log in {self.run.log}")
         return result
 
     def write(self, status: str, **facts: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stopping in good order: SIGTERM and Ctrl-C let the step end and the state be saved; a second one leaves at once."""
+"""Stop in good order: after SIGTERM or Ctrl-C the step ends and the state is saved; a second signal exits at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+STOP_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a process that a signal has stopped
 
 
 class Interrupted(Exception):
@@ -19,7 +21,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """While the context lasts, notes SIGTERM and SIGINT; `check` raises once one came.
+    """Note SIGTERM and SIGINT while the context lasts; `check` raises once one came.
 
     A signal for which a launcher has a handler of its own (submitit: to have the job queued again) is noted as well;
     `check` calls that handler once the state is saved.

@@ -1,9 +1,9 @@
-"""Cost of what this repository does, as ratios of times measured side by side.
+"""Measure the cost of what this repository does, as ratios of times measured side by side.
 
-    uv run scripts/benchmark.py penalties        cost of each penalty, beside the naive way
+    uv run scripts/benchmark.py penalties        cost of each penalty, compared with the naive way
     uv run scripts/benchmark.py penalties --help
 
-Each subject is a file of its own, `scripts/benchmark_<subject>.py`, with a function `main(arguments)`.
+Each subject has its own file, `scripts/benchmark_<subject>.py`, with a function `main(arguments)`.
 """
 
 import importlib
@@ -19,11 +19,11 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 class Timing(NamedTuple):
-    """Seconds of one alternative, and what it takes compared with the first."""
+    """Time of one alternative, and its ratio to the time of the first one."""
 
     seconds: float  # median over the rounds
-    ratio: float  # median over the rounds of its time by that of the first, run just beside it
-    low: float  # quartiles of that ratio; those of the first by itself tell how noisy the machine is
+    ratio: float  # median over the rounds of its time divided by the first one's, measured just before or after
+    low: float  # quartiles of that ratio; those of the first alternative show the noise of the machine
     high: float
 
 
@@ -33,15 +33,15 @@ def compare(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, Timing]:
-    """Time alternatives side by side: in each round, each of them once, and the first just before or after it.
+    """Time alternatives side by side: in each round each of them once, and the first one just before or after it.
 
-    What else goes on in the machine hits the two of a pair alike, so that it hardly touches their ratio.
+    Other work of the machine slows both of a pair equally, so their ratio hardly changes.
 
     Args:
-        alternatives: name -> what to time, without arguments; the first is what the others are compared with.
-        rounds: how often each is timed, at least 2.
-        warm_up: rounds before those, not counted.
-        clock: seconds; `time.process_time` for work in this process alone, on a machine shared with others.
+        alternatives: name -> function to time, without arguments; the others are compared with the first.
+        rounds: number of times that each is timed (>= 2).
+        warm_up: rounds before those, which are not counted (>= 0).
+        clock: returns seconds; `time.process_time` counts this process only, for a machine shared with others.
 
     Raises:
         ValueError: for fewer than 2 rounds.
@@ -67,13 +67,13 @@ def compare(
 
 
 def timing_of(pairs: list[tuple[float, float]]) -> Timing:
-    """Return medians and quartiles of pairs of seconds, an alternative's and the first's beside it."""
+    """Return medians and quartiles of pairs of seconds: of an alternative, and of the first one."""
     low, middle, high = statistics.quantiles([own / base for own, base in pairs], n=4, method="inclusive")
     return Timing(statistics.median(own for own, _ in pairs), middle, low, high)
 
 
 def main(arguments: list[str]) -> None:
-    """Hand over to the file of the subject that the first argument names."""
+    """Run the benchmark of the subject that the first argument names."""
     subjects = sorted(path.stem.removeprefix("benchmark_") for path in HERE.glob("benchmark_*.py"))
     if not arguments or arguments[0] not in subjects:
         sys.exit(f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [options]\n\n{__doc__}")

@@ -1,12 +1,12 @@
-"""Cost of each penalty as a ratio to a plain training step, beside the naive way.
+"""Measure the cost of each penalty, and of the naive ways, as a ratio to a plain training step.
 
     uv run scripts/benchmark.py penalties                          random images, 20 rounds
     uv run scripts/benchmark.py penalties --root data_root         MNIST
     uv run scripts/benchmark.py penalties --only tangent_prop jacobian --rounds 50
 
-The lecture's MNIST net, batches of 100, one thread. A step is the forward pass, the penalty, the backward pass
-to the parameters and an SGD step, for all alike; both memory layouts in the same rounds. Seconds are those of
-this process on the CPU, which what else runs on the machine touches least.
+The lecture's MNIST network, batches of 100, one thread. A step is always the forward pass, the penalty, the backward
+pass to the parameters and an SGD step; both memory layouts are timed in the same rounds. Times are CPU seconds of this
+process, which depend least on the other work of the machine.
 """
 
 import time
@@ -40,7 +40,7 @@ from losses import (
 from models import MNISTConvnet
 
 HIDDEN = ["relu1", "relu2"]
-# The ratio to a plain step that is wanted of each; of the naive ways, what it was when they were looked at.
+# Ratio to a plain step that each penalty should reach; for the naive ways, the ratio that was measured.
 TARGETS = {
     "jacobian": "<= 2.6",
     "jacobian exact": "<= 16",
@@ -59,9 +59,9 @@ TARGETS = {
 
 
 class Loop:
-    """A model, an optimizer and a batch in one memory layout, and the two kinds of step to be timed.
+    """A model, an optimizer and a batch in one memory layout, with the two kinds of step to time.
 
-    The learning rate is 0: the work is the same, and the weights stay the same for all that are timed.
+    The learning rate is 0: the work is the same, and the weights stay equal for everything that is timed.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor, layout: torch.memory_format) -> None:
@@ -73,18 +73,18 @@ class Loop:
         self.generator = Generator().manual_seed(0)
 
     def step(self, objective: naive.Objective) -> None:
-        """A step as one writes it without this repository."""
+        """Make a step as it is written without this repository."""
         self.optimizer.zero_grad()
         objective(self.model, self.inputs, self.targets).backward()
         self.optimizer.step()
 
     def penalised_step(self, penalties: Sequence[Penalty]) -> None:
-        """A step as the runner makes it."""
+        """Make a step as the runner does."""
         forward = EagerForward(self.model, self.criterion, self.inputs, self.targets, penalties, self.generator)
         objective = forward.losses.mean()
         for penalty in penalties:
             with torch.set_grad_enabled(penalty.in_objective):
-                value = penalty(forward)
+                value = penalty(forward).mean()
             if penalty.in_objective:
                 objective = objective + 0.01 * value
         self.optimizer.zero_grad()
@@ -94,20 +94,20 @@ class Loop:
             penalty.prox_(self.params, weight=0.0, lr=0.1)
 
     def every(self, steps: int, penalty: Penalty) -> None:
-        """So many steps, the penalty in the first alone."""
+        """Make some steps, with the penalty in the first one only."""
         for index in range(steps):
             self.penalised_step([penalty] if index == 0 else [])
 
 
 class Timed(NamedTuple):
-    """What is timed: a number of steps of a loop."""
+    """Something to time: a number of steps of a loop."""
 
     run: Callable[[Loop], None]
     steps: int = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Time what the arguments select, and print it as a table."""
+    """Time what the arguments select and print a table."""
     options = parse(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -128,13 +128,13 @@ def parse(arguments: list[str]) -> Namespace:
     parser = ArgumentParser("benchmark.py penalties", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of MNIST (default: random images)")
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds (>= 2, default 20)")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="what has one of these words in its name")
-    parser.add_argument("--question", type=int, default=0, help="rounds of the question's loop (>= 2, slow)")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="time only what has one of these words in its name")
+    parser.add_argument("--question", type=int, default=0, help="rounds of the forum question's loop (>= 2, slow)")
     return parser.parse_args(arguments)
 
 
 def batch_of(root: str | None, size: int = 100) -> tuple[Tensor, Tensor]:
-    """The first training digits, or blurred noise: what the images show does not change the cost."""
+    """Return the first training digits, or blurred noise: the content of the images does not change the cost."""
     if root is None:
         images = avg_pool2d(torch.randn(size, 1, 28, 28), 5, 1, 2).clamp(min=0)
         return (images - images.mean()) / images.std(), torch.randint(10, (size,))
@@ -156,7 +156,7 @@ def naively(objective: naive.Objective) -> Timed:
 
 
 def all_timed(inputs: Tensor) -> dict[str, Timed]:
-    """Every penalty, and below it the naive ways."""
+    """Return every penalty, each followed by the naive ways to compute it."""
     tangents = data.Tangents().fit(inputs)
     return {
         "no penalty": ours(),
@@ -175,11 +175,11 @@ def all_timed(inputs: Tensor) -> dict[str, Timed]:
         "jacobian_spectral 1 iteration": ours(JacobianSpectral(iterations=1)),
         "input_gradient": ours(InputGradient()),
         "naive: input gradient, own pass": naively(naive.own_pass_input_gradient),
-        "activation_gradient": ours(ActivationGradient(HIDDEN)),
+        "activation_gradient": ours(ActivationGradient(layers=HIDDEN)),
         "naive: activation gradient, own pass": naively(naive.own_pass_activation_gradient),
         "weight_gradient": ours(WeightGradient()),
-        "tangent_prop": ours(TangentProp(tangents)),
-        "tangent_prop exact": ours(TangentProp(tangents, exact=True)),
+        "tangent_prop": ours(TangentProp(tangents=tangents)),
+        "tangent_prop exact": ours(TangentProp(tangents=tangents, exact=True)),
         "naive: tangents one by one": naively(naive.tangents_one_by_one(tangents)),
         "naive: tangents by rows of J": naively(naive.tangents_by_rows(tangents)),
         "large_margin": ours(LargeMargin(layers=["inputs", *HIDDEN])),
@@ -189,12 +189,12 @@ def all_timed(inputs: Tensor) -> dict[str, Timed]:
 
 
 def chosen(timed: dict[str, Timed], words: Iterable[str] | None) -> dict[str, Timed]:
-    """Those with one of the words in their names; all without words."""
+    """Return those with one of the words in their names; without words, all."""
     return {name: each for name, each in timed.items() if not words or any(word in name for word in words)}
 
 
 def report(timed: dict[str, Timed], first: dict[str, Timing], last: dict[str, Timing] | None = None) -> None:
-    """Print ratios to the plain contiguous step, their quartiles, and milliseconds in each layout."""
+    """Print the ratios to the plain contiguous step, their quartiles, and the milliseconds in each layout."""
     print("| a step with | ratio | quartiles | wanted | ms | ms, channels_last |\n|---|---|---|---|---|---|")
     for name, each in timed.items():
         seconds, *ratios = (value / each.steps for value in first[name])

@@ -1,13 +1,15 @@
-"""An epoch of the runner beside a bare hand-written loop and the usual DataLoader loop; what of a step the look for
-NaN takes; and the time to start.
+"""Compare an epoch of the runner with a bare hand-written loop and with the usual DataLoader loop.
+
+Also measure the share of a step that the check for NaN takes, and the time to start.
 
     uv run scripts/benchmark.py runner                          random images
     uv run scripts/benchmark.py runner --root data_root         MNIST
     uv run scripts/benchmark.py runner --rounds 3 --examples 20000 --threads 2
 
-The lecture's MNIST net, batches of 100, SGD, all cores, for all alike. The DataLoader loop is that of
-pytorch/examples: ToTensor and Normalize on each image as it is fetched. To reach: the runner at most 1.05 of the bare
-loop; at most 0.45 of the DataLoader loop in fp32, 0.33 in bf16; the look for NaN less than 1 % of a step.
+All loops train the lecture's MNIST network with SGD, batches of 100 and all cores. The DataLoader loop is that of
+pytorch/examples: ToTensor and Normalize on each image when it is fetched. Targets: the runner takes at most 1.05 times
+the time of the bare loop, and at most 0.45 (fp32) and 0.33 (bf16) times that of the DataLoader loop; the check for NaN
+takes less than 1 % of a step.
 """
 
 import os
@@ -33,7 +35,7 @@ from runner.system import keep_freed_memory
 
 TRAIN = HERE.parent / "train.py"
 BATCH, LR = 100, 0.1
-MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST, as everybody writes them
+MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST, as in pytorch/examples
 
 
 def main(arguments: list[str]) -> None:
@@ -51,13 +53,13 @@ def main(arguments: list[str]) -> None:
         "DataLoader loop": loader_epoch(images, labels),
     }
     timings = compare(loops, options.rounds)
-    keep_freed_memory()  # as train.py does; from here on for good, so that it comes last
+    keep_freed_memory()  # as train.py does; it cannot be undone, so it comes last
     kept = compare({name: loops[name] for name in ("runner", "runner bf16")}, options.rounds)
     print_epochs(timings)
     for name, timing in kept.items():
         print_row(f"{name}, as run", timing.seconds, timing.seconds / timings["bare loop"].seconds, timings)
     share = seconds_of_check(loop) * loop.steps_per_epoch / kept["runner"].seconds
-    print(f"\nthe look for NaN: {share:.3%} of a step, as run")
+    print(f"\nthe check for NaN: {share:.3%} of a step, as run")
     print(f"\n{'start':<44} seconds, median of {options.rounds}")
     for name, line in starts().items():
         seconds = sorted(elapsed(line) for _ in range(options.rounds))[options.rounds // 2]
@@ -68,7 +70,7 @@ def parsed(arguments: list[str]) -> Namespace:
     parser = ArgumentParser(
         prog="benchmark.py runner", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", help="folder that holds MNIST (absent: random images)")
+    parser.add_argument("--root", help="folder of MNIST (default: random images)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--examples", type=int, default=60_000)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -90,7 +92,7 @@ def network() -> nn.Module:
 
 
 def bare_epoch(images: Tensor, labels: Tensor, bf16: bool = False) -> Callable[[], object]:
-    """The least that trains: tensors in memory, channels_last, no validation, nothing recorded."""
+    """Return the shortest loop that trains: tensors in memory, channels_last, no validation, nothing recorded."""
     inputs = ((images.float() / 255 - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)
     model = network().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
@@ -107,10 +109,8 @@ def bare_epoch(images: Tensor, labels: Tensor, bf16: bool = False) -> Callable[[
 
 
 def runner_loop(images: Tensor, labels: Tensor, precision: str) -> Loop:
-    """The runner's own loop on the same data, through the config that a user would give."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from runner.config.command_line import compose, loader_with, resolved
+    """Return the runner's loop on the same data, built from the config that a user would give."""
+    from runner.config.compose import project_composer
 
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
         import numpy as np
@@ -119,14 +119,12 @@ def runner_loop(images: Tensor, labels: Tensor, precision: str) -> Loop:
         np.savez(file, **{f"{part}_{name}": a for part in ("train", "test") for name, a in arrays.items()})
         file.flush()
         lines = ["data=npz", f"data.path={file.name}", "data.validation_size=0", "optimizer=sgd", f"optimizer.lr={LR}"]
-        composed = compose(loader_with(None), [*lines, f"batch_size={BATCH}", f"precision={precision}"])
-        GlobalHydra.instance().clear()
-        config = resolved(composed)
+        config = project_composer().compose([*lines, f"batch_size={BATCH}", f"precision={precision}"]).values
         return Loop(build(config), config)
 
 
 def seconds_of_check(loop: Loop, times: int = 1000) -> float:
-    """Return the seconds for each step of looking at the objectives as often as training does, the mean of some."""
+    """Return the seconds per step that the check for NaN takes: the mean over some checks, as often as in training."""
     loop.batch = min(CHECK_EVERY, loop.steps_per_epoch)
     began = time.perf_counter()
     for _ in range(times):
@@ -136,7 +134,7 @@ def seconds_of_check(loop: Loop, times: int = 1000) -> float:
 
 
 def loader_epoch(images: Tensor, labels: Tensor) -> Callable[[], object]:
-    """The loop of pytorch/examples: a DataLoader that transforms each image when it is fetched."""
+    """Return the loop of pytorch/examples: a DataLoader that transforms each image when it is fetched."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
@@ -165,20 +163,24 @@ def loader_epoch(images: Tensor, labels: Tensor) -> Callable[[], object]:
 
 
 def print_epochs(timings: dict[str, Timing]) -> None:
-    """Print seconds an epoch, the ratio to the bare loop with its quartiles, and that to the DataLoader loop."""
+    """Print the seconds per epoch and the ratios to the bare loop (with quartiles) and to the DataLoader loop."""
     print(f"{'epoch':<22}{'seconds':>9}{'of bare loop':>14}{'of DataLoader':>15}{'quartiles':>15}")
     for name, timing in timings.items():
         print_row(name, timing.seconds, timing.ratio, timings, f"{timing.low:.2f}-{timing.high:.2f}")
 
 
 def print_row(name: str, seconds: float, ratio: float, timings: dict[str, Timing], spread: str = "") -> None:
-    """Print one row; `ratio` is to the bare loop, and becomes one to the DataLoader loop by that one's own."""
+    """Print one row.
+
+    Args:
+        ratio: to the bare loop; divided by the DataLoader loop's own, it is the ratio to the DataLoader loop.
+    """
     usual = ratio / timings["DataLoader loop"].ratio
     print(f"{name:<22}{seconds:>9.2f}{ratio:>14.2f}{usual:>15.2f}{spread:>15}")
 
 
 def starts() -> dict[str, list[str]]:
-    """Return what is started cold, by name."""
+    """Return the arguments of each start to time, by name."""
     shortest = ["epochs=1", "data.train_size=50", "data.validation_size=0", "pictures=false", "histograms=false"]
     return {
         "--help": ["--help"],
@@ -189,7 +191,7 @@ def starts() -> dict[str, list[str]]:
 
 
 def elapsed(arguments: list[str]) -> float:
-    """Return the seconds that train.py takes with these arguments; without any, those of importing torch."""
+    """Return the seconds that train.py takes with these arguments; without arguments, those of importing torch."""
     bare = [sys.executable, "-c", "import torch, torch.optim; torch.optim.SGD([torch.zeros(1)], 0.1)"]
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, str(Path(TRAIN)), *arguments] if arguments else bare

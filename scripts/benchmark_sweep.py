@@ -1,11 +1,11 @@
-"""What a launcher adds to the jobs of a sweep; and two jobs at a time against one after the other.
+"""Measure the time that a launcher adds to each job of a sweep, and compare jobs in parallel with one at a time.
 
-    uv run scripts/benchmark.py sweep                          40 tiny runs under each launcher, one round
+    uv run scripts/benchmark.py sweep                          40 tiny runs with each launcher, one round
     uv run scripts/benchmark.py sweep --jobs 12 --rounds 3 --launchers local basic
-    uv run scripts/benchmark.py sweep --root data_root         with MNIST's first 1,000 digits, else random images
+    uv run scripts/benchmark.py sweep --root data_root         MNIST's first 1,000 digits instead of random images
 
-All rounds start `train.py -m` in an empty folder, the launchers in turn. To reach: under `local`, less than 0.3 s for
-each further job; n_jobs=2 at least 1.3 times the throughput of n_jobs=1 with as many threads as cores.
+All rounds start `train.py -m` in an empty folder, with one launcher after the other. Targets: with `local`, less than
+0.3 s for each further job; n_jobs=2 has at least 1.3 times the throughput of n_jobs=1 with as many threads as cores.
 """
 
 import os
@@ -24,7 +24,7 @@ TRAIN = HERE.parent / "train.py"
 LAUNCHERS = ("local", "basic", "joblib_jobs", "submitit_machine")
 QUIET = ("histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 TINY = ("data=line", "model=mlp", "loss=mse", "epochs=2", *QUIET)
-FEW = 4  # jobs of the short sweep, which tells the start from what each job adds
+FEW = 4  # jobs of the short sweep, which separates the start from the time that each job adds
 
 
 def main(arguments: list[str]) -> None:
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
 def parsed(arguments: list[str]) -> Namespace:
     parser = ArgumentParser(prog="benchmark.py sweep", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder that holds MNIST (absent: random images)")
+    parser.add_argument("--root", help="folder of MNIST (default: random images)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=40)
     parser.add_argument("--launchers", nargs="*", default=LAUNCHERS)
@@ -44,7 +44,7 @@ def parsed(arguments: list[str]) -> Namespace:
 
 
 def compare_launchers(options: Namespace) -> None:
-    """Time a short and a long sweep under each launcher: the same tiny runs."""
+    """Time a short and a long sweep of the same tiny runs with each launcher."""
     taken: dict[str, list[tuple[float, float]]] = {launcher: [] for launcher in options.launchers}
     for _ in range(options.rounds):
         for launcher in options.launchers:
@@ -63,7 +63,7 @@ def compare_launchers(options: Namespace) -> None:
 
 
 def compare_jobs_at_a_time(options: Namespace) -> None:
-    """Time the lecture's net on 1,000 images, with one thread in each of as many jobs as cores, or the reverse."""
+    """Time the lecture's network on 1,000 images: as many jobs as cores with one thread each, or the reverse."""
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         work = [*images(options.root, Path(folder)), "epochs=10", *QUIET, f"seed=range({2 * cores})"]
@@ -79,7 +79,7 @@ def compare_jobs_at_a_time(options: Namespace) -> None:
 
 
 def images(root: str | None, folder: Path) -> list[str]:
-    """Return the options of the data: MNIST's first 1,000, or as many random images."""
+    """Return the options of the data: MNIST's first 1,000 digits, or 1,000 random images."""
     if root:
         return ["data=mnist", f"data.root={Path(root).resolve()}", "data.train_size=1000"]
     random = np.random.RandomState(0)
@@ -90,7 +90,7 @@ def images(root: str | None, folder: Path) -> list[str]:
 
 
 def elapsed(arguments: list[str]) -> float:
-    """Return the seconds of a sweep in a folder of its own, which must end well."""
+    """Return the seconds of a sweep in its own folder, which must succeed."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

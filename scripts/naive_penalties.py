@@ -1,7 +1,7 @@
-"""Penalised objectives as they are usually written: what `benchmark.py penalties` times ours against.
+"""Penalised objectives as they are usually written; `benchmark.py penalties` compares ours with them.
 
-Each is the mean cross-entropy plus a penalty with weight 0.01, of a model and a batch. All are right, except
-where the docstring says otherwise.
+Each is the mean cross-entropy plus 0.01 times a penalty, for a model and a batch. All are correct, except where the
+docstring says otherwise.
 """
 
 from collections.abc import Callable
@@ -15,20 +15,20 @@ WEIGHT = 0.01
 
 
 def published_jacobian(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The recipe of Hoffman et al.'s public code: the loop tracks the inputs, the penalty shares its pass."""
+    """Return the objective of Hoffman et al.'s public code: the loss and the penalty share one forward pass."""
     inputs = inputs.detach().requires_grad_()
     outputs = model(inputs)
     return cross_entropy(outputs, targets) + WEIGHT * sphere_projection(inputs, outputs)
 
 
 def own_pass_jacobian(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The same with a forward pass of the penalty's own."""
+    """Return the same objective, with a second forward pass for the penalty."""
     tracked = inputs.detach().requires_grad_()
     return cross_entropy(model(inputs), targets) + WEIGHT * sphere_projection(tracked, model(tracked))
 
 
 def sphere_projection(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Half the squared Frobenius norm of the Jacobian, by one direction for each example."""
+    """Return an estimate of half the squared Frobenius norm of the Jacobian, from one direction for each example."""
     batch, classes = outputs.shape
     direction = torch.randn(batch, classes)
     direction = direction / direction.norm(dim=1, keepdim=True)
@@ -39,13 +39,13 @@ def sphere_projection(inputs: Tensor, outputs: Tensor) -> Tensor:
 
 
 def mapped_jacobian(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The exact Jacobian as `torch.func` gives it for a batch: jacrev of one example, mapped."""
+    """Return the objective with the exact Jacobian from `torch.func`: jacrev of one example, mapped over the batch."""
     jacobian = torch.func.vmap(torch.func.jacrev(lambda x: model(x.unsqueeze(0)).squeeze(0)))(inputs)
     return cross_entropy(model(inputs), targets) + WEIGHT * jacobian.square().sum() / len(inputs)
 
 
 def own_pass_input_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Double backpropagation with a forward pass of its own."""
+    """Return the objective of double backpropagation, with a second forward pass for the penalty."""
     tracked = inputs.detach().requires_grad_()
     losses = cross_entropy(model(tracked), targets, reduction="sum")
     (gradient,) = torch.autograd.grad(losses, tracked, create_graph=True)
@@ -53,7 +53,7 @@ def own_pass_input_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -
 
 
 def own_pass_activation_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The forward pass of the penalty's own, its activations kept, at the scale of single examples."""
+    """Return the objective with the gradients of each example's loss by activations, from a second forward pass."""
     activations, values = [], inputs
     for name, module in model.named_children():
         values = module(values)
@@ -65,7 +65,7 @@ def own_pass_activation_gradient(model: nn.Module, inputs: Tensor, targets: Tens
 
 
 def tangents_one_by_one(tangents: Callable[[Tensor], Tensor]) -> Objective:
-    """Tangent Prop by a forward-mode pass for each tangent, beside the pass of the data loss."""
+    """Return Tangent Prop with one forward-mode pass for each tangent, besides the pass of the data loss."""
 
     def objective(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         products = [torch.func.jvp(model, (inputs,), (tangent,))[1] for tangent in tangents(inputs)]
@@ -76,7 +76,7 @@ def tangents_one_by_one(tangents: Callable[[Tensor], Tensor]) -> Objective:
 
 
 def tangents_by_rows(tangents: Callable[[Tensor], Tensor]) -> Objective:
-    """Tangent Prop by the whole Jacobian, a vector-Jacobian product for each output."""
+    """Return Tangent Prop from the whole Jacobian: one vector-Jacobian product for each output."""
 
     def objective(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         directions = tangents(inputs).flatten(2)
@@ -92,9 +92,10 @@ def tangents_by_rows(tangents: Callable[[Tensor], Tensor]) -> Objective:
 
 
 def question_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The forum question's loop: a backward pass of the whole batch for each example and each wrong class.
+    """Return the objective of the forum question's loop: a backward pass for each example and each wrong class.
 
-    Wrong, as theirs is: each of them adds the gradient of its gap to the parameters' own.
+    It is wrong, as in the question: each pass adds the gradient of its gap to the gradients of the parameters.
+    Source: discuss.pytorch.org/t/43047.
     """
     inputs = inputs.detach().requires_grad_()
     outputs = model(inputs)

@@ -6,14 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from support import ROOT
 from support.forked import Forks, forking
 
@@ -42,36 +39,20 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@cache
-def composer() -> Any:
-    """Return what composes configs from the files under conf/, once for each choice of groups."""
-    from runner.config.command_line import loader_with
-    from runner.config.compose import Composer
-
-    loader = loader_with(None)
-    loader.get_group_options = cache(loader.get_group_options)  # type: ignore[method-assign]  # 15 ms each
-    return Composer(loader)
-
-
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., Any]:
     """Return a function of overrides that returns the checked directory of a run, below a temporary folder."""
-    from runner.config.check import problems_of_config
-    from runner.config.command_line import allowed_packages, compose, loader_with, resolved
+    from runner.config.check import problems_of
+    from runner.config.compose import Composer, loader_with, project_composer
     from runner.storage.directory import Run
 
-    def directory(*overrides: str, folder: str | None = None) -> Run:
+    def run(*overrides: str, folder: str | None = None) -> Run:
         lines = [f"runs_dir={tmp_path / 'runs'}", "threads=1", "device=cpu", *overrides]
-        try:
-            config = compose(loader_with(folder), lines) if folder else composer().compose(lines)
-        finally:
-            GlobalHydra.instance().clear()
-        plain, choices = resolved(config), OmegaConf.to_container(config.hydra.runtime.choices)
-        problems = problems_of_config(plain, allowed_packages(lines))
-        assert not problems, problems
-        return Run(plain, choices, lines)
+        composed = (Composer(loader_with(folder)) if folder else project_composer()).compose(lines)
+        assert not problems_of(composed), problems_of(composed)
+        return Run(composed.values, composed.overrides)
 
-    return directory
+    return run
 
 
 @pytest.fixture

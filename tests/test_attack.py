@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.forked import Forks
@@ -23,8 +23,8 @@ from support.forked import Forks
 from runner.build import build
 from runner.config import command_line
 from runner.config.check import ConfigError, problems_of_config
-from runner.config.compose import compose
-from runner.config.rules import walk
+from runner.config.compose import loader_with
+from runner.config.tree import walk
 from runner.loop import Loop
 
 # Targets, with arguments by which each would make the file FILE, or do worse.
@@ -163,7 +163,7 @@ def test_hostile_target_in_a_config_file(
         (["+hydra.callbacks.x='${oc.create:{_target_:os.getcwd}}'"], "hydra.callbacks must stay {}"),
         (["hydra.launcher.n_jobs='${oc.create:{_target_:os.getcwd}}'"], "hydra.launcher.n_jobs must be a plain value"),
         (["hydra.launcher.n_jobs=${model}"], "hydra.launcher.n_jobs must be a plain value"),
-        (["hydra.help.header='${oc.create:{_target_:os.getcwd}}'"], "hydra.help.header must be a plain value"),
+        (["hydra.help.header='${oc.create:{_target_:os.getcwd}}'"], "hydra.help must stay"),
         (["hydra.launcher=l2"], "hydra.launcher must be chosen by hydra/launcher=..."),
         (["hydra.sweeper=l2"], "hydra.sweeper must be chosen by hydra/sweeper=..."),
         (["hydra.sweeper.params={allow_targets: '[os]'}"], "hydra.sweeper.params must not hold allow_targets"),
@@ -243,10 +243,7 @@ def test_hydra_would_build_it_unchecked(tmp_path: Path) -> None:
 
     target = tmp_path / "evil"
     line = f"+hydra.callbacks.evil='${{oc.create:{{_target_:os.mkdir,path:{target}}}}}'"
-    try:
-        config = compose(command_line.loader_with(None), [line])
-    finally:
-        GlobalHydra.instance().clear()
+    config = loader_with().load_configuration("config", [line], RunMode.RUN, from_shell=False)
     with contextlib.suppress(Exception):
         Callbacks(config)
     assert target.exists()

@@ -28,15 +28,15 @@ COMMON = {"train_size", "validation_size", "normalize", "label_noise", "seed"}
 def numbered(train=100, test=20, classes=4):
     """A classification whose single feature is the example's number: 0.. to train, 1000.. to test."""
 
-    def part(first, count):
+    def split(first, count):
         numbers = torch.arange(first, first + count)
         return data.Split(numbers.float().unsqueeze(1), numbers % classes)
 
-    return data.Raw(part(0, train), part(1000, test), classes)
+    return data.Raw(split(0, train), split(1000, test), classes)
 
 
-def numbers(part):
-    return part.inputs.flatten().int().tolist()
+def numbers(split):
+    return split.inputs.flatten().int().tolist()
 
 
 def plain(raw, **options):
@@ -290,9 +290,34 @@ def test_npz_regression(tmp_path):
     )
     raw = data.Npz(str(tmp_path / "r.npz")).load()
     assert raw.classes is None
-    assert raw.train.inputs.dtype == raw.train.targets.dtype == torch.float32
+    assert raw.train.targets.dtype == torch.float32
+    assert data.prepare(raw, validation_size=0).train.inputs.dtype == torch.float32
     np.testing.assert_allclose(raw.train.targets.numpy(), targets[:, None], rtol=1e-6)
     assert data.prepare(raw, validation_size=0).outputs == 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.int64])
+def test_npz_inputs_of_three_dimensions_are_sequences(tmp_path, kind):
+    inputs = np.arange(24).reshape(2, 3, 4).astype(kind)
+    labels = np.array([0, 1])
+    np.savez(tmp_path / "s.npz", train_inputs=inputs, train_labels=labels, test_inputs=inputs, test_labels=labels)
+    dataset = plain(data.Npz(str(tmp_path / "s.npz")).load(), validation_size=0)
+    assert dataset.shape == (3, 4)
+    assert np.array_equal(dataset.train.inputs.numpy(), inputs)
+
+
+@pytest.mark.parametrize("shape", [(64, 60, 3), (64, 60, 1)])
+def test_channels_last_is_refused_with_the_fix(shape):
+    """From a class of a user's own; `Npz` moves the channels itself."""
+    split = data.Split(torch.zeros(2, *shape, dtype=torch.uint8), torch.tensor([0, 1]))
+    words = (
+        f"the training set has images of shape 64x60x{shape[2]}, channels last, and must have them first, "
+        f"{shape[2]}x64x60: use images.permute(0, 3, 1, 2)"
+    )
+    with pytest.raises(data.DataError, match=f"^{re.escape(words)}$"):
+        data.Raw(split, split, 2)
+    first = data.Split(split.inputs.permute(0, 3, 1, 2), split.targets)
+    assert data.Raw(first, first, 2).train is first
 
 
 @pytest.mark.parametrize(
@@ -306,10 +331,10 @@ def test_npz_regression(tmp_path):
         ),
         ({"test_labels": np.array([2, 3])}, "test set must have labels 0 to 2, got 2 to 3"),
         ({"test_labels": np.array([0.5, 1.0])}, "both be integers or both be floats"),
-        ({"train_labels": np.zeros((6, 1), int)}, "train targets must be integers (N,) or floats"),
+        ({"train_labels": np.zeros((6, 1), int)}, "train_labels must be integers (N,) or floats"),
         ({"train_labels": np.full(6, np.nan), "test_labels": np.ones(2)}, "targets that are nan or infinite"),
         ({"train_images": np.full((6, 4), np.inf)}, "inputs that are nan or infinite"),
-        ({"train_images": np.array(["a"] * 6)}, "train inputs must be numbers"),
+        ({"train_images": np.array(["a"] * 6)}, "train_images must be numbers (N, H, W) or (N, C, H, W), got <U1 (6,)"),
         ({"test_images": np.zeros((2, 3, 6, 4), np.uint8)}, "same shape, got (3, 5, 4) and (3, 6, 4)"),
         ({"train_images": np.zeros((0, 3, 5, 4), np.uint8), "train_labels": np.zeros(0, int)}, "is empty"),
     ],
@@ -379,7 +404,7 @@ def test_npz_runs_nothing(tmp_path):
     assert not mark.exists()
 
 
-# ---------------------------------------------------------------- parts
+# ---------------------------------------------------------------- splits
 
 
 @pytest.mark.parametrize(
@@ -393,7 +418,7 @@ def test_npz_runs_nothing(tmp_path):
         (40, 60, 40, 60),
     ],
 )
-def test_parts(train_size, validation_size, train, validation):
+def test_splits(train_size, validation_size, train, validation):
     made = plain(numbered(), train_size=train_size, validation_size=validation_size)
     kept = numbers(made.validation) if made.validation else []
     assert (len(made.train), len(kept), len(made.test)) == (train, validation, 20)
@@ -404,12 +429,12 @@ def test_parts(train_size, validation_size, train, validation):
     assert len(set(kept)) == validation
     assert not set(kept) & {*numbers(made.train), *numbers(made.test)}
     assert numbers(made.test) == list(range(1000, 1020))
-    for part in (made.train, made.test, made.validation):
-        if part:
-            assert part.targets.tolist() == [n % 4 for n in numbers(part)]
+    for split in (made.train, made.test, made.validation):
+        if split:
+            assert split.targets.tolist() == [n % 4 for n in numbers(split)]
 
 
-def test_validation_part_is_drawn_by_the_seed():
+def test_validation_split_is_drawn_by_the_seed():
     first, same, other = (numbers(plain(numbered(), train_size=50, seed=seed).validation) for seed in (0, 0, 1))
     assert first == same != other
     assert first != list(range(50, 55))
@@ -443,7 +468,7 @@ def test_label_noise(fraction):
     assert not torch.equal(plain(raw, label_noise=fraction, seed=1).train.targets, noisy.train.targets)
 
 
-def test_label_noise_and_validation_part_are_drawn_apart():
+def test_label_noise_and_validation_split_are_drawn_apart():
     options = {"train_size": 50, "validation_size": 25}
     clean, noisy = (plain(numbered(), label_noise=fraction, **options) for fraction in (0, 0.5))
     wrong = (clean.train.targets != noisy.train.targets).nonzero().flatten().tolist()
@@ -464,7 +489,7 @@ def pictures(seed=0, count=300):
 
 
 @pytest.mark.parametrize("normalize", ["scalar", "component"])
-def test_normalize_uses_the_training_part_alone(normalize):
+def test_normalize_uses_the_training_split_alone(normalize):
     raw = pictures()
     raw.train.inputs[200:] = 255
     made = data.prepare(raw, train_size=200, normalize=normalize)
@@ -472,8 +497,8 @@ def test_normalize_uses_the_training_part_alone(normalize):
     axis = 0 if normalize == "component" else None
     mean, std = used.mean(axis), used.std(axis)
     std = np.where(std == 0, 1, std)
-    for part, images in ((made.train, used), (made.test, raw.test.inputs.numpy())):
-        np.testing.assert_allclose(part.inputs.numpy(), (images - mean) / std, rtol=1e-5, atol=1e-5)
+    for split, images in ((made.train, used), (made.test, raw.test.inputs.numpy())):
+        np.testing.assert_allclose(split.inputs.numpy(), (images - mean) / std, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(made.validation.inputs.numpy()[0], (255 - np.zeros((2, 4, 3)) - mean) / std, rtol=1e-5)
     np.testing.assert_allclose(made.offset.numpy(), mean, rtol=1e-6)
     np.testing.assert_allclose(made.scale.numpy(), std, rtol=1e-6)
@@ -499,6 +524,33 @@ def test_statistics_of_features_far_from_zero():
     for normalize in ("scalar", "component"):
         made = data.prepare(raw, normalize=normalize, validation_size=0)
         assert made.scale.item() == pytest.approx(years.double().std(correction=0).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("normalize", ["scalar", "component"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64])
+def test_inputs_far_from_zero_are_centred(normalize, stored):
+    """The mean of these, which needs more than float32's 24 bits, is subtracted before anything is rounded."""
+    inputs = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)).double() + 1_000_003.14
+    split = data.Split(inputs.to(stored), torch.zeros(1000, 1))
+    made = data.prepare(data.Raw(split, split, None), normalize=normalize, validation_size=0).train.inputs.double()
+    assert abs(made.mean().item()) < 1e-7
+    exact = (split.inputs.double() - split.inputs.double().mean()) / split.inputs.double().std(correction=0)
+    torch.testing.assert_close(made, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_npz_of_float64_loses_nothing_before_it_is_centred(tmp_path):
+    seconds = 1_700_000_000 + np.arange(100.0).reshape(50, 2)  # float32 knows them to 128 seconds
+    arrays = {f"{split}_{kind}": seconds for split in ("train", "test") for kind in ("inputs", "targets")}
+    np.savez(tmp_path / "t.npz", **arrays)
+    dataset = data.prepare(data.Npz(str(tmp_path / "t.npz")).load(), normalize="component", validation_size=0)
+    np.testing.assert_allclose(dataset.train.inputs, (seconds - seconds.mean(0)) / seconds.std(0), rtol=1e-6)
+
+
+def test_normalisation_leaves_the_raw_data_alone():
+    inputs = torch.arange(10.0).double().unsqueeze(1)
+    split = data.Split(inputs, torch.zeros(10, 1))
+    data.prepare(data.Raw(split, split, None), validation_size=0)
+    assert inputs.flatten().tolist() == list(range(10))
 
 
 # ---------------------------------------------------------------- refusals

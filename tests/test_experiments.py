@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from runner.config.allowlist import CONF
 from runner.config.command_line import check
+from runner.config.conf_files import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 IMAGES = ("epochs=1", "data.train_size=40", "batch_size=20", "data.validation_size=10")  # two steps

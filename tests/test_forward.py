@@ -49,10 +49,9 @@ class Declares(Penalty):
     layers = tuple(LAYERS)
 
     def __init__(self, direction: Tensor | None = None) -> None:
-        super().__init__()
         self.direction = direction
 
-    def tangent(self, inputs: Tensor, generator: Generator | None) -> Tangent | None:
+    def tangent(self, forward: Forward) -> Tangent | None:
         return None if self.direction is None else Tangent(self.direction)
 
     def __call__(self, forward: Forward) -> Tensor:
@@ -124,9 +123,45 @@ def test_loss_gradient_is_that_of_each_example(build: Build) -> None:
 @FORWARDS
 def test_a_layer_that_does_not_exist_is_named_with_those_that_do(build: Build) -> None:
     sentence = r"^layers must name layers of the model \(conv, pool, relu, flatten, fc\), got relu7$"
-    for penalty in (Jacobian(of="relu7"), ActivationGradient(["relu", "relu7"])):
+    for penalty in (Jacobian(of="relu7"), ActivationGradient(layers=["relu", "relu7"])):
         with pytest.raises(ValueError, match=sentence):
             build(penalty)
+
+
+@FORWARDS
+def test_random_numbers_come_from_the_generator_alone(build: Build) -> None:
+    """And are there before the pass, for a declared tangent; the record's outputs are not."""
+
+    class Draws(Declares):
+        def tangent(self, forward: Forward) -> Tangent | None:
+            assert not hasattr(forward, "outputs")
+            assert torch.equal(forward.targets, TARGETS)
+            return Tangent(forward.normal(1, 6, 6))
+
+    model, state = convnet(), torch.get_rng_state()
+    forward = build(Draws(), model=model)
+    torch.set_rng_state(state)
+    first = torch.randn(5, 1, 6, 6, dtype=torch.float64)  # None: torch's own generator
+    (tangent,) = forward.tangents.values()
+    assert torch.equal(tangent.direction, first)
+
+    state = torch.get_rng_state()
+    forward.generator = Generator().manual_seed(3)
+    signs, normal = forward.signs(4), forward.normal(7, 2)
+    assert (signs.shape, normal.shape) == ((4, 5), (5, 7, 2))
+    assert (signs.dtype, normal.dtype) == (torch.float64, torch.float64)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    again = Generator().manual_seed(3)
+    assert torch.equal(signs, 2.0 * torch.randint(2, (4, 5), generator=again) - 1)
+    assert torch.equal(normal, torch.randn(5, 7, 2, generator=again, dtype=torch.float64))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_half_precision_draws_in_single() -> None:
+    """The decompositions that make directions of them know no half precision."""
+    forward = eager(model=convnet())
+    forward.inputs = INPUTS.to(torch.bfloat16)
+    assert (forward.normal(2).dtype, forward.signs(2).dtype) == (torch.float32, torch.bfloat16)
 
 
 def test_without_create_graph_a_product_is_constant() -> None:
@@ -169,9 +204,9 @@ def test_a_constant_model_has_derivative_zero() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return self.bias.expand(len(inputs), 4)
 
-    for penalty in (Jacobian(), InputGradient(), TangentProp(lambda inputs: inputs.unsqueeze(0))):
+    for penalty in (Jacobian(), InputGradient(), TangentProp(tangents=lambda inputs: inputs.unsqueeze(0))):
         forward = eager(penalty, model=Constant())
-        assert penalty(forward).item() == 0
+        assert bool((penalty(forward) == 0).all())
 
 
 def test_hooks_go_even_if_the_model_fails() -> None:
@@ -200,20 +235,20 @@ def test_stacked_models_are_worth_what_each_is_alone() -> None:
     }
     for penalty in (
         InputGradient(),
-        ActivationGradient(LAYERS),
+        ActivationGradient(layers=LAYERS),
         Jacobian(projections=None),
-        TangentProp(lambda inputs: inputs.roll(1, -1).unsqueeze(0)),
+        TangentProp(tangents=lambda inputs: inputs.roll(1, -1).unsqueeze(0)),
     ):
 
         def value(params: dict[str, Tensor], penalty: Penalty = penalty) -> Tensor:
             forward = FunctionalForward(models[0], params, CRITERION, INPUTS, TARGETS, [penalty])
-            return penalty(forward)
+            return penalty(forward).mean()
 
         gradients, values = vmap(torch.func.grad_and_value(value))(stacked)
         for index, model in enumerate(models):
             model.requires_grad_(True)
             forward = eager(penalty, model=model)
-            alone = penalty(forward)
+            alone = penalty(forward).mean()
             torch.testing.assert_close(values[index], alone, rtol=1e-10, atol=1e-12)
             expected = torch.autograd.grad(alone, forward.params["conv.weight"])[0]
             torch.testing.assert_close(gradients["conv.weight"][index], expected, rtol=1e-10, atol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses import Forward, Penalty
-from runner.build import Components, build, build_optimizer
+from losses import L1, Forward, Penalty
+from runner.build import build, build_optimizer
 from runner.loop import Diverged, Loop
 from runner.schedule import Constant
+from runner.term import Term
 
 Composed = Callable[..., Any]
 SMALL = ("epochs=2", "data.train_size=60", "batch_size=20", "data.validation_size=20", "optimizer=sgd")
@@ -73,7 +75,7 @@ def test_l2_is_weight_decay(composed: Composed) -> None:
 def test_full_gradient_is_the_sum_over_mini_batches_and_counts_l2_once(composed: Composed) -> None:
     overrides = (*MLP, "optimizer.gradient=full", "optimizer.lr=0.1", "penalty=l2", "penalty.l2.weight=0.5")
     loop = looped(composed, *overrides, "shuffle=false")
-    components = loop.parts
+    components = loop.components
     before = vector(components.model)
     inputs, targets = components.dataset.train.inputs, components.dataset.train.targets
     losses = components.criterion(components.model(inputs), targets)
@@ -89,24 +91,25 @@ def test_full_gradient_is_the_sum_over_mini_batches_and_counts_l2_once(composed:
 class Recorder(Penalty):
     """Draws a number at each evaluation, and remembers it."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self) -> None:
         self.draws: list[float] = []
 
     def __call__(self, forward: Forward) -> Tensor:
-        self.draws.append(torch.rand((), generator=forward.generator).item())
-        return forward.outputs.sum() * 0.0
+        self.draws.append(forward.normal()[0].item())
+        return forward.outputs.sum(1) * 0.0
 
 
-def with_penalty(components: Components, penalty: Penalty) -> Components:
-    components.penalties["recorder"] = penalty
-    return components
+class Size(Penalty):
+    """Is worth 1 on the whole, but not for each example."""
+
+    def __call__(self, forward: Forward) -> Tensor:
+        return torch.arange(len(forward.inputs)).float() * 2 / (len(forward.inputs) - 1)
 
 
 def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> None:
     loop = looped(composed, *MLP, "optimizer=lbfgs", "optimizer.max_iter=4")
     recorder = Recorder()
-    with_penalty(loop.components, recorder)
+    loop.components.terms.append(Term("recorder", recorder))
     loop.run_epoch()
     assert len(recorder.draws) > 3  # several evaluations in each of three steps
     assert len(set(recorder.draws)) == 3
@@ -114,20 +117,42 @@ def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> Non
 
 def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
     loop = looped(composed, *MLP)
-    recorder = Recorder(weight=2.0, every=2, warmup=2)
-    with_penalty(loop.components, recorder)
+    loop.components.terms.append(Term("size", Size(), weight=2.0, every=2, warmup=2))
     weights: list[float] = []
     objective = loop.objective
 
-    def noted(indices: Tensor, terms: Any) -> Tensor:
-        weights.extend(weight for _, _, weight in terms)
-        return objective(indices, terms)
+    def noted(indices: Tensor, terms: Any, epoch: float) -> Tensor:
+        with_terms = objective(indices, terms, epoch)
+        weights.extend([(with_terms - objective(indices, [], epoch)).item() for _ in terms])
+        return with_terms
 
     loop.objective = noted  # type: ignore[method-assign]
     loop.run_epoch()
     loop.run_epoch()
     # Steps 0, 2, 4 of six, three an epoch: twice the weight, growing over two epochs.
     assert weights == pytest.approx([0.0, 4 * (2 / 3) / 2, 4 * (4 / 3) / 2])
+
+
+def test_weight_grows_linearly_over_the_warmup() -> None:
+    term = Term("size", Size(), weight=0.4, every=5, warmup=2)
+    assert [term.weight_at(epoch) for epoch in (0, 0.5, 1, 2, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
+    assert term.coefficient_at(0.5) == pytest.approx(0.5)
+    assert Term("size", Size(), weight=0.4).weight_at(0) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"weight": -1}, "weight must be at least 0 and finite, got -1"),
+        ({"weight": math.nan}, "weight must be at least 0 and finite, got nan"),
+        ({"every": 0}, "every must be at least 1 and finite, got 0"),
+        ({"warmup": -0.5}, "warmup must be at least 0 and finite, got -0.5"),
+        ({"every": 2}, "every must be 1 for a proximal penalty, got 2: its step follows each step of the optimizer"),
+    ],
+)
+def test_coefficients_out_of_range_are_refused_in_one_sentence(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Term("l1", L1(), **options)
 
 
 def test_clip_bounds_the_step(composed: Composed) -> None:

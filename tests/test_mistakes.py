@@ -43,7 +43,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def value_of(penalty: Penalty, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    return penalty(EagerForward(model, CrossEntropy(), inputs, targets, [penalty]))
+    return penalty(EagerForward(model, CrossEntropy(), inputs, targets, [penalty])).mean()
 
 
 def gradient_of(value: Tensor, model: nn.Module) -> Tensor:
@@ -179,15 +179,15 @@ def question_activation_gradient(model: nn.Module, inputs: Tensor, targets: Tens
 def test_one_over_batch(model, batch):
     layers = ["relu1", "relu2"]
     question = question_activation_gradient(model, *batch)
-    ours = value_of(ActivationGradient(layers), model, *batch)
+    ours = value_of(ActivationGradient(layers=layers), model, *batch)
     torch.testing.assert_close(question, ours / BATCH)
     torch.testing.assert_close(gradient_of(question, model), gradient_of(ours, model) / BATCH)
-    torch.testing.assert_close(question, value_of(ActivationGradient(layers, reduction="batch"), model, *batch))
+    torch.testing.assert_close(question, value_of(ActivationGradient(layers=layers, reduction="batch"), model, *batch))
 
     # The same examples ten times over: nothing new, but the question's penalty all but goes.
     repeated = [part.repeat(10, *[1] * (part.ndim - 1)) for part in batch]
     torch.testing.assert_close(question_activation_gradient(model, *repeated), question / 10)
-    torch.testing.assert_close(value_of(ActivationGradient(layers), model, *repeated), ours)
+    torch.testing.assert_close(value_of(ActivationGradient(layers=layers), model, *repeated), ours)
     # A weight is shared by all examples, so its gradient has no such factor: "for weights it works well".
     weights = [value_of(WeightGradient(), model, *examples) for examples in (batch, repeated)]
     torch.testing.assert_close(*weights)
@@ -206,10 +206,10 @@ def slopes_on_the_line(activation: Callable[[], nn.Module], lr: float, steps: in
     hidden = (nn.Linear(1, 100), activation(), nn.Linear(100, 100), activation())
     model = nn.Sequential(*hidden, nn.Linear(100, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    penalty = TangentProp(lambda inputs: torch.ones_like(inputs)[None])
+    penalty = TangentProp(tangents=lambda inputs: torch.ones_like(inputs)[None])
     for _ in range(steps):
         forward = EagerForward(model, SumOfSquares(), POINTS, POINTS, [penalty])
-        objective = forward.losses.mean() + WEIGHT * penalty(forward)
+        objective = forward.losses.mean() + WEIGHT * penalty(forward).mean()
         optimizer.zero_grad()
         objective.backward(inputs=list(forward.params.values()))
         optimizer.step()
@@ -269,7 +269,7 @@ def test_logits_give_gradient_again(model, batch):
         forward = EagerForward(model, CrossEntropy(), batch[0], targets, [penalty])
         errors.append((forward.outputs.argmax(1) != targets).double().mean().item())
         optimizer.zero_grad()
-        penalty(forward).backward(inputs=list(model.parameters()))
+        penalty(forward).mean().backward(inputs=list(model.parameters()))
         optimizer.step()
     assert errors[0] == 1
     assert errors[-1] == 0
@@ -279,5 +279,5 @@ def test_a_share_of_cross_entropy_gives_gradient_again(model, batch):
     model, targets = collapsed(model, batch[0])
     penalty = LargeMargin(norm=2, gamma=50.0, alpha=4.0)
     forward = EagerForward(model, CrossEntropy(), batch[0], targets, [penalty])
-    objective = 0.1 * forward.losses.mean() + penalty(forward)
+    objective = 0.1 * forward.losses.mean() + penalty(forward).mean()
     assert gradient_of(objective, model).norm() > 0.01

@@ -18,7 +18,7 @@ import pytest
 import data
 from data.files import File
 from data.public import NAMES
-from runner.config.allowlist import CONF
+from runner.config.conf_files import CONF
 
 SMALL = ("epochs=1", "data.train_size=40", "batch_size=20", "data.validation_size=10")  # two steps
 LINE = ("data=line", "model=mlp", "loss=mse", "batch_size=3", "epochs=1")

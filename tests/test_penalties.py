@@ -20,6 +20,7 @@ from torch.func import functional_call, jacrev
 
 import losses
 from losses import EagerForward, FunctionalForward, Penalty
+from runner.instantiate import COMMON
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["act1", "act2"]  # of both models below
@@ -230,9 +231,9 @@ ROWS = {
         lambda: losses.JacobianSpectral(iterations=300), spectral_oracle, tolerance=1e-5
     ),
     "input_gradient": Row(losses.InputGradient, input_gradient_oracle),
-    "activation_gradient": Row(lambda: losses.ActivationGradient(LAYERS), activation_gradient_oracle),
+    "activation_gradient": Row(lambda: losses.ActivationGradient(layers=LAYERS), activation_gradient_oracle),
     "activation_gradient batch": Row(
-        lambda: losses.ActivationGradient(LAYERS, reduction="batch"),
+        lambda: losses.ActivationGradient(layers=LAYERS, reduction="batch"),
         lambda p: activation_gradient_oracle(p) / len(p.inputs),
     ),
     "weight_gradient": Row(losses.WeightGradient, weight_gradient_oracle),
@@ -240,10 +241,14 @@ ROWS = {
         lambda: losses.LargeMargin(layers=["inputs", *LAYERS], norm=2, differentiate_norm=True, gamma=0.5, alpha=3.0),
         lambda p: large_margin_oracle(p, gamma=0.5, alpha=3.0),
     ),
-    "tangent_prop": Row(lambda: losses.TangentProp(Tangents()), tangent_prop_oracle, draws=True),
-    "tangent_prop combined": Row(lambda: losses.TangentProp(CombinedTangents()), tangent_prop_oracle, draws=True),
-    "tangent_prop exact": Row(lambda: losses.TangentProp(Tangents(), exact=True), tangent_prop_oracle),
-    "tangent_prop exact, mixing": Row(lambda: losses.TangentProp(CombinedTangents(), exact=True), tangent_prop_oracle),
+    "tangent_prop": Row(lambda: losses.TangentProp(tangents=Tangents()), tangent_prop_oracle, draws=True),
+    "tangent_prop combined": Row(
+        lambda: losses.TangentProp(tangents=CombinedTangents()), tangent_prop_oracle, draws=True
+    ),
+    "tangent_prop exact": Row(lambda: losses.TangentProp(tangents=Tangents(), exact=True), tangent_prop_oracle),
+    "tangent_prop exact, mixing": Row(
+        lambda: losses.TangentProp(tangents=CombinedTangents(), exact=True), tangent_prop_oracle
+    ),
 }
 
 IMAGE_ROWS = [name for name, row in ROWS.items() if row.sizes == (6, 3)]
@@ -265,7 +270,7 @@ def forward_of(
 
 def evaluated(penalty: Penalty, forward: EagerForward) -> tuple[Tensor, Tensor]:
     """The value, and its gradient by all parameters as one vector."""
-    value = penalty(forward)
+    value = penalty(forward).mean()
     params = list(forward.params.values())
     gradients = torch.autograd.grad(value, params, allow_unused=True, materialize_grads=True)
     return value.detach(), torch.cat([gradient.flatten() for gradient in gradients])
@@ -341,7 +346,7 @@ def test_each_example_draws_for_itself(name: str) -> None:
     def spread(copies: int) -> float:
         inputs, targets = problem.inputs[:1].repeat(copies, 1), problem.targets[:1].repeat(copies)
         repeated = Problem(problem.model, inputs, targets)
-        draws = [penalty(forward_of(repeated, penalty, generator=generator)).detach() for _ in range(60)]
+        draws = [penalty(forward_of(repeated, penalty, generator=generator)).detach().mean() for _ in range(60)]
         return float(torch.stack(draws).std())
 
     assert 5 < spread(1) / spread(100) < 20
@@ -368,7 +373,7 @@ def test_same_under_torch_func(name: str, kind: str) -> None:
     def functional(params: dict[str, Tensor]) -> Tensor:
         generator = Generator().manual_seed(5)
         batch = problem.inputs, problem.targets
-        return penalty(FunctionalForward(problem.model, params, CRITERION, *batch, [penalty], generator))
+        return penalty(FunctionalForward(problem.model, params, CRITERION, *batch, [penalty], generator)).mean()
 
     params = {name: p.detach() for name, p in problem.model.named_parameters()}
     gradients, other_value = torch.func.grad_and_value(functional)(params)
@@ -392,7 +397,7 @@ def test_same_in_channels_last(name: str) -> None:
 def test_leaves_no_stray_gradient(name: str, kind: str) -> None:
     problem, penalty = problem_of(name, kind), ROWS[name].penalty()
     forward = forward_of(problem, penalty)
-    value = penalty(forward)
+    value = penalty(forward).mean()
     assert all(param.grad is None for param in problem.params)
     assert forward.inputs.grad is None
     (forward.losses.mean() + value).backward(inputs=problem.params)
@@ -402,10 +407,27 @@ def test_leaves_no_stray_gradient(name: str, kind: str) -> None:
     assert all(param.grad is not None for param in problem.params)
 
 
+@pytest.mark.parametrize(("name", "kind"), EXACT)
+def test_value_of_each_example_is_that_of_a_batch_of_it_alone(name: str, kind: str) -> None:
+    """(B,); a penalty on the weights or on the batch as a whole is a scalar."""
+    row, problem = ROWS[name], problem_of(name, kind)
+    penalty = row.penalty()
+    values = penalty(forward_of(problem, penalty))
+    if penalty.of_weights or name == "weight_gradient":
+        assert values.shape == ()
+        return
+    examples = zip(problem.inputs.split(1), problem.targets.split(1), strict=True)
+    singles = [Problem(problem.model, *example) for example in examples]
+    alone = torch.cat([penalty(forward_of(single, penalty)) for single in singles])
+    divisor = len(singles) if name.endswith("batch") else 1
+    assert values.shape == (len(singles),)
+    assert_close(values.detach(), alone / divisor, 1e-10 if row.tolerance < 1e-6 else row.tolerance)
+
+
 def test_all_together_are_worth_what_each_is_alone() -> None:
     problem = image_problem()
     penalties = {name: ROWS[name].penalty() for name in IMAGE_ROWS if not ROWS[name].draws}
-    forward = forward_of(problem, losses.TangentProp(Tangents()), *penalties.values())
+    forward = forward_of(problem, losses.TangentProp(tangents=Tangents()), *penalties.values())
     for name, penalty in penalties.items():
         alone = penalty(forward_of(problem, penalty))
         assert_close(penalty(forward).detach(), alone, max(1e-10, ROWS[name].tolerance * 1e-2))
@@ -416,7 +438,7 @@ def test_iterated_spectral_norm_is_a_bound_from_below() -> None:
     exact, frobenius = spectral_oracle(problem), jacobian_oracle(problem)
     for iterations in (1, 2):
         penalty = losses.JacobianSpectral(iterations=iterations)
-        value = penalty(forward_of(problem, penalty))
+        value = penalty(forward_of(problem, penalty)).mean()
         assert frobenius / 3 < value < exact
 
 
@@ -425,7 +447,7 @@ def test_orthonormal_directions_err_less_than_independent_ones() -> None:
 
     def spread(noise: str) -> Tensor:
         penalty, generator = losses.Jacobian(projections=2, noise=noise), Generator().manual_seed(6)
-        draws = [penalty(forward_of(problem, penalty, generator=generator)).detach() for _ in range(300)]
+        draws = [penalty(forward_of(problem, penalty, generator=generator)).detach().mean() for _ in range(300)]
         return torch.stack(draws).std()
 
     assert spread("orthonormal") < 0.85 * spread("sphere")
@@ -469,7 +491,7 @@ CLOSED_FORMS: dict[str, tuple[Callable[[], Penalty], Callable[[Problem], Tensor]
         (4, 3),
     ),
     "activation_gradient": (
-        lambda: losses.ActivationGradient(["fc1"]),
+        lambda: losses.ActivationGradient(layers=["fc1"]),
         lambda p: (residuals(p) @ weights(p)[1]).square().sum() / len(p.inputs),
         (4, 5, 3),
     ),
@@ -479,7 +501,7 @@ CLOSED_FORMS: dict[str, tuple[Callable[[], Penalty], Callable[[Problem], Tensor]
         (4, 3),
     ),
     "tangent_prop": (
-        lambda: losses.TangentProp(Tangents(), exact=True),
+        lambda: losses.TangentProp(tangents=Tangents(), exact=True),
         lambda p: (
             (Tangents()(p.inputs) @ weights(p)[0].T - Tangents().derivatives_at(p.inputs)).square().sum()
             / len(p.inputs)
@@ -512,13 +534,13 @@ def test_one_tangent_needs_no_signs() -> None:
 
     problem, penalty, generator = (
         smooth_problem(1, 1),
-        losses.TangentProp(Slope()),
+        losses.TangentProp(tangents=Slope()),
         Generator().manual_seed(0),
     )
     before = generator.get_state()
-    value = penalty(forward_of(problem, penalty, generator=generator))
+    values = penalty(forward_of(problem, penalty, generator=generator))
     slopes = torch.stack([jacrev(problem.outputs)(x).squeeze() for x in problem.inputs])
-    assert_close(value.detach(), (slopes - 2 * problem.inputs[:, 0]).square().mean(), 1e-12)
+    assert_close(values.detach(), (slopes - 2 * problem.inputs[:, 0]).square(), 1e-12)
     assert torch.equal(generator.get_state(), before)
 
 
@@ -528,8 +550,8 @@ def test_draws_come_from_the_given_generator_alone() -> None:
         penalty, problem = ROWS[name].penalty(), problem_of(name)
         torch.set_rng_state(state)  # the problem initialises its model
         first, again, other = (penalty(forward_of(problem, penalty, seed=seed)) for seed in (1, 1, 2))
-        assert first == again
-        assert first != other
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
         assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -537,32 +559,24 @@ def test_draws_come_from_the_given_generator_alone() -> None:
     ("build", "sentence"),
     [
         (lambda: losses.Jacobian(projections=0), "projections must be positive or null, got 0"),
-        (lambda: losses.Jacobian(weight=-1), "weight must be at least 0 and finite, got -1"),
-        (lambda: losses.Jacobian(weight=math.nan), "weight must be at least 0 and finite, got nan"),
-        (lambda: losses.Jacobian(every=0), "every must be at least 1 and finite, got 0"),
-        (lambda: losses.Jacobian(warmup=-0.5), "warmup must be at least 0 and finite, got -0.5"),
         (
             lambda: losses.Jacobian(noise="normal"),
             "noise must be one of rademacher, sphere, orthonormal, null, got normal",
         ),
         (lambda: losses.Jacobian(mode="jet"), "mode must be one of auto, reverse, forward, got jet"),
         (lambda: losses.JacobianSpectral(iterations=0), "iterations must be positive or null, got 0"),
-        (lambda: losses.ActivationGradient([]), "layers must be a list of at least one layer name, got []"),
+        (lambda: losses.ActivationGradient(layers=[]), "layers must be a list of at least one layer name, got []"),
         (
-            lambda: losses.ActivationGradient("act1"),
+            lambda: losses.ActivationGradient(layers="act1"),
             "layers must be a list of at least one layer name, got 'act1'",
         ),
         (
-            lambda: losses.ActivationGradient(LAYERS, reduction="sum"),
+            lambda: losses.ActivationGradient(layers=LAYERS, reduction="sum"),
             "reduction must be one of example, batch, got sum",
         ),
         (lambda: losses.ElasticNet(l1=-1), "l1 must be at least 0 and finite, got -1"),
         (lambda: losses.ElasticNet(l2=-1), "l2 must be at least 0 and finite, got -1"),
         (lambda: losses.L1(method="lasso"), "method must be one of proximal, subgradient, got lasso"),
-        (
-            lambda: losses.L1(every=2),
-            "every must be 1 for method=proximal, got 2: a proximal step follows each step",
-        ),
     ],
 )
 def test_options_out_of_range_are_refused_in_one_sentence(build: Callable[[], Penalty], sentence: str) -> None:
@@ -581,21 +595,15 @@ def test_tangents_and_derivatives_of_another_shape_are_refused() -> None:
 
     sentence = r"tangents must have the shape \(K, B, \*I\) = \(K, 5, 6\), got \(5, 6\)"
     for exact in (False, True):
-        penalty = losses.TangentProp(lambda inputs: inputs, exact=exact)
+        penalty = losses.TangentProp(tangents=lambda inputs: inputs, exact=exact)
         with pytest.raises(ValueError, match=sentence):
             penalty(forward_of(smooth_problem(), penalty))
-        penalty = losses.TangentProp(Wrong(), exact=exact)
+        penalty = losses.TangentProp(tangents=Wrong(), exact=exact)
         sentence_of_derivatives = r"derivatives must have the shape \(K, B, C\) = \(3, 5, C\), got \(5, 6\)"
         with pytest.raises(ValueError, match=sentence_of_derivatives):
             penalty(forward_of(smooth_problem(), penalty))
     with pytest.raises(ValueError, match=r"\(K, 5, 6\), got \(1, 1, 5, 6\)"):
-        forward_of(smooth_problem(), losses.TangentProp(Uncombined()))
-
-
-def test_weight_grows_linearly_over_the_warmup() -> None:
-    penalty = losses.Jacobian(weight=0.4, warmup=2)
-    assert [penalty.weight_at(epoch) for epoch in (0, 0.5, 1, 2, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
-    assert losses.Jacobian(weight=0.4).weight_at(0) == 0.4
+        forward_of(smooth_problem(), losses.TangentProp(tangents=Uncombined()))
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "penalty").glob("*.yaml"))
@@ -606,4 +614,7 @@ def test_config_gives_every_option_of_its_class(path: Path) -> None:
     ((name, options),) = OmegaConf.load(path).items()
     package, _, penalty = options.pop("_target_").partition(".")
     assert (name, package) == (path.stem, "losses")
-    assert set(options) == set(inspect.signature(getattr(losses, penalty)).parameters)
+    own = inspect.signature(getattr(losses, penalty)).parameters
+    proximal_only = {"every"} if penalty == "ElasticNet" else set()
+    assert set(options) == {*own, *COMMON["penalty"]} - proximal_only
+    assert all(option.kind is option.KEYWORD_ONLY for option in own.values())

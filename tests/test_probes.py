@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy import ndimage
 from torch import Generator, Tensor, nn
 
-from data import Dataset, Split
+from data import Dataset, Digits, Raw, Split, prepare
 from losses import CrossEntropy
 from runner.evaluation.probes import Boundary, JacobianNorm, Slope, Subject, Zeros
 from runner.evaluation.robustness import Attack, Noise, Perturbation, Rotation, Shift
@@ -19,9 +20,9 @@ def subject_of(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, offset: float = 0.0, scale: float = 1.0, unit: float = 1.0
 ) -> Subject:
     """Ask about a model of two classes, or of a curve, on test (and training) examples given in raw units."""
-    part = Split((inputs - offset) / scale, targets)
+    split = Split((inputs - offset) / scale, targets)
     classes = None if targets.is_floating_point() else 2
-    dataset = Dataset(part, None, part, classes, torch.tensor(offset), torch.tensor(scale), unit)
+    dataset = Dataset(split, None, split, classes, torch.tensor(offset), torch.tensor(scale), unit)
     return Subject(model.eval(), CrossEntropy(), dataset, Generator().manual_seed(0))
 
 
@@ -134,25 +135,41 @@ def raw(subject: Subject, inputs: Tensor) -> Tensor:
 
 
 def test_shift_moves_by_whole_pixels_four_ways_and_black_comes_in(images: Subject) -> None:
-    part = images.dataset.test
-    found = [raw(images, inputs) for inputs in Shift([2]).perturbed(images, part, 2)]
-    padded = nn.functional.pad(raw(images, part.inputs), (2, 2, 2, 2))
+    split = images.dataset.test
+    found = [raw(images, inputs) for inputs in Shift([2]).perturbed(images, split, 2)]
+    padded = nn.functional.pad(raw(images, split.inputs), (2, 2, 2, 2))
     expected = [padded[..., y : y + 6, x : x + 6] for y, x in ((2, 4), (2, 0), (4, 2), (0, 2))]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0.01)
 
 
 def test_rotation_by_a_quarter_turns_either_way(images: Subject) -> None:
-    part = images.dataset.test
-    found = [raw(images, inputs) for inputs in Rotation([90]).perturbed(images, part, 90)]
-    expected = [torch.rot90(raw(images, part.inputs), turns, (2, 3)) for turns in (1, -1)]
+    split = images.dataset.test
+    found = [raw(images, inputs) for inputs in Rotation([90]).perturbed(images, split, 90)]
+    expected = [torch.rot90(raw(images, split.inputs), turns, (2, 3)) for turns in (1, -1)]
     if not torch.allclose(found[0], expected[0], atol=0.01):
         expected.reverse()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0.01)
 
 
-def test_error_of_a_disturbance_is_the_mean_over_its_directions() -> None:
+@pytest.mark.parametrize("shape", [(20, 40), (31, 12), (28, 28)])
+@pytest.mark.parametrize("normalize", ["scalar", "component"])
+def test_rotation_is_that_of_pixels_whatever_the_shape(shape: tuple[int, int], normalize: str) -> None:
+    """Real digits, stretched, against scipy."""
+    digits = Digits().load().train.inputs[:20].float()
+    pictures = nn.functional.interpolate(digits, shape, mode="bilinear").round().byte()
+    labels = torch.zeros(20, dtype=torch.long)
+    dataset = prepare(Raw(Split(pictures, labels), Split(pictures, labels), 2), normalize=normalize, validation_size=0)
+    subject = Subject(linear(draw(2, math.prod(shape))), CrossEntropy(), dataset, Generator())
+    for found, angle in zip(Rotation([20]).perturbed(subject, dataset.test, 20), (20, -20), strict=True):
+        expected = ndimage.rotate(
+            pictures.float().numpy(), angle, (3, 2), reshape=False, order=1, mode="grid-constant", cval=0.0
+        )
+        torch.testing.assert_close(raw(subject, found), torch.from_numpy(expected), rtol=0, atol=0.01)
+
+
+def test_error_of_a_perturbation_is_the_mean_over_its_directions() -> None:
     """Bright pixels left of the middle are class 0: of the four shifts, that to the right alone makes them class 1."""
     image = torch.zeros(1, 1, 4, 4)
     image[0, 0, 1:3, 1] = 1
@@ -176,9 +193,9 @@ def test_attack_on_a_linear_model_finds_the_worst_corner(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 10])
 def test_attack_stays_within_its_size_and_images_stay_images(images: Subject, steps: int) -> None:
-    part = images.dataset.test
-    (moved,) = Attack([0.1], steps).perturbed(images, part, 0.1)
-    before, after = raw(images, part.inputs), raw(images, moved)
+    split = images.dataset.test
+    (moved,) = Attack([0.1], steps).perturbed(images, split, 0.1)
+    before, after = raw(images, split.inputs), raw(images, moved)
     assert after.min() >= -1e-3
     assert after.max() <= 255 + 1e-3
     assert (after - before).abs().max() <= 25.5 + 1e-3
@@ -199,10 +216,10 @@ def test_attack_on_images_of_other_numbers_knows_no_range(steps: int) -> None:
 def test_one_step_starts_at_the_input_and_more_at_random(images: Subject) -> None:
     """With no slope to climb the first stays where it is; the other stays where it began."""
     flat = Subject(linear(torch.zeros(2, 36)), images.criterion, images.dataset, images.generator)
-    part = images.dataset.test
-    (fgsm,), (pgd,) = (Attack([0.1], steps).perturbed(flat, part, 0.1) for steps in (1, 10))
-    torch.testing.assert_close(fgsm, part.inputs)
-    assert (pgd != part.inputs).double().mean() > 0.9
+    split = images.dataset.test
+    (fgsm,), (pgd,) = (Attack([0.1], steps).perturbed(flat, split, 0.1) for steps in (1, 10))
+    torch.testing.assert_close(fgsm, split.inputs)
+    assert (pgd != split.inputs).double().mean() > 0.9
 
 
 @pytest.mark.parametrize(

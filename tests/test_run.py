@@ -22,7 +22,8 @@ from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
 from runner.outcome import objective
-from runner.storage.directory import Busy, Run, digest, identity
+from runner.storage.directory import Busy, Run
+from runner.storage.identity import digest, identity
 from runner.storage.provenance import commit
 from runner.system import cores
 
@@ -96,16 +97,17 @@ class Cubic(Criterion):
         return (outputs - targets).abs().pow(3).sum(1)
 
 class Slope(Penalty):
-    per_example = True
+    def __init__(self, *, power: int = 2):
+        self.power = power
     def __call__(self, forward):
-        return forward.vjp(torch.ones_like(forward.outputs))[0].square().sum(1).mean()
+        return forward.vjp(torch.ones_like(forward.outputs))[0].abs().pow(self.power).sum(1)
 """
     )
     files = {
         "model/mine": "_target_: mine.Model\nhidden: 5\n",
         "data/mine": "_target_: mine.Data\nnormalize: none\n",
         "loss/mine": "_target_: mine.Cubic\n",
-        "penalty/mine": "mine:\n  _target_: mine.Slope\n  weight: 0.1\n",
+        "penalty/mine": "mine:\n  _target_: mine.Slope\n  power: 2\n",
     }
     for name, content in files.items():
         path = tmp_path / "conf" / f"{name}.yaml"
@@ -114,9 +116,83 @@ class Slope(Penalty):
     line = ["--config-dir", "conf", "model=mine", "data=mine", "loss=mine", "penalty=mine", "epochs=2"]
     assert forks.run(*line) == 2
     assert forks.said().count("add allow_targets=[its_package]") == 4
-    assert forks.run(*line, "allow_targets=[mine]", "model.hidden=6", "threads=1") == 0, forks.said()
+    own = ("allow_targets=[mine]", "model.hidden=6", "penalty.mine.power=4", "threads=1")
+    assert forks.run(*line, *own) == 0, forks.said()
     (result,) = tmp_path.glob("runs/train/*/result.json")
     assert json.loads(result.read_text())["train/penalty/mine"] > 0
+
+
+PENALTIES_OF_A_USER = """
+import torch
+from losses import Penalty
+
+class One(Penalty):
+    def __call__(self, forward):
+        return torch.ones_like(forward.losses)
+
+class Wide(Penalty):
+    def __call__(self, forward):
+        return forward.outputs
+
+class Weighted(Penalty):
+    def __init__(self, *, weight):
+        self.weight = weight
+    def __call__(self, forward):
+        return self.weight * torch.ones_like(forward.losses)
+"""
+
+
+@pytest.fixture
+def objective_with(composed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function of the YAML of a user's penalty, and overrides, that returns the objective of step 0 to 2."""
+    from runner.build import build
+    from runner.loop import Loop
+
+    (tmp_path / "formulas.py").write_text(PENALTIES_OF_A_USER)
+    (tmp_path / "conf" / "penalty").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def objectives(yaml_of_it: str, *overrides: str) -> list[float]:
+        (tmp_path / "conf" / "penalty" / "mine.yaml").write_text(yaml_of_it)
+        plain = (
+            "batch_size=25",
+            "epochs=1",
+            "optimizer.lr=1e-30",
+            "data.validation_size=0",
+            "allow_targets=[formulas]",
+        )
+        directory = composed(*MLP, *plain, "penalty=mine", *overrides, folder=str(tmp_path / "conf"))
+        loop = Loop(build(directory.config), directory.config)
+        without = Loop(build({**directory.config, "penalty": {}}), directory.config)
+        loop.run_epoch()
+        without.run_epoch()
+        return (loop.objectives - without.objectives)[:3].tolist()
+
+    return objectives
+
+
+def test_the_coefficient_of_a_penalty_is_the_runners(objective_with: Callable[..., Any]) -> None:
+    one = "mine: {_target_: formulas.One}"
+    assert objective_with(one) == pytest.approx([1, 1, 1])
+    assert objective_with(one, "+penalty.mine.weight=3", "+penalty.mine.every=2") == pytest.approx([6, 0, 6])
+    assert objective_with(one, "+penalty.mine.warmup=1") == pytest.approx([0, 0.25, 0.5], abs=1e-6)
+    both = "mine: {_target_: formulas.Weighted, weight: 3}"  # which takes the name itself
+    assert objective_with(both) == pytest.approx([9, 9, 9])
+
+
+def test_a_value_that_is_not_one_number_for_each_example_is_refused(objective_with: Callable[..., Any]) -> None:
+    sentence = (
+        r"penalty\.mine: its value for 2 examples is of shape \(2, 10\): return one number for each example, \(2,\)"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        objective_with("mine: {_target_: formulas.Wide}")
+
+
+def test_a_proximal_penalty_takes_no_every(composed: Callable[..., Any]) -> None:
+    from runner.build import build
+
+    with pytest.raises(ConfigError, match=r"penalty\.l1\.every must be 1 for a proximal penalty, got 2"):
+        build(composed("penalty=l1", "penalty.l1.every=2").config)
 
 
 def test_a_run_is_found_again_by_its_config(composed: Callable[..., Any]) -> None:

@@ -15,20 +15,19 @@ from typing import Any
 import pytest
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from rich.console import Console
 from support import ROOT
 
-from runner.config.allowlist import CONF
 from runner.config.check import problems_of_config
-from runner.config.command_line import loader_with
-from runner.config.compose import Composer, resolved
+from runner.config.compose import Composer, loader_with
+from runner.config.conf_files import CONF
 from runner.storage.directory import Run
-from runner.summary import NothingToShow, Summary, report, summarize
 from runner.summary.axis import are_log_spaced
 from runner.summary.figure import figure_of
+from runner.summary.groups import NothingToShow, Summary, summarize
+from runner.summary.report import report
 from runner.summary.table import columns_of, markdown, show, table_csv
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
@@ -411,15 +410,12 @@ def test_there_is_a_picture_of_anything(write: Write, large: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_grid_point_of_a_preset_passes_the_check(name: str) -> None:
-    try:
-        composer = Composer(loader_with(None), [f"sweep={name}"])
-        hydra = composer.compose([]).hydra
-        swept = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
-        points = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)[0]
-        configs = [resolved(composer.compose(point)) for point in points]
-    finally:
-        GlobalHydra.instance().clear()
-    assert hydra.mode.name == "MULTIRUN"
+    composer = Composer(loader_with(), [f"sweep={name}"])
+    hydra = composer.compose([]).hydra
+    swept = [f"{key}={value}" for key, value in hydra["sweeper"]["params"].items()]
+    points = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)[0]
+    configs = [composer.compose(point).values for point in points]
+    assert hydra["mode"].name == "MULTIRUN"
     assert len(points) >= 15
     assert not [problem for config in configs for problem in problems_of_config(config)]
     assert len({json.dumps(config) for config in configs}) == len(points)

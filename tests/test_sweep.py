@@ -16,12 +16,11 @@ from typing import Any
 
 import psutil
 import pytest
-from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from support.forked import Forks
 from support.sweeps import FAULTY, REASONS, TIMES, TINY, Sweeps
 
-from runner.config.command_line import loader_with
-from runner.config.compose import Composer, compose, resolved
+from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 
@@ -55,7 +54,7 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert (folder / "summary.png").stat().st_size > 1000
     logs = {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run_without_torch(*grid, "penalty.l2.weight=0.01,0")
-    assert "4 of them settled before" in said
+    assert "4 of them trained before" in said
     assert logs == {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run(*grid, "penalty.l2.weight=0,0.01,0.1")
     assert "[2/2] done: " in said
@@ -338,9 +337,8 @@ def is_job(process: psutil.Process) -> bool:
 
 
 @pytest.fixture
-def composer() -> Iterator[Composer]:
-    yield Composer(loader_with(None))
-    GlobalHydra.instance().clear()
+def composer() -> Composer:
+    return Composer(loader_with())
 
 
 @pytest.mark.parametrize(
@@ -348,13 +346,25 @@ def composer() -> Iterator[Composer]:
     [
         (),
         ("penalty=l2", "penalty.l2.weight=3"),
+        ("epochs=7", "threads=2", "data.root=null", "name='7'", "runs_dir=a b", "data=mnist"),
+        ("penalty=l2", "seed=4", "penalty.l2={weight: 5}"),
+        ("epochs=3", "batch_size=${epochs}", "name=x", "seed=2"),
         ("penalty=[l2,jacobian]", "model=mlp", "epochs=7", "penalty.jacobian.projections=2", "model.widths=[3,4]"),
         ("optimizer=adam", "+optimizer.groups={fc2: {lr: 0.5}}", "~seed"),
     ],
 )
 def test_quick_composition_is_hydras(composer: Composer, lines: tuple[str, ...]) -> None:
-    composer.compose([line for line in lines if composer.is_choice(line)])  # what is kept must not change
-    assert resolved(composer.compose(lines)) == resolved(compose(composer.loader, lines))
+    composer.compose([line for line in lines if composer.is_choice(parsed(line))])  # what is kept must not change
+    whole = composer._loader.load_configuration("config", list(lines), RunMode.RUN, from_shell=False)
+    assert composer.compose(lines).values == composed_of(whole, whole.hydra, lines).values
+
+
+def test_quick_composition_follows_references(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatch_size: ${epochs}\n")
+    composer = Composer(loader_with(str(tmp_path)))
+    for epochs in (3, 4):
+        assert composer.compose(["experiment=mine", f"epochs={epochs}"]).values["batch_size"] == epochs
 
 
 def test_a_launchers_handler_is_called_after_saving() -> None:
@@ -381,10 +391,10 @@ def test_a_launchers_handler_is_called_after_saving() -> None:
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    from runner.config.hydra_node import EXTRAS, problems_of_packages
+    from runner.config.hydra_node import EXTRAS, problems_of_choice
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for package, extra in EXTRAS.items():
-        problems = problems_of_packages({"launcher": {"_target_": f"hydra_plugins.{package}.module.Class"}})
+        problems = problems_of_choice("launcher", {"_target_": f"hydra_plugins.{package}.module.Class"})
         assert len(problems) == 1
         assert problems[0].endswith(f"uv sync --extra {extra}")

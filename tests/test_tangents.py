@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import data
 from data.tangents import FIELDS
+from runner.instantiate import construct
 
 SIGMA = 0.9
 
@@ -89,6 +92,54 @@ def test_shift_of_real_digits_follows_the_tangent(digits):
         difference = (smoothed.roll(-1, dim) - smoothed.roll(1, dim))[..., 2:-2, 2:-2].flatten(1)
         cosine = torch.cosine_similarity(difference, tangent[..., 2:-2, 2:-2].flatten(1))
         assert cosine.min() > 0.97
+
+
+# How the transformation of size e reads the plane, as scipy has it: (rows, columns) = matrix @ (rows, columns) from the
+# centre, plus a shift.
+SCIPY_MOVES = {
+    "translation_x": lambda e: (np.eye(2), np.array([0, e])),
+    "translation_y": lambda e: (np.eye(2), np.array([e, 0])),
+    "scaling": lambda e: (np.eye(2) * (1 + e), np.zeros(2)),
+    "rotation": lambda e: (np.array([[math.cos(e), -math.sin(e)], [math.sin(e), math.cos(e)]]), np.zeros(2)),
+}
+
+
+def really_moved(image, name, e=0.01):
+    """Central difference of a smoothed image under a transformation, by scipy's splines."""
+    smoothed = ndimage.gaussian_filter(image, SIGMA, mode="nearest")
+    centre = (np.array(image.shape) - 1) / 2
+    ahead, behind = (
+        ndimage.affine_transform(smoothed, matrix, centre - matrix @ centre + shift, order=5, mode="nearest")
+        for matrix, shift in map(SCIPY_MOVES[name], (e, -e))
+    )
+    return (ahead - behind) / (2 * e)
+
+
+@pytest.mark.parametrize("normalize", ["scalar", "component", "none"])
+def test_tangent_is_how_the_raw_image_moves_in_the_units_of_the_network(normalize):
+    raw = data.Digits().load()
+    dataset = data.prepare(raw, normalize=normalize, validation_size=0)
+    pictures = raw.train.inputs[:20, 0].double().numpy()
+    tangents = construct({"_target_": "data.Tangents", "names": list(SCIPY_MOVES)}, dataset)
+    inputs = dataset.train.inputs[:20]
+    signs = torch.ones(len(SCIPY_MOVES), 20)
+    torch.testing.assert_close(tangents.combined(inputs, signs), tangents(inputs).sum(0), rtol=1e-4, atol=1e-5)
+    for tangent, name in zip(tangents(inputs), SCIPY_MOVES, strict=True):
+        moved = torch.from_numpy(np.stack([really_moved(picture, name) for picture in pictures])) / dataset.scale
+        cosine = torch.cosine_similarity(moved.reshape(20, -1), tangent.flatten(1))
+        assert cosine.min() > 0.99, name
+        assert cosine.mean() > 0.996, name
+    norms = tangents(dataset.train.inputs).flatten(2).norm(dim=2).mean(1)
+    torch.testing.assert_close(norms, torch.ones(len(SCIPY_MOVES)))
+
+
+def test_one_scale_for_all_pixels_changes_no_bit(digits):
+    torch.testing.assert_close(
+        data.Tangents().fit(digits, torch.tensor(33.0), torch.tensor(78.6))(digits[:5]),
+        data.Tangents().fit(digits)(digits[:5]),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_mean_norm_over_the_fitted_images_is_one(digits):
@@ -185,6 +236,19 @@ def test_given_derivatives(points):
     asked = torch.tensor([[1.0], [0.0], [0.52], [0.49]], dtype=torch.float64)
     assert each.derivatives_at(asked).flatten().tolist() == [3.0, 1.0, 2.0, 2.0]
     assert data.Tangents(derivatives=0.0).fit(points).derivatives_at(points).abs().max() == 0
+
+
+@pytest.mark.parametrize("scale", [4.0, torch.tensor(4.0), torch.tensor([4.0])])
+def test_derivatives_are_by_the_raw_input(points, scale):
+    """Outputs 3 raw = 3 (4 x + 1) have the slope 12 in x."""
+    tangents = data.Tangents(derivatives=3.0).fit(points, 1.0, scale)
+    torch.testing.assert_close(tangents.derivatives_at(points), torch.full((1, 3, 1), 12.0, dtype=torch.float64))
+
+
+def test_derivatives_are_in_the_precision_of_the_inputs(points):
+    for given in (0.1, [0.1, 0.1, 0.1]):
+        found = data.Tangents(derivatives=given).fit(points).derivatives_at(points)
+        assert found.flatten().tolist() == [0.1, 0.1, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
@@ -38,10 +39,17 @@ class LocalLauncher(Launcher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, but that the configs of all jobs are checked whole before any starts."""
+    """Hydra's own sweeper, with one difference: the configs of all jobs are checked before any job starts."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run a job for each point of the grid."""
+        from runner.sweep.members import start_list
+
+        start_list()
+        return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leave with exit code 2 and a sentence for each problem; the local launcher does so by itself."""
+        """Exit with code 2 and a sentence for each problem; the local launcher does so by itself."""
         from runner.sweep.conclude import checked_runs
 
         if not isinstance(self.launcher, LocalLauncher):

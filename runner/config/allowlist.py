@@ -1,41 +1,47 @@
-"""Which classes a config may name: exactly those that the files under `conf/` name, group by group.
+"""Which classes may be built: by us, exactly those that the files under conf/ name; by Hydra, those listed here.
 
-A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolves), so the list is of whole names.
-A user's own package is admitted by `allow_targets=[package]` on the command line, and then only for what is
-defined in that package (`resolve`).
+A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolves), so the lists are of whole names.
+`allow_targets=[package]` on the command line also allows classes that are defined in that package (`resolve`).
 """
 
 from __future__ import annotations
 
 import importlib
-import re
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from runner.config.rules import walk
+from runner.config.conf_files import texts_matching
+from runner.config.tree import walk
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = ("data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe")
+HYDRA_TARGETS = (  # the launchers, sweepers and samplers that Hydra may build
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    "hydra_plugins.local_launcher.LocalLauncher",
+    "hydra_plugins.local_launcher.GridSweeper",
+    "optuna.samplers.TPESampler",
+    "optuna.samplers.RandomSampler",
+)
 
 
-@cache
-def known_targets(group: str) -> frozenset[str]:
+def _known_targets(group: str) -> frozenset[str]:
     """Return the targets that the files of a config group name."""
-    named = (re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(), re.M) for path in (CONF / group).rglob("*.yaml"))
-    return frozenset(target for targets in named for target in targets)
+    return texts_matching(r"^\s*_target_:\s*([\w.]+)", group)
 
 
 def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str]:
-    """Return a sentence for each `_target_` that is not on the list, wherever in the config it stands."""
+    """Return a sentence for each `_target_` that may not be built, wherever in the config it stands."""
     problems = []
     for path, value in walk(config):
-        key = path.rpartition(".")[2]
+        group, key = path.partition(".")[0], path.rpartition(".")[2]
         if key in ("_args_", "_partial_", "_convert_", "_recursive_"):
             problems.append(f"{path} is not allowed: give the arguments by name")
-        if key == "_target_" and not allowed(path.partition(".")[0], value, packages):
-            near = get_close_matches(str(value), known_targets(path.partition(".")[0]), 1)
+        if key == "_target_" and not _is_allowed(group, value, packages):
+            near = get_close_matches(str(value), _known_targets(group), 1)
             did_you_mean = f"did you mean {near[0]}? " if near else ""
             problems.append(
                 f"{path} must be one of the classes that conf/ names, got {value!r}: {did_you_mean}"
@@ -44,19 +50,19 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
     return problems
 
 
-def allowed(group: str, target: Any, packages: list[str]) -> bool:
+def _is_allowed(group: str, target: Any, packages: list[str]) -> bool:
     """Tell whether a config group may name this target."""
     if not isinstance(target, str):
         return False
-    return target in known_targets(group) or target.partition(".")[0] in packages
+    return target in _known_targets(group) or target.partition(".")[0] in packages
 
 
 def resolve(target: str) -> Any:
-    """Import and return the class or function of a target that `problems_of_targets` found allowed.
+    """Import and return the class or function of an allowed target.
 
     Raises:
         ValueError: if there is none, or if it is defined elsewhere than in the package that its name begins with
-            (a module imported by an allowed one is not allowed for that).
+            (a module that an allowed one imports is not allowed for that).
     """
     module, _, name = target.rpartition(".")
     try:

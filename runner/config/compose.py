@@ -1,24 +1,52 @@
-"""Configs from overrides, by Hydra. Composing one costs 80 ms, so that is done once for each choice of groups."""
+"""Configs from overrides, by Hydra. All that we use of Hydra's private names is in this file.
+
+Hydra takes 80 ms to compose a config. So it composes once for each choice of options from the config groups; single
+values are then set on a copy, by the function that Hydra itself uses. (One private name must stand elsewhere: Hydra
+executes the modules of its plugins anew when it looks for them, so `hydra_plugins` derives from its sweeper there.)
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import get_args_parser as get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from runner.config.conf_files import CONF
+from runner.config.tree import value_at
 
 SEARCH_PATH = "hydra.searchpath"
 
 
+class Composed(NamedTuple):
+    """A composed config.
+
+    Attributes:
+        values: the config, resolved, as plain dicts, lists and values, without Hydra's own node.
+        overrides: the lines that were typed, or that a sweep made.
+        hydra: Hydra's own node, plain but not resolved.
+    """
+
+    values: dict[str, Any]
+    overrides: list[str]
+    hydra: dict[str, Any]
+
+
 class Composer:
-    """Composes configs that differ in a few values: the groups by Hydra, the values on a copy, as Hydra sets them.
+    """Composes configs that differ in their overrides.
 
     Args:
         loader: Hydra's.
@@ -26,22 +54,90 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, common: Sequence[str] = ()) -> None:
-        self.loader, self.common = loader, list(common)
-        self.bases: dict[tuple[str, ...], DictConfig] = {}
+        self._loader, self._common = loader, list(common)
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, Composed]] = {}
+        # Hydra's loader copies all its files' contents for each question about a group: ask a copy of our own.
+        paths = [line for line in common if parsed(line).key_or_group == SEARCH_PATH]
+        _, self._files = loader._parse_overrides_and_create_caching_repo("config", paths)  # type: ignore[attr-defined]
+        self._is_group: dict[str, bool] = {}
 
-    def compose(self, lines: Sequence[str]) -> DictConfig:
-        """Return the main config with some plain overrides, Hydra's own node included."""
-        choices = tuple(line for line in lines if self.is_choice(line))
-        if choices not in self.bases:
-            self.bases[choices] = compose(self.loader, [*self.common, *choices])
-        config = copy.deepcopy(self.bases[choices])
-        ConfigLoaderImpl._apply_overrides_to_config([parsed(line) for line in lines if line not in choices], config)
-        return config
+    def is_choice(self, override: Override) -> bool:
+        """Tell whether an override chooses options from a config group."""
+        key = override.key_or_group
+        if key not in self._is_group:
+            self._is_group[key] = self._files.group_exists(key)
+        return self._is_group[key]
 
-    def is_choice(self, line: str) -> bool:
-        """Tell whether an override chooses files, or says where they are: what Hydra alone can act on."""
-        key = parsed(line).key_or_group
-        return key == SEARCH_PATH or bool(self.loader.get_group_options(key))
+    def options(self, group: str) -> list[str]:
+        """Return the names of a group's options, those in the user's folders included."""
+        return self._files.get_group_options(group)
+
+    def compose(self, lines: Sequence[str]) -> Composed:
+        """Return the config with some overrides, each with one value."""
+        overrides = {line: parsed(line) for line in lines}
+        choices = tuple(line for line in lines if self.is_choice(overrides[line]))
+        if choices not in self._bases:
+            every = [*self._common, *choices]
+            config = self._loader.load_configuration("config", every, RunMode.RUN, from_shell=False)
+            self._bases[choices] = config, composed_of(config, config.hydra, choices)
+        config, base = self._bases[choices]
+        rest = [overrides[line] for line in lines if line not in choices]
+        if not _has_references(config) and all(_replaces_a_value(override, base.values) for override in rest):
+            values = copy.deepcopy(base.values)  # as in most jobs of a sweep
+            for override in rest:
+                parent, _, key = override.key_or_group.rpartition(".")
+                value_at(values, parent)[key] = override.value()
+            return Composed(values, list(lines), base.hydra)
+        config = copy.deepcopy(config)
+        ConfigLoaderImpl._apply_overrides_to_config(rest, config)
+        return composed_of(config, config.hydra, lines)
+
+
+def _has_references(config: DictConfig) -> bool:
+    """Tell whether a value of a config, outside Hydra's own node, refers to another one by `${...}`."""
+    return any(key != "hydra" and "${" in str(config._get_node(key)) for key in config)
+
+
+def _replaces_a_value(override: Override, values: dict[str, Any]) -> bool:
+    """Tell whether an override gives a key that exists another plain value, for which OmegaConf is not needed."""
+    parent, _, key = override.key_or_group.rpartition(".")
+    siblings, new = value_at(values, parent), override.value()
+    is_change = override.type == OverrideType.CHANGE and override.package is None
+    is_plain = new is None or (isinstance(new, bool | int | float | str) and not ("$" in str(new) or new == "???"))
+    return is_change and is_plain and isinstance(siblings, dict) and not isinstance(siblings.get(key, {}), dict | list)
+
+
+def composed_of(config: DictConfig, hydra: DictConfig, lines: Sequence[str]) -> Composed:
+    """Return a config of Hydra's in plain values."""
+    keys = [str(key) for key in config if key != "hydra"]
+    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    node: Any = OmegaConf.to_container(hydra, resolve=False)
+    return Composed(values, list(lines), node)
+
+
+def composed_by_hydra(config: DictConfig) -> Composed:
+    """Return the config that Hydra has composed for the run or the job of this process."""
+    hydra: Any = HydraConfig.get()
+    return composed_of(config, hydra, hydra.overrides.task)
+
+
+def loader_with(folder: str | None = None) -> ConfigLoader:
+    """Return a loader of configs that sees what `hydra.main` will see.
+
+    Args:
+        folder: of the user's own configs (null: none).
+    """
+    setup_globals()
+    search_path = create_config_search_path(str(CONF))
+    if folder:
+        search_path.prepend("command-line", f"file://{os.path.abspath(folder)}", SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(search_path)
+
+
+@cache
+def project_composer() -> Composer:
+    """Return the composer of this process that sees the project's own files alone."""
+    return Composer(loader_with())
 
 
 @cache
@@ -50,19 +146,13 @@ def parsed(line: str) -> Override:
     return OverridesParser.create().parse_override(line)
 
 
-def compose(loader: ConfigLoader, lines: Sequence[str]) -> DictConfig:
-    """Compose the main config with some plain overrides, Hydra's own node included."""
-    return loader.load_configuration("config", list(lines), run_mode=RunMode.RUN, from_shell=False)
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """Return a composed config as plain dicts, lists and values, without Hydra's own node."""
-    keys = [str(key) for key in config if key != "hydra"]
-    return OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)  # type: ignore[return-value]
+def with_value(override: Override, value: Any) -> str:
+    """Return a swept override with one value, as it is typed."""
+    return f"{override.get_key_element()}={Override._get_value_element_as_str(value)}"
 
 
 def allowed_packages(lines: Sequence[str]) -> list[str]:
-    """Return what `allow_targets` on the command line admits."""
+    """Return the packages that `allow_targets` on the command line allows."""
     values = [parsed(line).value() for line in lines if parsed(line).key_or_group == "allow_targets"]
     last = values[-1] if values else []
     return list(map(str, last)) if isinstance(last, list) else []

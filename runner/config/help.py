@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = (
-    "data", "model", "init", "loss", "optimizer", "scheduler", "penalty", "probe", "experiment", "sweep",
-    "hydra/launcher", "hydra/sweeper",
-)  # fmt: skip
+from runner.config.conf_files import CONF, GROUPS, default_options, file_of, options
+
+PRINTED = (*GROUPS, "experiment", "sweep", "hydra/launcher", "hydra/sweeper")
 KEY_WIDTH = 46
 
 INTRODUCTION = """\
-Train a small network with penalties: terms in the objective beyond the data loss.
+Train a small network with penalties, which are terms added to the data loss in the objective.
 
   objective = loss.weight * mean(loss of each example) + sum of weight * penalty
 
 usage: uv run train.py [group=option ...] [key=value ...]       one run
-       uv run train.py -m [key=value1,value2,... ...]           a sweep over the grid
-       uv run train.py --help [group=option ...]                the keys of these options
-       uv run train.py --cfg job [...]                          the composed config, nothing run
+       uv run train.py -m [key=value1,value2,... ...]           a sweep over all combinations
+       uv run train.py --help [group=option ...]                the keys of these options too
+       uv run train.py --cfg job [...]                          print the composed config only
 
 Examples
   uv run train.py
@@ -31,46 +31,47 @@ Examples
   uv run train.py -m penalty=l2 penalty.l2.weight=0,0.001,0.002 'seed=range(5)'
 """
 CLOSING = """
-A YAML file of yours is found with --config-dir FOLDER; a class of yours with allow_targets=[your_package].
-Tab completion, for `python train.py`: eval "$(python train.py -sc install=bash)"
+Your own YAML files: --config-dir FOLDER. Your own classes: allow_targets=[your_package].
+Tab completion for `python train.py`: eval "$(python train.py -sc install=bash)"
 """
 
 
 def show(arguments: Sequence[str]) -> None:
     """Print the help, with the keys of the options chosen on the command line."""
-    chosen = defaults() | dict(argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument))
-    print(INTRODUCTION)
-    print("Groups, each with its options; * is chosen")
-    for group in GROUPS:
-        names = ["*" + name if name in chosen_names(chosen, group) else name for name in options(group)]
-        print("\n".join(wrapped(f"  {group:<14}", names)))
-    print("\nKeys, with their values and meanings")
-    for line in keys_of(CONF / "config.yaml"):
-        print(line)
-    for group in GROUPS:
-        for name in chosen_names(chosen, group):
-            path = CONF / group / f"{name}.yaml"
-            if path.exists():
-                print(f"\n  {group}={name}: {meaning(path)}")
-                print("\n".join(keys_of(path, prefix="" if is_global(path) else f"{group.replace('/', '.')}.")))
-            elif name != "null":
-                print(f"\n  {group}={name} is not an option: there are {', '.join(options(group))}")
-    print(CLOSING)
+    try:
+        print("\n".join(_lines_of_help(arguments)), flush=True)
+    except BrokenPipeError:  # `--help | head`: nobody reads on, so Python's own flush at the exit must not fail either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def defaults() -> dict[str, str]:
-    """Return the option that the main config chooses of each group."""
-    return dict(re.findall(r"^  - (?:override )?([\w/]+): (\w+)$", (CONF / "config.yaml").read_text(), re.M))
+def _lines_of_help(arguments: Sequence[str]) -> list[str]:
+    """Return the help, line by line."""
+    chosen = default_options() | dict(
+        argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument)
+    )
+    lines = [INTRODUCTION, "Groups with their options; * marks the chosen ones"]
+    for group in PRINTED:
+        names = ["*" + name if name in _chosen_names(chosen, group) else name for name in options(group)]
+        lines += _wrapped(f"  {group:<14}", names)
+    lines += ["\nKeys with their values and meanings", *keys_of(CONF / "config.yaml")]
+    for group in PRINTED:
+        for name in _chosen_names(chosen, group):
+            lines += _keys_of_option(group, name)
+    return [*lines, CLOSING]
 
 
-def chosen_names(chosen: dict[str, str], group: str) -> list[str]:
+def _keys_of_option(group: str, name: str) -> list[str]:
+    """Return what an option is and a line for each of its keys."""
+    path = file_of(group, name)
+    if path.exists():
+        prefix = "" if _is_global(path) else f"{group.replace('/', '.')}."
+        return [f"\n  {group}={name}: {meaning(path)}", *keys_of(path, prefix)]
+    return [] if name == "null" else [f"\n  {group}={name} is not an option: there are {', '.join(options(group))}"]
+
+
+def _chosen_names(chosen: dict[str, str], group: str) -> list[str]:
     """Return the names chosen of a group, several in brackets."""
     return re.findall(r"\w+", chosen.get(group, ""))
-
-
-def options(group: str) -> list[str]:
-    """Return the names that a group offers."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def meaning(path: Path) -> str:
@@ -78,7 +79,7 @@ def meaning(path: Path) -> str:
     return next(line for line in path.read_text().splitlines() if not line.startswith("# @package"))[2:]
 
 
-def is_global(path: Path) -> bool:
+def _is_global(path: Path) -> bool:
     """Tell whether the keys of a file are full names already, as those of a preset are."""
     return path.read_text().startswith("# @package _global_")
 
@@ -99,7 +100,7 @@ def keys_of(path: Path, prefix: str = "") -> list[str]:
     return lines
 
 
-def wrapped(head: str, names: Sequence[str], width: int = 100) -> list[str]:
+def _wrapped(head: str, names: Sequence[str], width: int = 100) -> list[str]:
     """Return names in lines of at most `width` characters behind a head."""
     lines = [head]
     for name in names:

@@ -9,110 +9,96 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any, NamedTuple
 
+from runner.config.tree import as_yaml, walk
 
-class Rule(NamedTuple):
+
+class _Rule(NamedTuple):
     """What a value must be, in words, and the test for it."""
 
     expected: str
     accepts: Callable[[Any], bool]
 
 
-def whole(low: int) -> Rule:
+def whole(low: int) -> _Rule:
     """A whole number of at least `low`."""
-    return Rule(f"a whole number of at least {low}", lambda value: type(value) is int and low <= value < 2**63)
+    return _Rule(f"a whole number of at least {low}", lambda value: type(value) is int and low <= value < 2**63)
 
 
-def number(low: float | None = None, above: float | None = None, high: float = math.inf) -> Rule:
-    """A finite number, at least `low` or above `above`, and at most `high`."""
-    bounds = [f"of at least {low}" if low is not None else "", f"above {above}" if above is not None else ""]
-    bounds += [f"at most {high}" if high < math.inf else ""]
+def number(
+    *, low: float | None = None, above: float | None = None, high: float = math.inf, below: float = math.inf
+) -> _Rule:
+    """A finite number: at least `low` or above `above`, at most `high` or below `below`."""
+    if high < math.inf:
+        expected = f"between {low} and {high}"
+    elif below < math.inf:
+        expected = f"at least {low} and below {below}"
+    else:
+        expected = f"a finite number of at least {low}" if above is None else f"a finite number above {above}"
+    least = -math.inf if low is None else low
+    beyond = -math.inf if above is None else above
 
     def accepts(value: Any) -> bool:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return False
-        return (low is None or value >= low) and (above is None or value > above) and value <= high
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        return is_number and least <= value <= high and beyond < value < below
 
-    return Rule(" ".join(filter(None, ["a finite number", *bounds])), accepts)
+    return _Rule(expected, accepts)
 
 
-def choice(*names: str) -> Rule:
+def choice(*names: str) -> _Rule:
     """One of a few words."""
-    return Rule("one of " + ", ".join(names), lambda value: value in names)
+    return _Rule("one of " + ", ".join(names), lambda value: value in names)
 
 
-def each(rule: Rule) -> Rule:
+def each(rule: _Rule) -> _Rule:
     """A list whose members all obey `rule`."""
-    return Rule(
-        f"a list, each member {rule.expected}",
-        lambda value: isinstance(value, list) and all(map(rule.accepts, value)),
+    return _Rule(
+        f"a list, each member {rule.expected}", lambda value: isinstance(value, list) and all(map(rule.accepts, value))
     )
 
 
-def optional(rule: Rule) -> Rule:
+def _optional(rule: _Rule) -> _Rule:
     """The same, or null."""
-    return Rule(f"{rule.expected}, or null", lambda value: value is None or rule.accepts(value))
+    return _Rule(f"{rule.expected}, or null", lambda value: value is None or rule.accepts(value))
 
 
-flag = Rule("true or false", lambda value: type(value) is bool)
-text = Rule("a word", lambda value: isinstance(value, str) and value != "")
-folder_name = Rule(
+flag = _Rule("true or false", lambda value: type(value) is bool)
+text = _Rule("a word", lambda value: isinstance(value, str) and value != "")
+folder_name = _Rule(
     "a folder name without '..' and not absolute",
     lambda value: isinstance(value, str) and value != "" and ".." not in value and not value.startswith("/"),
 )
-mapping = Rule("a mapping of names to options", lambda value: isinstance(value, dict))
+mapping = _Rule("a mapping of names to options", lambda value: isinstance(value, dict))
 
-RULES: dict[str, Rule] = {
-    "epochs": whole(1),
-    "batch_size": whole(1),
-    "shuffle": flag,
-    "seed": whole(0),
-    "device": choice("auto", "cpu", "cuda"),
-    "precision": choice("fp32", "bf16"),
-    "channels_last": optional(flag),
-    "batch_norm": choice("batch", "frozen"),
-    "threads": optional(whole(1)),
-    "on_nan": choice("stop", "continue"),
-    "evaluate_every": optional(whole(0)),
-    "histograms": flag,
-    "pictures": flag,
-    "objective_metric": optional(text),
-    "checkpoint_seconds": number(above=0),
-    "runs_dir": text,
-    "name": folder_name,
-    "force": flag,
-    "allow_targets": each(text),
-    "data.train_size": optional(whole(1)),
-    "data.validation_size": optional(whole(0)),
-    "data.normalize": choice("scalar", "component", "none"),
-    "data.label_noise": number(low=0, high=1),
-    "data.seed": whole(0),
-    "loss.weight": number(low=0),
-    "optimizer.lr": number(above=0),
-    "optimizer.weight_decay": number(low=0),
-    "optimizer.momentum": number(low=0, high=1),
-    "optimizer.gradient": choice("minibatch", "full"),
-    "optimizer.clip": optional(number(above=0)),
-    "optimizer.max_iter": whole(1),
-    "optimizer.max_eval": optional(whole(1)),
-    "optimizer.history_size": whole(1),
-    "optimizer.line_search_fn": optional(choice("strong_wolfe")),
-    "optimizer.groups": optional(mapping),
-    "optimizer.groups.*.lr": number(above=0),
-    "model.width": number(above=0),
-    "penalty": mapping,
-    "penalty.*": mapping,
-    "penalty.*.weight": number(low=0),
-    "penalty.*.every": whole(1),
-    "penalty.*.warmup": number(low=0),
-    "sweep": mapping,
-    "sweep.n_jobs": optional(whole(1)),
-    "sweep.on_error": choice("continue", "stop"),
-    "sweep.retry_failed": flag,
-    "probe": mapping,
-    "probe.*": mapping,
-}
+RULES = (  # a rule, and the keys that it holds for
+    (whole(0), "seed data.seed"),
+    (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every"),
+    (_optional(whole(0)), "evaluate_every data.validation_size"),
+    (_optional(whole(1)), "threads data.train_size optimizer.max_eval sweep.n_jobs"),
+    (number(low=0), "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
+    (number(low=0, high=1), "data.label_noise"),
+    (number(low=0, below=1), "optimizer.momentum"),
+    (number(above=0), "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width"),
+    (_optional(number(above=0)), "optimizer.clip"),
+    (flag, "shuffle histograms pictures force sweep.retry_failed"),
+    (_optional(flag), "channels_last"),
+    (text, "runs_dir"),
+    (_optional(text), "objective_metric"),
+    (each(text), "allow_targets"),
+    (folder_name, "name"),
+    (mapping, "penalty penalty.* probe probe.* sweep"),
+    (_optional(mapping), "optimizer.groups"),
+    (choice("auto", "cpu", "cuda"), "device"),
+    (choice("fp32", "bf16"), "precision"),
+    (choice("batch", "frozen"), "batch_norm"),
+    (choice("stop", "continue"), "on_nan"),
+    (choice("continue", "stop"), "sweep.on_error"),
+    (choice("minibatch", "full"), "optimizer.gradient"),
+    (_optional(choice("strong_wolfe")), "optimizer.line_search_fn"),
+    (choice("scalar", "component", "none"), "data.normalize"),
+)
 
 
 def problems_of_values(config: dict[str, Any]) -> list[str]:
@@ -122,29 +108,20 @@ def problems_of_values(config: dict[str, Any]) -> list[str]:
         if value == "???":
             problems.append(f"{path} must be given: {path}=...")
             continue
-        for pattern, rule in RULES.items():
-            if matches(path, pattern) and not rule.accepts(value):
-                problems.append(f"{path} must be {rule.expected}, got {as_yaml(value)}")
+        problems += [
+            f"{path} must be {rule.expected}, got {as_yaml(value)}"
+            for rule in _rules_of(path)
+            if not rule.accepts(value)
+        ]
     return problems
 
 
-def walk(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Return (path, value) of all nodes below, depth first; members of a list go by their index."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    found = []
-    for key, value in children:
-        inner = f"{path}.{key}" if path else str(key)
-        found += [(inner, value), *walk(value, inner)]
-    return found
+@cache
+def _rules_of(path: str) -> tuple[_Rule, ...]:
+    """Return the rules for a path."""
+    return tuple(rule for rule, keys in RULES if any(_matches(path, key) for key in keys.split()))
 
 
-def matches(path: str, pattern: str) -> bool:
+def _matches(path: str, pattern: str) -> bool:
     """Tell whether a path fits a pattern whose `*` stands for exactly one key."""
     return path.count(".") == pattern.count(".") and fnmatchcase(path, pattern)
-
-
-def as_yaml(value: Any) -> str:
-    """Return a value as YAML writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value) if isinstance(value, str) else str(value)

@@ -46,7 +46,7 @@ class Probe(ABC):
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
         """Return numbers by name; a tensor becomes a histogram."""
 
-    def part(self, subject: Subject) -> Split:
+    def test_split(self, subject: Subject) -> Split:
         """Return the test examples to look at."""
         return subject.dataset.test[: self.examples]
 
@@ -58,7 +58,7 @@ class JacobianNorm(Probe):
     """
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
-        grams = [j @ j.mT for j in jacobians(subject.model, self.part(subject).inputs)]  # (B, C, C)
+        grams = [j @ j.mT for j in jacobians(subject.model, self.test_split(subject).inputs)]  # (B, C, C)
         eigenvalues = torch.linalg.eigvalsh(torch.cat(grams)).clamp(min=0)
         return {
             "frobenius": eigenvalues.sum(1).sqrt().mean().item(),
@@ -87,11 +87,11 @@ class Boundary(Probe):
         require_classes("boundary", dataset)
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
-        part = self.part(subject)
-        evaluation = evaluate(subject.model, subject.criterion, part, subject.dataset.classes)
+        split = self.test_split(subject)
+        evaluation = evaluate(subject.model, subject.criterion, split, subject.dataset.classes)
         outputs, found = evaluation.outputs.double().split(BATCH), []
-        targets = part.targets.split(BATCH)
-        for j, logits, labels in zip(jacobians(subject.model, part.inputs), outputs, targets, strict=True):
+        targets = split.targets.split(BATCH)
+        for j, logits, labels in zip(jacobians(subject.model, split.inputs), outputs, targets, strict=True):
             rows = torch.arange(len(labels), device=labels.device)
             slopes = (j[rows, labels].unsqueeze(1) - j).norm(dim=2)
             gaps = logits[rows, labels].unsqueeze(1) - logits

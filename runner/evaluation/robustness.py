@@ -46,24 +46,24 @@ class Perturbation(Probe):
 
     def error(self, subject: Subject, size: float) -> float:
         """Return the error after a perturbation of one size; the mean over its directions."""
-        part = self.part(subject)
+        split = self.test_split(subject)
         errors = []
-        for inputs in self.perturbed(subject, part, size):
-            perturbed = Split(inputs, part.targets)
+        for inputs in self.perturbed(subject, split, size):
+            perturbed = Split(inputs, split.targets)
             errors.append(evaluate(subject.model, subject.criterion, perturbed, subject.dataset.classes).error or 0.0)
         return sum(errors) / len(errors)
 
     @abstractmethod
-    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
+    def perturbed(self, subject: Subject, split: Split, size: float) -> list[Tensor]:
         """Return the perturbed inputs, once for each direction."""
 
 
 class Noise(Perturbation):
     """Gaussian noise of the given standard deviations, not clipped."""
 
-    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
-        noise = torch.randn(part.inputs.shape, generator=subject.generator, device=part.inputs.device)
-        return [part.inputs + size * subject.dataset.unit / subject.dataset.scale * noise]
+    def perturbed(self, subject: Subject, split: Split, size: float) -> list[Tensor]:
+        noise = torch.randn(split.inputs.shape, generator=subject.generator, device=split.inputs.device)
+        return [split.inputs + size * subject.dataset.unit / subject.dataset.scale * noise]
 
 
 class Shift(Perturbation):
@@ -71,11 +71,11 @@ class Shift(Perturbation):
 
     images_only = True
 
-    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
-        height, width = part.inputs.shape[-2:]
+    def perturbed(self, subject: Subject, split: Split, size: float) -> list[Tensor]:
+        height, width = split.inputs.shape[-2:]
         directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]
         moves = [[[1, 0, 2 * size * x / width], [0, 1, 2 * size * y / height]] for x, y in directions]
-        return [warped(part.inputs, move, subject.dataset) for move in moves]
+        return [warped(split.inputs, move, subject.dataset) for move in moves]
 
 
 class Rotation(Perturbation):
@@ -83,10 +83,13 @@ class Rotation(Perturbation):
 
     images_only = True
 
-    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
+    def perturbed(self, subject: Subject, split: Split, size: float) -> list[Tensor]:
+        height, width = split.inputs.shape[-2:]
         angle = torch.tensor(size).deg2rad()
         cos, sin = angle.cos().item(), angle.sin().item()
-        return [warped(part.inputs, [[cos, -s, 0], [s, cos, 0]], subject.dataset) for s in (sin, -sin)]
+        # In coordinates that run from -1 to 1 over the width and the height, a turn of pixels is not one of numbers.
+        turns = [[[cos, -s * (height / width), 0], [s * (width / height), cos, 0]] for s in (sin, -sin)]
+        return [warped(split.inputs, turn, subject.dataset) for turn in turns]
 
 
 class Attack(Perturbation):
@@ -109,8 +112,8 @@ class Attack(Perturbation):
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps = steps
 
-    def perturbed(self, subject: Subject, part: Split, size: float) -> list[Tensor]:
-        batches = zip(part.inputs.split(BATCH), part.targets.split(BATCH), strict=True)
+    def perturbed(self, subject: Subject, split: Split, size: float) -> list[Tensor]:
+        batches = zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True)
         return [torch.cat([self.ascend(subject, inputs, targets, size) for inputs, targets in batches])]
 
     def ascend(self, subject: Subject, inputs: Tensor, targets: Tensor, size: float) -> Tensor:

@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util import tensor_util
 
 from runner.storage.atomic import replace
 
 BINS = 30  # as many as TensorBoard draws
 LARGEST = float(np.finfo(np.float32).max)  # TensorBoard keeps histograms in float32
+CHARTS = {
+    "loss": [r"^(train|validation|test)/loss$"],
+    "error": [r"^(train|validation|test)/error$"],
+    "objective and penalties": [r"^train/(objective|loss|penalty/[^/]+)$"],
+}
 
 
 class Events:
@@ -86,12 +94,12 @@ def _cut(path: Path, last: int) -> dict[str, int]:
 
 
 def scalars(values: Mapping[str, float]) -> list[Summary.Value]:
-    """Numbers under their tags; NaN and infinity too."""
+    """Return numbers under their tags; NaN and infinity too."""
     return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
 
 
 def histograms(values: Mapping[str, NDArray[np.floating]]) -> list[Summary.Value]:
-    """Histograms of the finite values, over their range; none where there are none."""
+    """Return histograms of the finite values, over their range; none where there are none."""
     finite = {tag: array[np.isfinite(array)] for tag, array in values.items()}
     return [Summary.Value(tag=tag, histo=_histogram(array)) for tag, array in finite.items() if array.size]
 
@@ -112,13 +120,13 @@ def _histogram(values: NDArray[np.floating]) -> HistogramProto:
 
 
 def image(tag: str, png: bytes, width: int, height: int) -> Summary.Value:
-    """A PNG picture of width times height pixels."""
+    """Return a PNG picture of width times height pixels."""
     picture = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
     return Summary.Value(tag=tag, image=picture)
 
 
 def session_start(hparams: Mapping[str, object], group: str) -> Summary.Value:
-    """A run's row in TensorBoard's table of hyperparameters; runs of one group are averaged in one row.
+    """Return a run's row in TensorBoard's table of hyperparameters; runs of one group are averaged in one row.
 
     No Experiment summary beside it: TensorBoard takes the columns from the first one that it finds, and runs
     with other penalties would lose theirs; without one it takes them from all runs.
@@ -135,10 +143,29 @@ def session_start(hparams: Mapping[str, object], group: str) -> Summary.Value:
 
 
 def session_end(status: int) -> Summary.Value:
-    """How a run ended: `tensorboard.plugins.hparams.api_pb2.STATUS_SUCCESS` or `STATUS_FAILURE`."""
+    """Return how a run ended: `tensorboard.plugins.hparams.api_pb2.STATUS_SUCCESS` or `STATUS_FAILURE`."""
     end = SessionEndInfo(status=status, end_time_secs=time.time())
     return _session(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
 
 def _session(tag: str, data: HParamsPluginData) -> Summary.Value:
     return Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+
+
+def custom_charts() -> Summary.Value:
+    """Train against test in one chart: the layout of TensorBoard's "Custom Scalars" page, to write at step 0.
+
+    TensorBoard takes the layout from the runs below its folder and merges equal ones. So each run's record holds it,
+    and one run or many show the same page; in a folder of its own it would show as one more run.
+    """
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
+        for title, tags in CHARTS.items()
+    ]
+    category = layout_pb2.Category(title="train against test", chart=charts)
+    content = layout_pb2.Layout(category=[category]).SerializeToString()
+    return Summary.Value(
+        tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,
+        metadata=custom_scalar_metadata.create_summary_metadata(),
+        tensor=tensor_util.make_tensor_proto(content),
+    )

@@ -41,7 +41,7 @@ def figures_of(model: nn.Module, dataset: Dataset, test: Evaluation) -> dict[str
 
 
 def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
-    """The learned curve, the examples, and short tangents with the model's slope at the training points.
+    """Draw the learned curve, the examples, and short tangents with the model's slope at the training points.
 
     In units of the raw data. None if the data is not a regression of one number on one number.
     """
@@ -63,7 +63,7 @@ def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
 
 
 def confusion_figure(outputs: Tensor, targets: Tensor, classes: int, title: str) -> Figure:
-    """How many examples of each class, in its row, the model takes for which; shaded by their share of the row.
+    """Draw how many examples of each class, in its row, the model takes for which; shaded by their share of the row.
 
     Args:
         outputs: (N, C); the largest of a row is the prediction.
@@ -91,7 +91,7 @@ def confusion_figure(outputs: Tensor, targets: Tensor, classes: int, title: str)
 def mistakes_figure(
     inputs: Tensor, outputs: Tensor, targets: Tensor, losses: Tensor, dataset: Dataset, count: int = 24
 ) -> Figure | None:
-    """The worst mistakes: wrongly classified images, those with the highest losses first.
+    """Draw the worst mistakes: wrongly classified images, those with the highest losses first.
 
     Under each stand true → predicted class and the softmax of the outputs at the predicted one (its
     probability, where the model was trained by cross-entropy). None for inputs that are no images.
@@ -124,7 +124,7 @@ def mistakes_figure(
 
 
 def _figure(width: float, height: float, left: float = 0.75, bottom: float = 0.5) -> tuple[Figure, Axes]:
-    """A figure and its axes; all in inches. Axes in a fixed place cost half as much as fitted ones."""
+    """Return a figure and its axes; all in inches. Axes in a fixed place cost half as much as fitted ones."""
     figure = Figure(figsize=(width, height), dpi=100)
     right, top = 0.15, 0.35
     inner = ((width - left - right) / width, (height - bottom - top) / height)
@@ -171,7 +171,7 @@ def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
 
 
 def _values_and_slopes(model: nn.Module, inputs: Tensor) -> tuple[Array, Array]:
-    """The model's outputs (N,) at inputs (N, 1), and their derivatives (N,), in evaluation mode."""
+    """Return the model's outputs (N,) at inputs (N, 1), and their derivatives (N,), in evaluation mode."""
     training = model.training
     model.eval()  # no example changes another's output: the gradient of the sum holds all derivatives
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""One run's record: a TensorBoard event file, and metrics.csv with a row per epoch."""
+"""One run's record: a TensorBoard event file, and metrics.csv with a row for each evaluated epoch."""
 
 import csv
 import io
@@ -11,8 +11,7 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import Tensor, nn
 
-from runner.recording.events import Events, histograms, image, scalars, session_end, session_start
-from runner.recording.layout import layout
+from runner.recording.events import Events, custom_charts, histograms, image, scalars, session_end, session_start
 from runner.storage.atomic import replace
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ END_STATUS = {"done": STATUS_SUCCESS, "diverged": STATUS_FAILURE, "failed": STAT
 
 
 class Recorder:
-    """Writes one run's record into its directory: `events.out.tfevents.*` and `metrics.csv`.
+    """Write one run's record into its directory: `events.out.tfevents.*` and `metrics.csv`.
 
     What was written up to the last call of `scalars`, `finish` or `close` survives the death of the process.
     A resumed run goes on with the record of its checkpoint: what was written after that is removed, and what
@@ -56,7 +55,7 @@ class Recorder:
         self._columns: list[str] = []
         self._rewrite_table()
         self._events = Events(directory, resume_at)
-        self._events.add(0, [session_start(hparams, group), layout()])
+        self._events.add(0, [session_start(hparams, group), custom_charts()])
         self._events.flush()
 
     def record_scalars(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -103,8 +102,10 @@ class Recorder:
     def finish(self, best: Mapping[str, float], status: str) -> None:
         """Record the best values, as `best/<key>`, and how the run ended.
 
-        status: "done" shows as success in TensorBoard's table, "diverged" and "failed" as failure; any other
-            (the run was interrupted and will go on) as unknown. A run that is resumed takes it back.
+        Args:
+            best: numbers of the best epoch, by key.
+            status: done shows as success in TensorBoard's table, diverged and failed as failure; any other (the run
+                was interrupted and will go on) as unknown. A run that is resumed takes it back.
         """
         epoch = int(self.history[-1]["epoch"]) if self.history else 0
         self._events.add(epoch, scalars({f"best/{key}": float(value) for key, value in best.items()}))
@@ -135,7 +136,7 @@ class Recorder:
 
 
 def _weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters of each layer that are no biases."""
+    """Return the parameters of each layer that are no biases."""
     layers = {
         name or "model": [p for key, p in module.named_parameters(recurse=False) if not key.endswith("bias")]
         for name, module in model.named_modules()
@@ -144,7 +145,7 @@ def _weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def _to_host(*groups: Mapping[str, Tensor]) -> list[dict[str, np.ndarray]]:
-    """Named vectors as arrays, in one transfer: each would wait for the device."""
+    """Return named vectors as arrays, in one transfer: each would wait for the device."""
     vectors = [vector for group in groups for vector in group.values()]
     if not vectors:
         return [{} for _ in groups]

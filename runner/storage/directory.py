@@ -1,50 +1,23 @@
-"""A run's identity and its directory, which holds everything about it.
-
-The id is a hash of the resolved config less what cannot change the result; the directory's name is the keys that
-differ from the defaults, then the id. So the same config lands in the same directory, whatever the grid, its order or
-the launcher, and a run finds what it has already done.
-"""
+"""A run's directory, which holds everything about it."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.config.allowlist import CONF, GROUPS
-from runner.config.check import exit_with_problems, problems_of_config
-from runner.config.compose import allowed_packages, resolved
-from runner.config.rules import as_yaml, walk
+from runner.config.check import exit_with_problems, problems_of
+from runner.config.compose import composed_by_hydra
+from runner.config.tree import as_yaml
 from runner.storage.atomic import read_json, write_atomic, write_json
-
-NOT_IDENTITY = (
-    "device",
-    "threads",
-    "runs_dir",
-    "name",
-    "force",
-    "allow_targets",
-    "histograms",
-    "pictures",
-    "checkpoint_seconds",
-    "objective_metric",
-    "data.root",
-    "sweep.n_jobs",
-    "sweep.on_error",
-    "sweep.retry_failed",
-)
-LONGEST_NAME = 100
-FINISHED = ("done", "diverged")  # results to keep; all other statuses are work to be done
+from runner.storage.identity import directory_name, identity, ids
+from runner.storage.status import ENDED, FINISHED, Status
 
 
 class Busy(RuntimeError):
@@ -52,35 +25,32 @@ class Busy(RuntimeError):
 
 
 class Run:
-    """Where one run lives.
+    """One run: its config, its identity and what is stored of it.
 
     Args:
-        config: resolved, plain.
-        choices: config group -> chosen option, as Hydra names it.
+        config: resolved, plain, checked.
         overrides: the command line's, for the record.
+        title: what tells the run from the others of its sweep (null: the directory's name).
     """
 
-    def __init__(self, config: dict[str, Any], choices: Mapping[str, Any], overrides: list[str] | None = None) -> None:
+    def __init__(self, config: dict[str, Any], overrides: list[str] | None = None, title: str | None = None) -> None:
         self.config, self.overrides = config, overrides or []
-        leaves = identity(config) | contents(config)
-        self.run_id = digest(leaves)
-        self.group_id = digest({key: value for key, value in leaves.items() if key != "seed"})
-        self.group_name = named(label({**config, "seed": 0}, choices), self.group_id)
-        folder = Path(config["runs_dir"], config["name"])
-        self.path = folder / named(label(config, choices), self.run_id)
-        if not self.path.exists():  # a config can be typed in several ways, which differ in the label
-            self.path = next(iter(sorted(folder.glob(f"*_{self.run_id}"))), self.path)
+        self.run_id, self.group_id = ids(config)
+        self.path = Path(config["runs_dir"], config["name"], directory_name(config, self.run_id))
+        self.title = title or self.path.name
 
     @classmethod
     def of(cls, config: DictConfig) -> Run:
-        """Return the directory of a composed config, once that is found good; leave with exit code 2 otherwise."""
-        plain, hydra = resolved(config), HydraConfig.get()
-        overrides = list(hydra.overrides.task)
-        problems = problems_of_config(plain, allowed_packages(overrides))
-        if problems:
+        """Return the run of the config that Hydra has composed; exit with code 2 if that is bad."""
+        composed = composed_by_hydra(config)
+        if problems := problems_of(composed):
             exit_with_problems(problems)
-        choices: Any = OmegaConf.to_container(hydra.runtime.choices)
-        return cls(plain, choices, overrides)
+        return cls(composed.values, composed.overrides)
+
+    @cached_property
+    def group_name(self) -> str:
+        """The directory's name that the first seed would have, with the id of the group."""
+        return directory_name({**self.config, "seed": 0}, self.group_id)
 
     @property
     def hparams(self) -> dict[str, Any]:
@@ -97,27 +67,32 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return not self.config["force"] and self.result().get("status") in FINISHED
+        return not self.config["force"] and self.status in FINISHED
 
     @property
     def has_ended(self) -> bool:
         """Tell whether the run came to an end, good or bad; an interrupted one has not."""
-        return self.result().get("status") in (*FINISHED, "failed")
+        return self.status in ENDED
 
     @property
     def needs_no_training(self) -> bool:
-        """Tell whether there is nothing to train: the run is finished, or failed and is not to be tried again."""
+        """Tell whether the run is finished, or failed and is not to be tried again."""
         retried = self.config["sweep"]["retry_failed"] or self.config["force"]
-        return self.is_finished or (self.result().get("status") == "failed" and not retried)
+        return self.is_finished or (self.status == Status.FAILED and not retried)
 
     @property
-    def result_path(self) -> Path:
-        return self.path / "result.json"
+    def status(self) -> str | None:
+        """The stored status, None if there is none."""
+        return self.result().get("status")
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
 
     def result(self) -> dict[str, Any]:
-        """Return what is known of the run: the last result.json; an empty dict if there is none, or a damaged one."""
+        """Return the last result.json; an empty dict if there is none, or a damaged one."""
         try:
-            found = read_json(self.result_path)
+            found = read_json(self.path / "result.json")
         except (OSError, ValueError):  # the checkpoints have it all: a result is soon made anew
             return {}
         return found if isinstance(found, dict) and found.get("run_id") == self.run_id else {}
@@ -125,31 +100,28 @@ class Run:
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write what is known of the run, under its ids, and return it."""
         whole = {"run_id": self.run_id, "group_id": self.group_id, **result}
-        write_json(self.result_path, whole)
+        write_json(self.path / "result.json", whole)
         return whole
 
-    def mark_seen(self) -> None:
-        """Make the result newer than the mark of the sweep that has looked at it (`runner.sweep.conclude`)."""
-        if self.result_path.exists():
-            self.result_path.touch()
+    def write_end(self, status: Status, reason: str) -> None:
+        """Write how the run ended, beside what is known of it; call it with the lock held."""
+        if not (self.path / "config.yaml").exists():
+            self.write_config()
+        self.write_result({**self.result(), "status": status, "reason": reason})
 
     def write_config(self) -> None:
         """Record the resolved config and the overrides."""
         write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         write_atomic(self.path / "overrides.yaml", yaml.safe_dump(self.overrides))
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the directory; the lock dies with its process.
-
-        Raises:
-            Busy: if another process holds it.
-        """
-        return locked(self.path)
-
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run's directory."""
+    """Hold a run's directory; the lock is released when its process ends, however it ends.
+
+    Raises:
+        Busy: if another process holds it.
+    """
     path.mkdir(parents=True, exist_ok=True)
     with open(path / ".lock", "w") as lock:
         try:
@@ -157,89 +129,3 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise Busy(f"another process is training in {path}: wait for it, or stop it first") from error
         yield
-
-
-def named(label: str, digest: str) -> str:
-    """Return a readable label and a hash as one name, of a length that every file system takes."""
-    return f"{label[: LONGEST_NAME - 1 - len(digest)]}_{digest}".lstrip("_")
-
-
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leaves of a config that can change its result, by path; equal numbers become the same one."""
-    leaves = {path: value for path, value in walk(config) if not isinstance(value, dict) or not value}
-    return {
-        path: int(value) if isinstance(value, float) and value.is_integer() else value
-        for path, value in leaves.items()
-        if path not in NOT_IDENTITY
-    }
-
-
-def contents(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sha256 of the user's own data file, under its path: other contents make another run."""
-    if config["data"]["_target_"] != "data.Npz":
-        return {}
-    try:
-        path = Path(config["data"]["path"]).expanduser().resolve()
-        facts = path.stat()
-        return {"data.path": hash_of(path, facts.st_mtime_ns, facts.st_size)}
-    except (OSError, TypeError, ValueError, RuntimeError, KeyError):  # no such file: to build the data will tell why
-        return {}
-
-
-@cache
-def hash_of(path: Path, modified: int, size: int) -> str:
-    """Return the sha256 of a file, read once as long as it looks the same."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(tree: Mapping[str, Any]) -> str:
-    """Return a short hash of plain data, whatever its order."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def label(config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
-    """Return the choices and values that differ from the defaults, readable and safe as a file name."""
-    main = loaded(CONF / "config.yaml")
-    default = {group: name for entry in main["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
-    parts = [
-        f"{group}={choices[group]}"
-        for group in GROUPS
-        if group not in ("penalty", "probe") and choices.get(group, default[group]) != default[group]
-    ]
-    parts += [f"penalty={'+'.join(sorted(config['penalty']))}"] if config["penalty"] else []
-    usual = identity(defaults_of(main, config, choices))
-    changed = {path: value for path, value in identity(config).items() if usual.get(path, ...) != value}
-    parts += [
-        f"{short(path)}={value if isinstance(value, str) else as_yaml(value)}"
-        for path, value in changed.items()
-        if not path.endswith("_target_")
-        and not re.search(r"\.\d+$", path)
-        and not path.startswith("probe")
-        and path != "penalty"
-    ]
-    return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts))
-
-
-def defaults_of(main: dict[str, Any], config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the files under conf/ alone give for these choices."""
-    usual = {key: value for key, value in main.items() if key not in ("defaults", "hydra")}
-    for group in GROUPS:
-        names = config[group] if group in ("penalty", "probe") else [choices.get(group)]
-        for name in names:
-            path = CONF / group / f"{name}.yaml"
-            own = loaded(path)
-            usual[group] = {**usual.get(group, {}), **own}
-    return usual
-
-
-@cache
-def loaded(path: Path) -> dict[str, Any]:
-    """Return what a file under conf/ holds, empty if there is none; not to be changed."""
-    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
-
-
-def short(path: str) -> str:
-    """Return a path without its group, unless that would make it ambiguous."""
-    rest = path.partition(".")[2]
-    return rest if rest and rest not in ("seed", "weight") else path

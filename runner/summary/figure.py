@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from runner.storage.atomic import write_atomic
-from runner.summary import Row, Summary
 from runner.summary.axis import LOG_RATIO, set_ticks
+from runner.summary.groups import Row, Summary
 from runner.summary.settings import BLANK, as_typed, is_number, sort_key
 
 COLORS = {"train": "#7f7f7f", "validation": "#1f77b4", "test": "#d95f02"}

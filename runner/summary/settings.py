@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-import yaml
-
-from runner.config.allowlist import CONF, GROUPS
-from runner.config.rules import as_yaml
-from runner.storage.directory import identity, short
+from runner.config.conf_files import GROUPS, chosen_options, usual_values
+from runner.config.tree import as_yaml
+from runner.storage.identity import identity, short
 
 Config = Mapping[str, Any]
 RESERVED = {"best", "n", "diverged", "sweep"}  # columns of the table itself
@@ -29,8 +26,8 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
 
     The order of the columns is that of the configs, choices before options. The seed is never one.
     """
-    tables = [flat(config) for config in configs]
-    usual = [usual_values(config) for config in configs]
+    tables = [_flat(config) for config in configs]
+    usual = [identity(usual_values(config)) for config in configs]
     paths = list(dict.fromkeys(path for table in tables for path in table))
     differing = {path for path in paths if len({as_yaml(table.get(path, BLANK)) for table in tables}) > 1}
     choices = [group for group in GROUPS if group in differing]
@@ -41,67 +38,28 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
         )
 
     kept = [path for path in paths if path in choices or (path in differing and not comes_with_a_choice(path))]
-    names = short_names(kept)
+    names = _short_names(kept)
     return [{names[path]: table[path] for path in kept if path in table} for table in tables]
 
 
-def flat(config: Config) -> dict[str, Any]:
+def _flat(config: Config) -> dict[str, Any]:
     """Return what can change the result, by path, less the seed; the choices stand first, under their groups' names."""
-    choices = {group: "+".join(names_of(group, config)) or "none" for group in GROUPS}
+    choices = {group: "+".join(chosen_options(group, config)) or "none" for group in GROUPS}
     leaves = {
         path: value
         for path, value in identity(config).items()
-        if path not in ("seed", *GROUPS) and not MEMBER.search(path) and not is_choice(path)
+        if path not in ("seed", *GROUPS) and not MEMBER.search(path) and not _is_choice(path)
     }
     return choices | leaves
 
 
-def is_choice(path: str) -> bool:
+def _is_choice(path: str) -> bool:
     """Tell whether a path is the class of a choice, which stands in the column of its group."""
     depth = 2 if path.startswith(("penalty.", "probe.")) else 1
     return path.endswith("._target_") and path.count(".") == depth
 
 
-def names_of(group: str, config: Config) -> list[str]:
-    """Return the names of what a config has chosen from a group: as the files under conf/, or else the class."""
-    node = config.get(group)
-    if not isinstance(node, dict):
-        return []
-    if group in ("penalty", "probe"):
-        return list(node)
-    fitting = {name: file for name, file in files_of(group).items() if can_come_from(file, node)}
-    if not fitting:
-        return [str(node.get("_target_")).rpartition(".")[2]]
-
-    def likeness(name: str) -> tuple[int, int]:
-        file = fitting[name]
-        return len(file), sum(node[key] == value for key, value in file.items())
-
-    return [max(fitting, key=likeness)]
-
-
-def can_come_from(file: Config, node: Config) -> bool:
-    """Tell whether a node can come from a file: its class is the same, and no key is missing."""
-    return file.get("_target_") == node.get("_target_") and file.keys() <= node.keys()
-
-
-@cache
-def files_of(group: str) -> dict[str, Config]:
-    """Return the files of a group under conf/ by their names."""
-    paths = sorted((CONF / group).glob("*.yaml"))
-    return {path.stem: yaml.safe_load(path.read_text()) or {} for path in paths}
-
-
-def usual_values(config: Config) -> dict[str, Any]:
-    """Return what the files of the choices of a config give, by path."""
-    usual: dict[str, Any] = {}
-    for group in GROUPS:
-        for name in names_of(group, config):
-            usual |= identity({group: files_of(group).get(name, {})})
-    return usual
-
-
-def short_names(paths: Sequence[str]) -> dict[str, str]:
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
     """Return a short name for each path; the whole path where the short one would be taken for something else."""
     taken = Counter(map(short, paths))
     return {path: path if taken[short(path)] > 1 or short(path) in RESERVED else short(path) for path in paths}

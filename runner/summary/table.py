@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.storage.atomic import write_atomic
-from runner.summary import Row, RunRecord, Summary
+from runner.summary.groups import Row, Summary
+from runner.summary.runs import RunRecord
 from runner.summary.settings import BLANK, as_typed
 
 WIDTH = 100  # characters of the table where there is no terminal

@@ -1,4 +1,4 @@
-"""The start and the end of a sweep, under any launcher: all configs checked; what became of the jobs, and the table."""
+"""Before a sweep, check every config; after it, report each run and print the table. Independent of the launcher."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.config.allowlist import CONF
-from runner.config.check import exit_with_problems, problems_of_config
-from runner.config.compose import Composer, allowed_packages, resolved
-from runner.config.hydra_node import problems_of_hydra
+from runner.config.check import exit_with_problems, problems_of
+from runner.config.compose import Composer
+from runner.config.conf_files import CONF
 from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command
+from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
 from runner.storage.directory import Busy, Run, locked
+from runner.storage.status import Status
+from runner.sweep.members import add_to_list, listed, use_list_of
 
-STOPPED = (130, 143)  # exit codes: 128 + SIGINT, 128 + SIGTERM
-DIED = "its process died in the midst of training (killed, or a crash in native code)"
+DIED = "its process died during training (killed, or a crash in native code)"
 
 
 def in_sweep() -> bool:
@@ -32,7 +32,7 @@ def in_sweep() -> bool:
 
 
 def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Run]:
-    """Return the directories of the jobs of a sweep; leave with exit code 2 and all that is wrong if any config is bad.
+    """Return the runs of a sweep's jobs and add them to its list; exit with code 2 and all that is wrong in any.
 
     Args:
         loader: Hydra's.
@@ -40,41 +40,38 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
         batch: the overrides of each job.
     """
     composer = Composer(loader, config.hydra.overrides.hydra)
-    facts, problems = [], []
-    for lines in batch:
-        job = composer.compose(lines)
-        plain, choices = resolved(job), {**job.hydra.runtime.choices}
-        hydra: Any = OmegaConf.to_container(job.hydra, resolve=False)
-        problems += problems_of_config(plain, allowed_packages(lines))
-        problems += problems_of_hydra(hydra)  # a file may have chosen further files
-        facts.append((plain, choices, list(lines)))
-    if problems:
+    composed = [composer.compose(lines) for lines in batch]
+    if problems := [problem for each in composed for problem in problems_of(each)]:
         exit_with_problems(problems)
-    return [Run(*fact) for fact in facts]
+    titles = _titles_of(batch)
+    runs = [Run(each.values, each.overrides, title) for each, title in zip(composed, titles, strict=True)]
+    add_to_list(runs)
+    return runs
+
+
+def _titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
+    """Return the overrides of each job that tell it from the others, such as "penalty.l2.weight=0.01 seed=1"."""
+    shared = set(batch[0]).intersection(*batch)
+    return [" ".join(line for line in lines if line not in shared) for lines in batch]
 
 
 @contextmanager
 def sweep_report(folder: Path) -> Iterator[None]:
-    """Run a sweep, then print the table of its runs, however it ended, and leave with its exit code.
+    """Run a sweep, then print the table of its runs, however it ended, and exit with its code.
 
-    That is 1 if a job failed or diverged (now, or earlier and left as it was), 3 if one is busy in another process,
+    That is 1 if a run failed or diverged (now, or earlier and left as it was), 3 if one is busy in another process,
     and 128 + its number after a signal.
 
     Args:
-        folder: of all runs of the sweep.
+        folder: of the runs.
     """
-    # Processes that a launcher starts find our packages, wherever the command was given.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
-    # Numpy starts threads as soon as it is imported, and no job is to be forked beside threads.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    mark = folder / ".sweep"  # what the sweep looks at becomes newer than this file, by the clock of that disk
+    _prepare_environment()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
     except OSError as error:
-        exit_with_problems(
-            [f"runs_dir and name must lead to a folder that can be written, got {folder} ({error.strerror})"]
-        )
+        where = f"a folder that can be written, got {folder} ({error.strerror})"
+        exit_with_problems([f"runs_dir and name must lead to {where}"])
+    use_list_of(sys.argv[1:], folder)
     code: int | str | None = 0
     try:
         yield
@@ -84,49 +81,54 @@ def sweep_report(folder: Path) -> Iterator[None]:
         code = leaving.code
     if code == BAD_CONFIG:  # nothing has been started
         sys.exit(code)
-    statuses = [final_status(path) for path in folder.glob("*/result.json") if newer(path, mark)]
-    files = [path for name in ("result.json", "config.yaml") for path in folder.glob(f"*/{name}")]
-    show_table(sorted({path.parent for path in files if newer(path, mark)}), folder)
-    if code in STOPPED:
+    runs = [path for path in listed() if path.exists() or not code]  # a sweep that was stopped did not start all
+    statuses = [_final_status(path) for path in runs]
+    _show_table([path for path in runs if path.exists()], folder)
+    if code in STOP_CODES:
         print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
-    sys.exit(code or exit_code_of(statuses))
+    sys.exit(code or _exit_code_of(statuses))
 
 
-def newer(path: Path, mark: Path) -> bool:
-    """Tell whether a file was written or touched after another."""
-    return path.stat().st_mtime_ns >= mark.stat().st_mtime_ns
+def _prepare_environment() -> None:
+    """Set variables for the processes that a launcher starts."""
+    # They find our packages, wherever the command was given.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
+    # Numpy starts threads as soon as it is imported, and no job is to be forked beside threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def final_status(path: Path) -> str:
-    """Return the status in a result.json; a run whose process died without a word is written down as failed."""
-    result = read_json(path)
-    if result["status"] != "running":
-        return str(result["status"])
+def _final_status(path: Path) -> str:
+    """Return how a run stands after the sweep; one whose process died without a record is recorded as failed."""
     try:
-        with locked(path.parent):
-            result = read_json(path)  # the other process may have ended just now
-            if result["status"] != "running":
-                return str(result["status"])
-            write_json(path, {**result, "status": "failed", "reason": DIED})
-            return "failed"
+        if read_json(path / "result.json")["status"] != Status.RUNNING:
+            return str(read_json(path / "result.json")["status"])
+        with locked(path):
+            result = read_json(path / "result.json")  # the other process may have ended just now
+            if result["status"] == Status.RUNNING:
+                result |= {"status": Status.FAILED, "reason": DIED}
+                write_json(path / "result.json", result)
+            return str(result["status"])
     except Busy:
-        return "busy"
-    except OSError:  # no room to write it down
-        return "failed"
+        return Status.BUSY
+    except (OSError, ValueError, KeyError, TypeError):  # no result, a damaged one, or no room to write it
+        if not path.exists():
+            print(f"failed: {path.name}: its process ended before it wrote anything", file=sys.stderr)
+        return Status.FAILED
 
 
-def exit_code_of(statuses: list[str]) -> int:
+def _exit_code_of(statuses: list[str]) -> int:
     """Return the exit code of a sweep whose runs ended like this."""
-    if set(statuses) - {"done", "busy"}:
+    if set(statuses) - {Status.DONE, Status.BUSY}:
         return FAILED
-    return BUSY if "busy" in statuses else 0
+    return BUSY if Status.BUSY in statuses else 0
 
 
-def show_table(runs: Sequence[Path], folder: Path) -> None:
-    """Print the table of some runs and write its files into a folder; a sweep does not fail for it."""
-    from runner.summary import report
+def _show_table(runs: Sequence[Path], folder: Path) -> None:
+    """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
+    from runner.summary.report import report  # late: matplotlib takes half a second
 
     try:
-        report(runs or [folder], out=folder)
+        if runs:
+            report(runs, out=folder)
     except (ValueError, OSError) as error:
         print(f"no table: {error}", file=sys.stderr)

@@ -1,9 +1,11 @@
-"""One job of a sweep, any launcher: whatever ends it in Python is recorded in its directory, and ends it alone."""
+"""One job of a sweep, under any launcher. An exception is recorded in its directory and never stops other jobs."""
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -11,20 +13,76 @@ from contextlib import suppress
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner.outcome import objective, reason_of
+from runner.outcome import BUSY, objective, reason_of
 from runner.signals import Interrupted
-from runner.storage.directory import Busy, Run
+from runner.storage.directory import Busy, Run, locked
+from runner.storage.status import Status
+from runner.sweep.members import add_to_list
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def train_job(run: Run) -> None:
-    """Train, with all that is said in the job's log alone; an error, or a call of sys.exit, becomes a status there.
+def train_in_launchers_process(config: DictConfig) -> float:
+    """Train a job in a process of Hydra's launcher if it needs it, and return what a sweeper minimises."""
+    os.chdir(HydraConfig.get().runtime.cwd)  # of the sweep: Ray's processes start elsewhere
+    run = Run.of(config)
+    add_to_list([run])
+    if not run.needs_no_training:
+        try:
+            _train_job(run)
+        except Busy as busy:
+            print(busy, file=sys.stderr, flush=True)
+        except Interrupted as interruption:
+            sys.exit(interruption.exit_code)
+        print(f"{run.status}: {run.title}", flush=True)
+    return objective(run)
+
+
+def train_in_own_process(run: Run, threads: int, parent: int) -> None:
+    """Train a job in this process, which the sweep (`runner.sweep.pool`) has forked for it.
+
+    Args:
+        run: to train.
+        threads: of the CPU.
+        parent: process id of the sweep.
+    """
+    os.setpgid(0, 0)  # a Ctrl-C reaches the sweep alone, which hands it on
+    _die_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        sys.exit(f"{run.path} cannot be written ({error.strerror})")
+    os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
+    os.dup2(log, 2)
+    try:
+        _train_job(run)
+    except Busy:
+        sys.exit(BUSY)
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
+
+
+def _die_with(parent: int) -> None:
+    """Have the system kill this process as soon as its parent is gone, so that its lock is released."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it went before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _train_job(run: Run) -> None:
+    """Train, with all lines in the job's log alone; an error, or a call of sys.exit, becomes a status there.
 
     Raises:
         Busy: if another process works in the directory.
         Interrupted: after a signal, with the state saved.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    with open(run.path / "train.log", "a") as log, open(os.devnull, "w") as nowhere:
+    with open(run.log, "a") as log, open(os.devnull, "w") as nowhere:
         faulthandler.enable(log)
         try:
             from runner.run import train_run
@@ -33,40 +91,18 @@ def train_job(run: Run) -> None:
         except (Busy, Interrupted):
             raise
         except (Exception, SystemExit) as error:
-            if run.result().get("status") == "interrupted":
-                raise  # a launcher's own signal handler leaves like this, to have the job started again
-            if not is_recorded(run, error):
+            if run.status == Status.INTERRUPTED:
+                raise  # a launcher's own signal handler exits like this, to have the job started again
+            if not _is_recorded(run, error):
                 with suppress(OSError):
                     traceback.print_exc(file=log)
-                record_end(run, "failed", reason_of(error, run))
+                with suppress(OSError, Busy), locked(run.path):
+                    run.write_end(Status.FAILED, reason_of(error, run))
         finally:
             faulthandler.disable()
 
 
-def train_one_of_many(config: DictConfig) -> float:
-    """Train a job in a launcher's process, unless that is settled already, and return what a sweeper minimises."""
-    os.chdir(HydraConfig.get().runtime.cwd)  # of the sweep: Ray's processes start elsewhere
-    run = Run.of(config)
-    if not run.needs_no_training:
-        try:
-            train_job(run)
-        except Busy as busy:
-            print(busy, file=sys.stderr, flush=True)
-        except Interrupted as interruption:
-            sys.exit(interruption.exit_code)
-        print(f"{run.result().get('status')}: {run.path.name}", flush=True)
-    run.mark_seen()
-    return objective(run)
-
-
-def is_recorded(run: Run, error: Exception | SystemExit) -> bool:
-    """Tell whether the run itself has written down what ended it."""
+def _is_recorded(run: Run, error: Exception | SystemExit) -> bool:
+    """Tell whether the run itself has recorded what ended it."""
     result = run.result()
-    return result.get("status") == "failed" and result.get("reason") == reason_of(error, run)
-
-
-def record_end(run: Run, status: str, reason: str) -> None:
-    """Write down how a run ended, beside what is known of it."""
-    if not (run.path / "config.yaml").exists():
-        run.write_config()
-    run.write_result({**run.result(), "status": status, "reason": reason})
+    return result.get("status") == Status.FAILED and result.get("reason") == reason_of(error, run)

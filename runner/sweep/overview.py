@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runner.console import Terminal
 from runner.storage.directory import Run
+from runner.storage.status import Status
 
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
 LINE_SECONDS = 60.0  # between two plain lines about what is running
@@ -19,11 +20,11 @@ SHOWN = 12  # running jobs on a terminal
 
 
 class Overview:
-    """Shows how many jobs are done, running, failed and waiting, and the time left.
+    """Show how many jobs are done, running, failed and waiting, and the time left.
 
     Args:
         directories: of the jobs to run.
-        total: jobs of the sweep, those settled before included.
+        total: jobs of the sweep, those trained before included.
     """
 
     def __init__(self, runs: Sequence[Run], total: int) -> None:
@@ -34,7 +35,7 @@ class Overview:
         self.running: dict[str, Run] = {}
         self.ends: dict[str, int] = {}
         self.epochs = sum(run.config["epochs"] for run in runs)
-        self.epochs_before = sum(epoch_of(run) for run in runs)
+        self.epochs_before = sum(_epoch_of(run) for run in runs)
         self.epochs_ended = 0
         self.began = self.drawn = time.monotonic()
 
@@ -51,28 +52,28 @@ class Overview:
         self.terminal.print(line)
 
     def started(self, run: Run) -> None:
-        self.running[run.path.name] = run
+        self.running[run.title] = run
 
     def ended(self, run: Run, status: str) -> None:
-        """Tell how a job ended."""
-        self.running.pop(run.path.name)
+        """Print how a job ended."""
+        self.running.pop(run.title)
         self.ends[status] = self.ends.get(status, 0) + 1
         self.epochs_ended += run.config["epochs"]
         result, number = run.result(), sum(self.ends.values())
         monitor = result.get("best/by", "")
         facts = {
-            "done": f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
-            "busy": "another process is training it",
-        }.get(status, f"{result.get('reason', 'it could not be written why')}; log in {run.path / 'train.log'}")
-        self.say(f"[{number}/{self.jobs}] {status}: {run.path.name}  {facts}")
+            Status.DONE: f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
+            Status.BUSY: "another process is training it",
+        }.get(Status(status), f"{result.get('reason', 'the reason could not be written')}; log in {run.log}")
+        self.say(f"[{number}/{self.jobs}] {status}: {run.title}  {facts}")
 
     def draw(self) -> None:
-        """Draw the overview anew, or say what is running, each now and then."""
+        """Redraw the overview, or print a line about what is running, each now and then."""
         now = time.monotonic()
         if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
             return
         self.drawn = now
-        epochs = {name: epoch_of(run) for name, run in self.running.items()}
+        epochs = {name: _epoch_of(run) for name, run in self.running.items()}
         lines = [f"{name}  epoch {epoch}/{self.running[name].config['epochs']}" for name, epoch in epochs.items()]
         head = self.head(sum(epochs.values()), now - self.began)
         if self.terminal.is_terminal:
@@ -83,22 +84,22 @@ class Overview:
     def head(self, epochs_running: int, seconds: float) -> str:
         """Return the line of numbers."""
         ended = sum(self.ends.values())
-        numbers = {"done": self.total - self.jobs + self.ends.get("done", 0), "running": len(self.running)}
-        numbers |= {status: number for status, number in self.ends.items() if status != "done"}
+        numbers = {"done": self.total - self.jobs + self.ends.get(Status.DONE, 0), "running": len(self.running)}
+        numbers |= {status: number for status, number in self.ends.items() if status != Status.DONE}
         numbers["waiting"] = self.jobs - ended - len(self.running)
         trained = self.epochs_ended + epochs_running - self.epochs_before
         left = seconds / trained * (self.epochs - self.epochs_ended - epochs_running) if trained > 0 else None
-        told = [f"{number} {name}" for name, number in numbers.items() if number]
-        return ", ".join(told) + (f", about {clock(left)} left" if left is not None else "")
+        counts = [f"{number} {name}" for name, number in numbers.items() if number]
+        return ", ".join(counts) + (f", about {_clock(left)} left" if left is not None else "")
 
 
-def epoch_of(run: Run) -> int:
-    """Return the last epoch that a run has written down, 0 before that."""
+def _epoch_of(run: Run) -> int:
+    """Return the last epoch that a run has recorded, 0 before that."""
     result = run.result()
-    return 0 if run.config["force"] and result.get("status") != "running" else result.get("epoch", 0)
+    return 0 if run.config["force"] and result.get("status") != Status.RUNNING else result.get("epoch", 0)
 
 
-def clock(seconds: float) -> str:
+def _clock(seconds: float) -> str:
     """Return a duration as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

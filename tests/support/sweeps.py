@@ -51,7 +51,7 @@ class Faulty(MSE):
 REASONS = {
     "raise": "ArithmeticError: on purpose",
     "exit": "SystemExit: 3",
-    "leave": "exit code 3",
+    "leave": "code 3",
     "crash": "SIGSEGV",
     "kill": "SIGKILL",
     "memory": "out of memory",

@@ -1,0 +1,89 @@
+"""The forward pass as a pure function of the parameters, for `torch.func`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from losses.forward import Forward
+from losses.passes import TorchDraws, called, quiet_start, recorded
+from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
+
+
+class FunctionalForward(Forward):
+    """A forward pass by `torch.func`, a pure function of `params`: it nests in `grad`, `vmap`, `jacrev`.
+
+    Args:
+        params: name -> tensor; the parameters of `model` are not read.
+        Others as in `EagerForward`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Mapping[str, Tensor],
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        penalties: Sequence[Penalty] = (),
+        generator: Generator | None = None,
+    ) -> None:
+        self.model, self.criterion = model, criterion
+        self.inputs, self.targets, self.generator = inputs, targets, generator
+        self.params = dict(params)
+        self.tangents = declared_tangents(penalties, self)
+        self._differentiated, self._draws = any_differentiates(penalties), TorchDraws(inputs.device)
+        self.taps = self._zeros(layers_of(penalties))
+        record, self._pullback = torch.func.vjp(self._run, self.params, inputs, self.taps)  # type: ignore[misc]
+        self.outputs, self.activations = record["outputs"], record["activations"]
+        self.losses = criterion(self.outputs, targets)
+
+    def vjp(
+        self,
+        cotangent: Tensor,
+        at: Sequence[str] = ("inputs",),
+        of: str = "outputs",
+        create_graph: bool = True,
+    ) -> tuple[Tensor, ...]:
+        cotangents: dict[str, Any] = {
+            "outputs": torch.zeros_like(self.outputs),
+            "activations": {name: torch.zeros_like(tap) for name, tap in self.taps.items()},
+        }
+        (cotangents if of == "outputs" else cotangents["activations"])[of] = cotangent
+        by_params, by_inputs, by_taps = self._pullback(cotangents)
+        products = {"inputs": by_inputs, **by_params, **by_taps}
+        return tuple(products[name] if create_graph else products[name].detach() for name in at)
+
+    def jvp(self, direction: Tensor, of: str = "outputs", create_graph: bool = True) -> Tensor:
+        def differentiated(inputs: Tensor) -> Tensor:
+            record = self._run(self.params, inputs, {} if of == "outputs" else {of: None})
+            return record["outputs"] if of == "outputs" else record["activations"][of]
+
+        with quiet_start(), self._draws.replayed():
+            product = torch.func.jvp(differentiated, (self.inputs,), (direction,))[1]
+        return product if create_graph else product.detach()
+
+    def loss_gradient(self) -> Tensor:
+        losses, pullback = torch.func.vjp(  # type: ignore[misc]
+            lambda outputs: self.criterion(outputs, self.targets), self.outputs
+        )
+        return pullback(torch.ones_like(losses))[0]
+
+    def _zeros(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return a zero for each layer, added to its activation: the derivative by it is that by the activation."""
+        if not layers:
+            return {}
+        with self._draws.replayed():
+            activations = self._run(self.params, self.inputs, dict.fromkeys(layers))["activations"]
+        return {name: torch.zeros_like(activation) for name, activation in activations.items()}
+
+    def _run(self, params: Mapping[str, Tensor], inputs: Tensor, taps: Mapping[str, Tensor | None]) -> dict:
+        def model(inputs: Tensor) -> Tensor:
+            return torch.func.functional_call(self.model, dict(params), (inputs,))
+
+        with recorded(self.model, tuple(taps), len(inputs), taps) as activations:
+            outputs = called(model, inputs, self._differentiated)
+        return {"outputs": outputs, "activations": activations}

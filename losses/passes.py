@@ -1,0 +1,151 @@
+"""What both kinds of forward pass share: the record of layers, the draws of the model, kernels with all derivatives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.backends import cuda, mha
+
+
+class TorchDraws:
+    """The state of torch's own generators, from which a model draws by itself (dropout), when a pass begins.
+
+    What runs the model again must differentiate the function of the first pass, so it draws the same numbers.
+
+    Args:
+        device: of the inputs; its generator is remembered beside that of the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.devices = [device] if device.type == "cuda" else []
+        self.cpu = torch.get_rng_state()
+        self.cuda = [torch.cuda.get_rng_state(device) for device in self.devices]
+
+    def restore(self) -> None:
+        """Draw the same numbers from now on."""
+        torch.set_rng_state(self.cpu)
+        for device, state in zip(self.devices, self.cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draw the same numbers while the context lasts, and leave the generators as they were found."""
+        with torch.random.fork_rng(devices=self.devices):
+            self.restore()
+            yield
+
+
+@contextmanager
+def recorded(
+    model: nn.Module, layers: Sequence[str], batch: int, taps: Mapping[str, Tensor | None] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Record the outputs of the named layers, a tap added where one is given, while the context lasts.
+
+    The model goes on with a copy: what works in place behind a layer (`ReLU(inplace=True)`, `+=`) changes that one.
+
+    Args:
+        model: called once while the context lasts.
+        layers: names among `model.named_modules()`.
+        batch: the number of examples B; a layer must have a row for each.
+        taps: layer name -> (B, *H), what to add.
+
+    Raises:
+        ValueError: for a layer that is not there, is not called, or is called twice, or whose output is not one tensor
+            with a row for each example.
+    """
+    activations: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+        def record(module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
+            check_recordable(name, output, batch, is_known=name in activations)
+            tap = taps.get(name) if taps else None
+            activations[name] = output if tap is None else output + tap
+            return activations[name].clone()
+
+        return record
+
+    hooks = [layer(model, name).register_forward_hook(recorder(name)) for name in layers]
+    try:
+        yield activations
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in layers:
+        if name not in activations:
+            raise ValueError(f"layers must name layers that the model calls, got {name}, which it does not call")
+
+
+def check_recordable(name: str, output: object, batch: int, is_known: bool) -> None:
+    """Raise ValueError, in one sentence, unless a layer's output is its only one and a tensor with B rows."""
+    if is_known:
+        raise ValueError(
+            f"layers must name layers that the model calls once, got {name}, which it calls again: "
+            "give each call a module of its own"
+        )
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
+        raise ValueError(f"layers must name layers whose output is one tensor, got {name}, whose output is a {kind}")
+    if output.ndim == 0 or len(output) != batch:
+        shape = tuple(output.shape)
+        raise ValueError(f"layers must have a row for each example, here {batch}, got {name} of shape {shape}")
+
+
+def layer(model: nn.Module, name: str) -> nn.Module:
+    """Return the model's layer of that name.
+
+    Raises:
+        ValueError: if there is none; the sentence lists those that there are.
+    """
+    layers = {known: module for known, module in model.named_modules() if known}
+    if name not in layers:
+        raise ValueError(f"layers must name layers of the model ({', '.join(layers)}), got {name}")
+    return layers[name]
+
+
+def called(model: Callable[[Tensor], Tensor], inputs: Tensor, differentiated: bool) -> Tensor:
+    """Return the model's outputs.
+
+    Args:
+        model: called with a copy of the inputs: its first layer may work in place.
+        inputs: (B, *I).
+        differentiated: whether penalties differentiate the outputs before the loop does.
+
+    Raises:
+        ValueError: if the outputs are not one tensor.
+    """
+    with all_derivatives() if differentiated else nullcontext():
+        outputs = model(inputs.clone())
+    if not isinstance(outputs, Tensor):
+        kind = type(outputs).__name__
+        raise ValueError(f"the model must return one tensor, got a {kind}: leave out auxiliary outputs")
+    return outputs
+
+
+@contextmanager
+def all_derivatives() -> Iterator[None]:
+    """Have attention compute by the mathematical kernel: no other has a second and a forward-mode derivative."""
+    switches = [
+        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
+        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
+        (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
+        (mha.set_fastpath_enabled, mha.get_fastpath_enabled()),
+    ]
+    try:
+        for switch, _ in switches:
+            switch(False)
+        yield
+    finally:
+        for switch, before in switches:
+            switch(before)
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Silence what torch 2.15 warns itself of when forward mode is first used, while the context lasts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        yield

@@ -1,0 +1,29 @@
+"""Configs as plain trees of dicts, lists and values: walk through one, look up a path, write a value as YAML does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def walk(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Return (path, value) of all nodes below, depth first; members of a list go by their index."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    found = []
+    for key, value in children:
+        inner = f"{path}.{key}" if path else str(key)
+        found += [(inner, value), *walk(value, inner)]
+    return found
+
+
+def value_at(node: Any, path: str) -> Any:
+    """Return the value at a path such as "optimizer.lr", None if there is none; the whole tree at the path ""."""
+    for key in path.split(".") if path else ():
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as YAML writes it, strings in quotes."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str) else str(value)
