@@ -94,10 +94,10 @@ def serve() -> None:
     import matplotlib.backends.backend_agg  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
-    from runner.sweep.child import die_with
 
     import runner.config.command_line
     import runner.run  # noqa: F401
+    from runner.sweep.job import die_with
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
