@@ -126,23 +126,23 @@ class Summary:
         A row of which a run diverged is among them only if all rows it is compared with have such a run.
         """
         rows = [row for row in self.rows if math.isfinite(row.mean(self.monitor))]
-        compared = of_each_criterion(rows) if self.ranks_by_criterion else [rows]
-        return [row for some in compared for row in least(steady(some), self.monitor)]
+        compared = _of_each_criterion(rows) if self.ranks_by_criterion else [rows]
+        return [row for some in compared for row in _least(_steady(some), self.monitor)]
 
     @property
     def tied(self) -> list[Row]:
         """The leading rows that are equal to one they are compared with."""
-        compared = of_each_criterion(self.leading) if self.ranks_by_criterion else [self.leading]
+        compared = _of_each_criterion(self.leading) if self.ranks_by_criterion else [self.leading]
         return [row for some in compared if len(some) > 1 for row in some]
 
     @cached_property
     def best(self) -> list[Row]:
         """The leading rows; where they tie in an error, those with the least loss of each criterion."""
         loss = f"{str(self.monitor).partition('/')[0]}/loss"
-        return [row for some in of_each_criterion(self.leading) for row in least(some, loss)]
+        return [row for some in _of_each_criterion(self.leading) for row in _least(some, loss)]
 
 
-def of_each_criterion(rows: Sequence[Row]) -> list[list[Row]]:
+def _of_each_criterion(rows: Sequence[Row]) -> list[list[Row]]:
     """Return the rows of each criterion, in their order."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -150,12 +150,12 @@ def of_each_criterion(rows: Sequence[Row]) -> list[list[Row]]:
     return list(found.values())
 
 
-def steady(rows: Sequence[Row]) -> Sequence[Row]:
+def _steady(rows: Sequence[Row]) -> Sequence[Row]:
     """Return the rows of which no run diverged; all of them if there are no such rows."""
     return [row for row in rows if not row.diverged] or rows
 
 
-def least(rows: Sequence[Row], metric: str | None) -> list[Row]:
+def _least(rows: Sequence[Row], metric: str | None) -> list[Row]:
     """Return the rows with the least mean of a metric, all of them if none has it; equal but for rounding is equal."""
     means = [mean if math.isfinite(mean := row.mean(metric)) else math.inf for row in rows]
     lowest = min(means, default=math.inf)
@@ -184,7 +184,7 @@ def summarize(*folders: Path) -> Summary:
     if len(set(names)) > 1:
         common = os.path.commonpath(names)
         keys = [{"sweep": os.path.relpath(name, common)} | own for name, own in zip(names, keys, strict=True)]
-    rows = [Row(own, groups[group], criterion_of(config)) for (group, config), own in zip(readable, keys, strict=True)]
+    rows = [Row(own, groups[group], _criterion_of(config)) for (group, config), own in zip(readable, keys, strict=True)]
     others = [run for run in runs if run.status != "done" and run not in lost]
     others += [
         RunRecord(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost
@@ -192,7 +192,7 @@ def summarize(*folders: Path) -> Summary:
     return Summary(in_order(rows), others)
 
 
-def criterion_of(config: Mapping[str, Any]) -> str:
+def _criterion_of(config: Mapping[str, Any]) -> str:
     """Return what a loss of a run means: the class and the options of its criterion, less its weight."""
     options = {path: value for path, value in identity(config).items() if path.startswith("loss.")}
     return json.dumps({path: value for path, value in options.items() if path != "loss.weight"}, sort_keys=True)
