@@ -45,7 +45,7 @@ def build(config: Mapping[str, Any]) -> Components:
     """
     if config["allow_targets"] and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where a user's own package is
-    device = choose_device(config["device"])
+    device = _choose_device(config["device"])
     be_deterministic(device)
     check_signatures(config)
     problems = Problems()
@@ -54,20 +54,20 @@ def build(config: Mapping[str, Any]) -> Components:
     with problems.at("scheduler"):
         schedule = construct(config["scheduler"])
     with problems.at("data"):
-        dataset = build_dataset(config, device)
+        dataset = _build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these
-    terms = build_terms(config, dataset, problems)
-    probes = build_probes(config, dataset, problems)
+    terms = _build_terms(config, dataset, problems)
+    probes = _build_probes(config, dataset, problems)
     with problems.at("model"):
-        model = build_model(config, dataset, device)
+        model = _build_model(config, dataset, device)
     problems.raise_if_any()
-    if is_channels_last(config, dataset, terms):
-        model, dataset = model.to(memory_format=torch.channels_last), laid_out_channels_last(dataset)
+    if _is_channels_last(config, dataset, terms):
+        model, dataset = model.to(memory_format=torch.channels_last), _laid_out_channels_last(dataset)
     with problems.at("optimizer"):
         optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
     components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
-    check_together(config, components, problems)
+    _check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
         with problems.at("batch_norm"):
             freeze_batch_norm(model, dataset.train.inputs)
@@ -75,7 +75,7 @@ def build(config: Mapping[str, Any]) -> Components:
     return components
 
 
-def check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
+def _check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
     """Raise ConfigError with a sentence for each component that does not fit the others; try each penalty."""
     with problems.at("loss"):
         check_criterion(components.criterion, components.model, components.dataset)
@@ -91,7 +91,7 @@ def check_together(config: Mapping[str, Any], components: Components, problems: 
     problems.raise_if_any()
 
 
-def build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> list[Term]:
+def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> list[Term]:
     """Build the penalties, each a term of the objective; their draws are in the order of their names."""
     terms = []
     for name, node in sorted(config["penalty"].items()):
@@ -101,7 +101,7 @@ def build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems)
     return terms
 
 
-def build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> dict[str, Probe]:
+def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> dict[str, Probe]:
     """Build the probes and check that they suit the data."""
     probes = {}
     for name, node in config["probe"].items():
@@ -111,13 +111,13 @@ def build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems
     return probes
 
 
-def build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
+def _build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
     """Read the data and put it on the device."""
     source = construct(own_options(config["data"], "data"))
     return prepare(source.load(), **common_options(config["data"], "data"), device=device)
 
 
-def is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterable[Term]) -> bool:
+def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterable[Term]) -> bool:
     """Tell whether images and convolutions are laid out channels last, which torch's LBFGS cannot take."""
     if len(dataset.shape) != 3 or config["optimizer"]["_target_"].endswith("LBFGS"):
         return False
@@ -126,7 +126,7 @@ def is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterabl
     return not any(term.penalty.prefers_contiguous and term.weight for term in terms)
 
 
-def laid_out_channels_last(dataset: Dataset) -> Dataset:
+def _laid_out_channels_last(dataset: Dataset) -> Dataset:
     """Return the same images in the memory layout channels last."""
 
     def laid_out(part: Split) -> Split:
@@ -136,7 +136,7 @@ def laid_out_channels_last(dataset: Dataset) -> Dataset:
     return replace(dataset, train=laid_out(dataset.train), validation=validation, test=laid_out(dataset.test))
 
 
-def choose_device(name: str) -> torch.device:
+def _choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["device must be auto or cpu on this machine, got cuda: torch sees no CUDA device"])
@@ -155,7 +155,7 @@ def be_deterministic(device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs, helps none
 
 
-def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
+def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
     """Build and initialise the model, from a generator of its own, and check that it takes the data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config["seed"], "init"))
@@ -163,7 +163,7 @@ def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.devic
         construct(config["init"])(model)
     model.to(device)
     if config["precision"] == "bf16":
-        use_bfloat16(model, device)
+        _use_bfloat16(model, device)
     model.eval()
     try:
         with torch.no_grad():
@@ -177,7 +177,7 @@ def build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.devic
     return model.train()
 
 
-def use_bfloat16(model: nn.Module, device: torch.device) -> None:
+def _use_bfloat16(model: nn.Module, device: torch.device) -> None:
     """Run the model under autocast to bfloat16; weights and outputs stay float32."""
     forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
     model.forward = lambda inputs: forward(inputs).float()

@@ -71,19 +71,15 @@ class Console:
             return
         self.drawn = now
         if self.bar is None:
-            columns = (
-                BarColumn(),
-                TextColumn("epoch {task.completed:.1f}/{task.total:.0f}"),
-                TimeRemainingColumn(),
-            )
+            columns = (BarColumn(), TextColumn("epoch {task.completed:.1f}/{task.total:.0f}"), TimeRemainingColumn())
             self.bar = Progress(*columns, TextColumn("{task.fields[latest]}"), console=self.terminal, transient=True)
             self.bar.add_task("", total=epochs, latest="")
-        self.bar.update(self.bar.task_ids[0], completed=epochs_done, latest=brief(latest))
+        self.bar.update(self.bar.task_ids[0], completed=epochs_done, latest=_brief(latest))
         self.bar.start()  # after the first update, or it would show epoch 0; it does nothing later
 
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         """Print an epoch's numbers in a plain line, unless there is a bar; at most one line a second, and the last."""
-        line = f"epoch {epoch}/{epochs}  {brief(row)}"
+        line = f"epoch {epoch}/{epochs}  {_brief(row)}"
         now = time.monotonic()
         if self.terminal.is_terminal or (now - self.printed < LINE_SECONDS and epoch < epochs):
             self.note(line)
@@ -92,7 +88,7 @@ class Console:
         self.say(line)
 
 
-def brief(row: Mapping[str, float]) -> str:
+def _brief(row: Mapping[str, float]) -> str:
     """Return the few numbers of a row that show how training goes."""
     errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
     names = errors if "test/error" in row else losses

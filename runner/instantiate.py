@@ -64,15 +64,15 @@ def check_signatures(config: Mapping[str, Any]) -> None:
     problems = Problems()
     for group in SINGLE:
         with problems.at(group):
-            problems.sentences += problems_of_node(group, own_options(config[group], group), GIVEN.get(group, ()))
+            problems.sentences += _problems_of_node(group, own_options(config[group], group), GIVEN.get(group, ()))
     for group in NAMED:
         for name, member in config[group].items():
             with problems.at(f"{group}.{name}"):
-                problems.sentences += problems_of_node(f"{group}.{name}", own_options(member, group))
+                problems.sentences += _problems_of_node(f"{group}.{name}", own_options(member, group))
     problems.raise_if_any()
 
 
-def problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] = ()) -> list[str]:
+def _problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] = ()) -> list[str]:
     """Return what is wrong with the options of a class, and of the classes among them."""
     try:
         target = resolve(node["_target_"])
@@ -82,7 +82,7 @@ def problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] 
     inner = {key: value for key, value in options.items() if isinstance(value, dict) and "_target_" in value}
     problems = problems_of_options(path, target, options, given)
     for key, value in inner.items():
-        problems += problems_of_node(f"{path}.{key}", value)
+        problems += _problems_of_node(f"{path}.{key}", value)
     return problems
 
 

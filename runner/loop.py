@@ -43,7 +43,7 @@ class Means:
 class Loop:
     """The training of one model.
 
-    Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the parts' own states,
+    Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the components' own states,
     the generators and the sums for the means of the epoch (`state_dict`). The order of the examples is a pure
     function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions have a generator of
     their own; torch's own generators serve what a model draws by itself (dropout).
@@ -126,15 +126,9 @@ class Loop:
 
     def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float) -> Tensor:
         """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass."""
-        batch = self.components.dataset.train[indices]
-        forward = EagerForward(
-            self.components.model,
-            self.components.criterion,
-            batch.inputs,
-            batch.targets,
-            [term.penalty for term in terms],
-            self.generator,
-        )
+        batch, penalties = self.components.dataset.train[indices], [term.penalty for term in terms]
+        model, criterion = self.components.model, self.components.criterion
+        forward = EagerForward(model, criterion, batch.inputs, batch.targets, penalties, self.generator)
         objective = self.config["loss"]["weight"] * forward.losses.mean()
         for term in terms:
             value = term.penalty(forward).mean()

@@ -86,11 +86,7 @@ class Session:
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
-            run.path,
-            hparams=run.hparams,
-            group=run.group_name,
-            resume_at=resume_at,
-            history=self.history,
+            run.path, hparams=run.hparams, group=run.group_name, resume_at=resume_at, history=self.history
         )
 
     def train(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ HYDRA_TARGETS = (  # the launchers, sweepers and samplers that Hydra may build
 )
 
 
-def known_targets(group: str) -> frozenset[str]:
+def _known_targets(group: str) -> frozenset[str]:
     """Return the targets that the files of a config group name."""
     return texts_matching(r"^\s*_target_:\s*([\w.]+)", group)
 
@@ -40,8 +40,8 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
         group, key = path.partition(".")[0], path.rpartition(".")[2]
         if key in ("_args_", "_partial_", "_convert_", "_recursive_"):
             problems.append(f"{path} is not allowed: give the arguments by name")
-        if key == "_target_" and not is_allowed(group, value, packages):
-            near = get_close_matches(str(value), known_targets(group), 1)
+        if key == "_target_" and not _is_allowed(group, value, packages):
+            near = get_close_matches(str(value), _known_targets(group), 1)
             did_you_mean = f"did you mean {near[0]}? " if near else ""
             problems.append(
                 f"{path} must be one of the classes that conf/ names, got {value!r}: {did_you_mean}"
@@ -50,11 +50,11 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
     return problems
 
 
-def is_allowed(group: str, target: Any, packages: list[str]) -> bool:
+def _is_allowed(group: str, target: Any, packages: list[str]) -> bool:
     """Tell whether a config group may name this target."""
     if not isinstance(target, str):
         return False
-    return target in known_targets(group) or target.partition(".")[0] in packages
+    return target in _known_targets(group) or target.partition(".")[0] in packages
 
 
 def resolve(target: str) -> Any:

@@ -40,25 +40,25 @@ def problems_of_config(config: dict[str, Any], packages: Sequence[str] = ()) -> 
         config: plain dicts, lists and values.
         packages: those that `allow_targets` on the command line allows.
     """
-    problems = problems_of_keys(config)
+    problems = _problems_of_keys(config)
     if problems:  # the checks below rely on the keys
         return problems
     problems += problems_of_targets(config, list(packages)) + problems_of_values(config)
-    problems += [f"{group} must be chosen: {group}=..." for group in SINGLE if not names_class(config[group])]
+    problems += [f"{group} must be chosen: {group}=..." for group in SINGLE if not _names_class(config[group])]
     problems += [
         f"{group}.{name} must name a class by _target_"
         for group in NAMED
         if isinstance(config[group], dict)
         for name, options in config[group].items()
-        if not names_class(options)
+        if not _names_class(options)
     ]
     if list(packages) != config["allow_targets"]:
         got = as_yaml(config["allow_targets"])
         problems.append(f"allow_targets must be given on the command line, got {got} from a file")
-    return problems or problems_together(config)
+    return problems or _problems_together(config)
 
 
-def problems_of_keys(config: dict[str, Any]) -> list[str]:
+def _problems_of_keys(config: dict[str, Any]) -> list[str]:
     """Return a sentence for each key that config.yaml does not have, or that is missing of those that it has."""
     keys = sorted({*main_config(), *GROUPS} - {"defaults", "hydra"})
     problems = [f"{key} is not a key of the config: it has {', '.join(keys)}" for key in config if key not in keys]
@@ -66,7 +66,7 @@ def problems_of_keys(config: dict[str, Any]) -> list[str]:
     problems += [
         f"{group} must map a name of your choice to _target_ and its options, got them without a name"
         for group in NAMED
-        if names_class(config.get(group))
+        if _names_class(config.get(group))
     ]
     if problems:
         return problems
@@ -75,7 +75,7 @@ def problems_of_keys(config: dict[str, Any]) -> list[str]:
     return [f"{path} is missing" for path in wanted if path not in present]
 
 
-def problems_together(config: dict[str, Any]) -> list[str]:
+def _problems_together(config: dict[str, Any]) -> list[str]:
     """Return what is wrong with values that are fine each by itself."""
     terms = [options for options in config["penalty"].values() if options.get("weight", 1) != 0]
     if config["loss"]["weight"] == 0 and not terms:
@@ -83,6 +83,6 @@ def problems_together(config: dict[str, Any]) -> list[str]:
     return []
 
 
-def names_class(node: Any) -> bool:
+def _names_class(node: Any) -> bool:
     """Tell whether a node of a config names the class to build."""
     return isinstance(node, dict) and "_target_" in node

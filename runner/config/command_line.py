@@ -16,14 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.check import exit_with_problems, problems_of
-from runner.config.compose import (
-    SEARCH_PATH,
-    Composer,
-    get_args_parser,
-    loader_with,
-    project_composer,
-    with_value,
-)
+from runner.config.compose import SEARCH_PATH, Composer, get_args_parser, loader_with, project_composer, with_value
 from runner.config.conf_files import file_of, load, options
 from runner.config.tree import walk
 
@@ -41,24 +34,24 @@ def check(arguments: Sequence[str]) -> Path | None:
     parsed = get_args_parser().parse_args(list(arguments))
     if parsed.shell_completion:
         return None
-    overrides = parsed_overrides(parsed.overrides)
-    if problems := [*problems_of_flags(parsed), *problems_of_search_path(overrides)]:
+    overrides = _parsed_overrides(parsed.overrides)
+    if problems := [*_problems_of_flags(parsed), *_problems_of_search_path(overrides)]:
         exit_with_problems(problems)
     try:
-        composer = composer_for(parsed.config_dir, overrides)
-        problems = list(islice(problems_of_overrides(overrides, composer), PROBLEMS_SHOWN))
-        config = None if problems else composer.compose(next(variants(overrides)))
+        composer = _composer_for(parsed.config_dir, overrides)
+        problems = list(islice(_problems_of_overrides(overrides, composer), PROBLEMS_SHOWN))
+        config = None if problems else composer.compose(next(_variants(overrides)))
     except COMPOSITION_ERRORS as error:
-        problems, config = [one_line(error)], None
+        problems, config = [_one_line(error)], None
     in_sweep = parsed.multirun or (config is not None and str(config.hydra["mode"]).endswith("MULTIRUN"))
-    problems += problems_of_swept(overrides, in_sweep)
+    problems += _problems_of_swept(overrides, in_sweep)
     if problems or config is None:
         exit_with_problems(problems)
     is_sweep = in_sweep and not (parsed.cfg or parsed.hydra_help or parsed.info)
     return Path(config.values["runs_dir"], config.values["name"]) if is_sweep else None
 
 
-def parsed_overrides(lines: Sequence[str]) -> list[Override]:
+def _parsed_overrides(lines: Sequence[str]) -> list[Override]:
     """Parse overrides; exit with code 2 and a sentence for each that cannot be read."""
     parser, overrides, problems = OverridesParser.create(), [], []
     for line in lines:
@@ -71,7 +64,7 @@ def parsed_overrides(lines: Sequence[str]) -> list[Override]:
     return overrides
 
 
-def problems_of_flags(parsed: Namespace) -> list[str]:
+def _problems_of_flags(parsed: Namespace) -> list[str]:
     """Return a sentence for each flag of Hydra's that would evade the check, or that is of no use here."""
     problems = []
     if parsed.config_path or parsed.config_name:
@@ -83,13 +76,13 @@ def problems_of_flags(parsed: Namespace) -> list[str]:
     return problems
 
 
-def problems_of_search_path(overrides: Sequence[Override]) -> list[str]:
+def _problems_of_search_path(overrides: Sequence[Override]) -> list[str]:
     """Return a sentence if configs would be looked for in a package, which would be imported for that."""
     paths = [o.input_line or "" for o in overrides if o.key_or_group == SEARCH_PATH]
     return ["hydra.searchpath must name folders, file://..., not packages"] if "pkg://" in "".join(paths) else []
 
 
-def problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[str]:
+def _problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[str]:
     """Return a sentence for each swept key that says where the sweep lies, or that is swept without a sweep."""
     swept = [o for o in overrides if o.is_sweep_override()]
     if not in_sweep:
@@ -98,35 +91,35 @@ def problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[str
     return [f"{key} cannot be swept: the sweep lies in ${{runs_dir}}/${{name}}" for key in fixed]
 
 
-def composer_for(folder: str | None, overrides: Sequence[Override]) -> Composer:
+def _composer_for(folder: str | None, overrides: Sequence[Override]) -> Composer:
     """Return the composer that sees the project's files and those of the user's folders."""
     paths = [o.input_line or "" for o in overrides if o.key_or_group == SEARCH_PATH]
     return Composer(loader_with(folder), paths) if folder or paths else project_composer()
 
 
-def problems_of_overrides(overrides: Sequence[Override], composer: Composer) -> Iterator[str]:
+def _problems_of_overrides(overrides: Sequence[Override], composer: Composer) -> Iterator[str]:
     """Yield what is wrong: choices of options first, then keys, then every swept value in a whole config."""
     choices = [o for o in overrides if composer.is_choice(o)]
-    wrong = {id(o): problems_of_choice(o, composer.options(o.key_or_group)) for o in choices}
-    good_choices = [with_first_value(o) for o in choices if not wrong[id(o)]]
+    wrong = {id(o): _problems_of_choice(o, composer.options(o.key_or_group)) for o in choices}
+    good_choices = [_with_first_value(o) for o in choices if not wrong[id(o)]]
     config = composer.compose(good_choices)
     known = {path for path, _ in walk({**config.values, "hydra": config.hydra})}
     for override in overrides:
         if not (override in choices or override.is_add() or override.is_force_add()):
-            wrong[id(override)] = problems_of_key(override.key_or_group, known)
+            wrong[id(override)] = _problems_of_key(override.key_or_group, known)
     for problems in wrong.values():
         yield from problems
-    for lines in variants([override for override in overrides if not wrong.get(id(override))]):
+    for lines in _variants([override for override in overrides if not wrong.get(id(override))]):
         try:
             yield from problems_of(composer.compose(lines))
         except COMPOSITION_ERRORS as error:
-            yield one_line(error)
+            yield _one_line(error)
 
 
-def problems_of_choice(override: Override, known: Sequence[str]) -> list[str]:
+def _problems_of_choice(override: Override, known: Sequence[str]) -> list[str]:
     """Return a sentence for each chosen name that its group does not have."""
     group, problems = override.key_or_group, []
-    chosen = [name for value in values_of(override) for name in (value if isinstance(value, list) else [value])]
+    chosen = [name for value in _values_of(override) for name in (value if isinstance(value, list) else [value])]
     for name in chosen:
         if str(name) in known:
             continue
@@ -136,7 +129,7 @@ def problems_of_choice(override: Override, known: Sequence[str]) -> list[str]:
     return problems
 
 
-def problems_of_key(key: str, known: set[str]) -> list[str]:
+def _problems_of_key(key: str, known: set[str]) -> list[str]:
     """Return a sentence if a key is not in the composed config."""
     if key in known:
         return []
@@ -156,16 +149,16 @@ def problems_of_key(key: str, known: set[str]) -> list[str]:
     return [f"{missing}: did you mean {near[0]}?" if near else f"{missing}: {has}"]
 
 
-def variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
+def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
     """Yield lists of overrides with one value each, so that each swept value occurs, beside the first of the others."""
-    firsts = [with_first_value(o) for o in overrides]
+    firsts = [_with_first_value(o) for o in overrides]
     yield firsts
     for index, override in enumerate(overrides):
-        for value in values_of(override)[1:]:
+        for value in _values_of(override)[1:]:
             yield [*firsts[:index], with_value(override, value), *firsts[index + 1 :]]
 
 
-def values_of(override: Override) -> list[Any]:
+def _values_of(override: Override) -> list[Any]:
     """Return the values that an override takes, one unless it is swept; the ends of an interval."""
     if override.is_interval_sweep():
         return [override.value().start, override.value().end]  # type: ignore[union-attr]
@@ -174,12 +167,12 @@ def values_of(override: Override) -> list[Any]:
     return [override.value()]
 
 
-def with_first_value(override: Override) -> str:
+def _with_first_value(override: Override) -> str:
     """Return an override as it is typed, with the first of its values if it is swept."""
-    return with_value(override, values_of(override)[0]) if override.is_sweep_override() else override.input_line or ""
+    return with_value(override, _values_of(override)[0]) if override.is_sweep_override() else override.input_line or ""
 
 
-def one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return an error of Hydra's as one sentence."""
     cause = error.__cause__ if not str(error).strip() and error.__cause__ else error
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

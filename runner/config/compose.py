@@ -82,8 +82,8 @@ class Composer:
             self._bases[choices] = config, composed_of(config, config.hydra, choices)
         config, base = self._bases[choices]
         rest = [overrides[line] for line in lines if line not in choices]
-        if not has_references(config) and all(replaces_a_value(override, base.values) for override in rest):
-            values = copied(base.values)  # as in most jobs of a sweep
+        if not _has_references(config) and all(_replaces_a_value(override, base.values) for override in rest):
+            values = copy.deepcopy(base.values)  # as in most jobs of a sweep
             for override in rest:
                 parent, _, key = override.key_or_group.rpartition(".")
                 value_at(values, parent)[key] = override.value()
@@ -93,25 +93,18 @@ class Composer:
         return composed_of(config, config.hydra, lines)
 
 
-def has_references(config: DictConfig) -> bool:
+def _has_references(config: DictConfig) -> bool:
     """Tell whether a value of a config, outside Hydra's own node, refers to another one by `${...}`."""
     return any(key != "hydra" and "${" in str(config._get_node(key)) for key in config)
 
 
-def replaces_a_value(override: Override, values: dict[str, Any]) -> bool:
+def _replaces_a_value(override: Override, values: dict[str, Any]) -> bool:
     """Tell whether an override gives a key that exists another plain value, for which OmegaConf is not needed."""
     parent, _, key = override.key_or_group.rpartition(".")
     siblings, new = value_at(values, parent), override.value()
     is_change = override.type == OverrideType.CHANGE and override.package is None
     is_plain = new is None or (isinstance(new, bool | int | float | str) and not ("$" in str(new) or new == "???"))
     return is_change and is_plain and isinstance(siblings, dict) and not isinstance(siblings.get(key, {}), dict | list)
-
-
-def copied(tree: Any) -> Any:
-    """Return a copy of plain dicts, lists and values: `copy.deepcopy` would take twenty times as long."""
-    if isinstance(tree, dict):
-        return {key: copied(value) for key, value in tree.items()}
-    return [copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def composed_of(config: DictConfig, hydra: DictConfig, lines: Sequence[str]) -> Composed:

@@ -39,37 +39,37 @@ Tab completion for `python train.py`: eval "$(python train.py -sc install=bash)"
 def show(arguments: Sequence[str]) -> None:
     """Print the help, with the keys of the options chosen on the command line."""
     try:
-        print("\n".join(lines_of_help(arguments)), flush=True)
+        print("\n".join(_lines_of_help(arguments)), flush=True)
     except BrokenPipeError:  # `--help | head`: nobody reads on, so Python's own flush at the exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def lines_of_help(arguments: Sequence[str]) -> list[str]:
+def _lines_of_help(arguments: Sequence[str]) -> list[str]:
     """Return the help, line by line."""
     chosen = default_options() | dict(
         argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument)
     )
     lines = [INTRODUCTION, "Groups with their options; * marks the chosen ones"]
     for group in PRINTED:
-        names = ["*" + name if name in chosen_names(chosen, group) else name for name in options(group)]
-        lines += wrapped(f"  {group:<14}", names)
+        names = ["*" + name if name in _chosen_names(chosen, group) else name for name in options(group)]
+        lines += _wrapped(f"  {group:<14}", names)
     lines += ["\nKeys with their values and meanings", *keys_of(CONF / "config.yaml")]
     for group in PRINTED:
-        for name in chosen_names(chosen, group):
-            lines += keys_of_option(group, name)
+        for name in _chosen_names(chosen, group):
+            lines += _keys_of_option(group, name)
     return [*lines, CLOSING]
 
 
-def keys_of_option(group: str, name: str) -> list[str]:
+def _keys_of_option(group: str, name: str) -> list[str]:
     """Return what an option is and a line for each of its keys."""
     path = file_of(group, name)
     if path.exists():
-        prefix = "" if is_global(path) else f"{group.replace('/', '.')}."
+        prefix = "" if _is_global(path) else f"{group.replace('/', '.')}."
         return [f"\n  {group}={name}: {meaning(path)}", *keys_of(path, prefix)]
     return [] if name == "null" else [f"\n  {group}={name} is not an option: there are {', '.join(options(group))}"]
 
 
-def chosen_names(chosen: dict[str, str], group: str) -> list[str]:
+def _chosen_names(chosen: dict[str, str], group: str) -> list[str]:
     """Return the names chosen of a group, several in brackets."""
     return re.findall(r"\w+", chosen.get(group, ""))
 
@@ -79,7 +79,7 @@ def meaning(path: Path) -> str:
     return next(line for line in path.read_text().splitlines() if not line.startswith("# @package"))[2:]
 
 
-def is_global(path: Path) -> bool:
+def _is_global(path: Path) -> bool:
     """Tell whether the keys of a file are full names already, as those of a preset are."""
     return path.read_text().startswith("# @package _global_")
 
@@ -100,7 +100,7 @@ def keys_of(path: Path, prefix: str = "") -> list[str]:
     return lines
 
 
-def wrapped(head: str, names: Sequence[str], width: int = 100) -> list[str]:
+def _wrapped(head: str, names: Sequence[str], width: int = 100) -> list[str]:
     """Return names in lines of at most `width` characters behind a head."""
     lines = [head]
     for name in names:

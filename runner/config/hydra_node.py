@@ -17,12 +17,7 @@ from runner.config.conf_files import texts_matching
 from runner.config.tree import as_yaml, value_at, walk
 
 PLAIN = ("launcher", "sweeper", "mode", "searchpath", "job.name", "job.id", "job.num", "job.env_set")  # may be set
-RECORDS = (
-    "overrides",
-    "runtime",
-    "job.override_dirname",
-    "job.config_name",
-)  # what was typed, checked where it belongs
+RECORDS = ("overrides", "runtime", "job.override_dirname", "job.config_name")  # what was typed
 BUILDS = "any class that is named there would be built"
 REASONS = {
     "callbacks": BUILDS,
@@ -45,44 +40,43 @@ EXTRAS = {  # package of a launcher or sweeper -> the extra that brings it
 
 def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
     """Return a sentence for everything in Hydra's node, plain but not resolved, that may not stand there."""
-    usual = usual_parts()
+    usual = _usual_parts()
     problems = [
         f"hydra.{path} must stay {as_yaml(usual.get(path))}, got {as_yaml(found)}: "
         + REASONS.get(path, "only the options of launchers and sweepers can be set")
-        for path, found in parts_of(hydra).items()
+        for path, found in _parts_of(hydra).items()
         if path not in (*PLAIN, *RECORDS) and found != usual.get(path)
     ]
     variables = value_at(hydra, "job.env_set")
     if not isinstance(variables, dict) or set(variables) - MAY_BE_SET:
         problems.append(f"hydra.job.env_set must stay empty, got {as_yaml(variables)}: set variables in the shell")
     for path in PLAIN:
-        problems += problems_of_options(f"hydra.{path}", value_at(hydra, path))
+        problems += _problems_of_options(f"hydra.{path}", value_at(hydra, path))
     for kind in ("launcher", "sweeper"):
         problems += problems_of_choice(kind, hydra.get(kind))
     return problems
 
 
-def parts_of(hydra: dict[str, Any]) -> dict[str, Any]:
+def _parts_of(hydra: dict[str, Any]) -> dict[str, Any]:
     """Return the values of the node by key, those of `job` each by itself."""
-    job = hydra.get("job")
-    parts = {key: value for key, value in hydra.items() if key != "job" or not isinstance(job, dict)}
-    return parts | ({f"job.{key}": value for key, value in job.items()} if isinstance(job, dict) else {})
+    job = {f"job.{key}": value for key, value in hydra["job"].items()}
+    return {key: value for key, value in hydra.items() if key != "job"} | job
 
 
 @cache
-def usual_parts() -> dict[str, Any]:
+def _usual_parts() -> dict[str, Any]:
     """Return the values that the project's own files give the node."""
-    return parts_of(project_composer().compose([]).hydra)
+    return _parts_of(project_composer().compose([]).hydra)
 
 
-def problems_of_options(path: str, node: Any) -> list[str]:
+def _problems_of_options(path: str, node: Any) -> list[str]:
     """Return a sentence for each class that Hydra may not build, and for each value that refers to another one."""
     problems = []
     for inner, value in [(path, node), *((f"{path}.{below}", value) for below, value in walk(node))]:
         if inner.endswith("_target_") and value not in HYDRA_TARGETS:
             wanted = "a launcher, sweeper or sampler that this project names"
             problems.append(f"{inner} must be {wanted}, got {value!r}")
-        if isinstance(value, str) and "${" in value and value not in references():
+        if isinstance(value, str) and "${" in value and value not in _references():
             problems.append(f"{inner} must be a plain value, got {value!r}: what it refers to could be a class")
     return problems
 
@@ -92,18 +86,18 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
     if not isinstance(node, dict):
         return [f"hydra.{kind} must be chosen by hydra/{kind}=..., got {as_yaml(node)}"]
     package = "".join(str(node.get("_target_")).split(".")[1:2])
-    problems = problems_of_sweeper(node) if kind == "sweeper" else []
+    problems = _problems_of_sweeper(node) if kind == "sweeper" else []
     if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
         problems.append(f"hydra.{kind} needs {package}, which is not installed: uv sync --extra {EXTRAS[package]}")
     return problems
 
 
-def references() -> frozenset[str]:
+def _references() -> frozenset[str]:
     """Return the values with `${...}` that stand in the project's own files for Hydra."""
     return texts_matching(r"[\w.%/{}$]*\$\{[\w.]+\}[\w.%/{}$]*", "hydra")
 
 
-def problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
+def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
     """Return a sentence for each option of a sweeper that would evade the check of the command line."""
     problems = []
     if (custom := sweeper.get("custom_search_space")) is not None:

@@ -29,7 +29,7 @@ def problems_of_options(
     parameters = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return []
-    hints = annotations_of(target)
+    hints = _annotations_of(target)
     names = [name for name in parameters if name not in given]
     problems = []
     for name, value in options.items():
@@ -37,15 +37,15 @@ def problems_of_options(
             near = get_close_matches(name, names, 1)
             hint = f"did you mean {path}.{near[0]}?" if near else "it takes " + (", ".join(names) or "no options")
             problems.append(f"{path}.{name} is not an option of {path}: {hint}")
-        elif name in hints and not matches_annotation(value, hints[name]):
-            problems.append(f"{path}.{name} must be {describe(hints[name])}, got {as_yaml(value)}")
+        elif name in hints and not _matches_annotation(value, hints[name]):
+            problems.append(f"{path}.{name} must be {_describe(hints[name])}, got {as_yaml(value)}")
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             problems.append(f"{path}.{name} is missing")
     return problems
 
 
-def annotations_of(target: Callable) -> dict[str, Any]:
+def _annotations_of(target: Callable) -> dict[str, Any]:
     """Return the evaluated annotations of a constructor, or none where they cannot be evaluated."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
@@ -54,11 +54,11 @@ def annotations_of(target: Callable) -> dict[str, Any]:
         return {}
 
 
-def matches_annotation(value: Any, annotation: Any) -> bool:
+def _matches_annotation(value: Any, annotation: Any) -> bool:
     """Tell whether a value from YAML fits an annotation; what YAML cannot express is not checked."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in UNIONS:
-        return any(matches_annotation(value, argument) for argument in arguments if has_yaml_form(argument))
+        return any(_matches_annotation(value, argument) for argument in arguments if _has_yaml_form(argument))
     if origin is Literal:
         return any(type(value) is type(argument) and value == argument for argument in arguments)
     if annotation is None or annotation is type(None):
@@ -68,31 +68,31 @@ def matches_annotation(value: Any, annotation: Any) -> bool:
     if annotation in (int, bool, str):
         return type(value) is annotation
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list) and members_match(value, origin, arguments)
+        return isinstance(value, list) and _members_match(value, origin, arguments)
     if origin in (dict, Mapping) or annotation is dict:
         return isinstance(value, dict)
     return True
 
 
-def members_match(values: list, origin: Any, arguments: tuple) -> bool:
+def _members_match(values: list, origin: Any, arguments: tuple) -> bool:
     """Tell whether the members of a list fit list[X], tuple[X, ...] or tuple[X, Y]."""
     if origin is tuple and Ellipsis not in arguments:
-        return len(values) == len(arguments) and all(map(matches_annotation, values, arguments))
-    return all(matches_annotation(value, arguments[0]) for value in values) if arguments else True
+        return len(values) == len(arguments) and all(map(_matches_annotation, values, arguments))
+    return all(_matches_annotation(value, arguments[0]) for value in values) if arguments else True
 
 
-def has_yaml_form(annotation: Any) -> bool:
+def _has_yaml_form(annotation: Any) -> bool:
     """Tell whether YAML can express a member of a union; where it cannot (a Tensor), the other members decide."""
     return not inspect.isclass(annotation) or annotation in (*WORDS, list, tuple, dict)
 
 
-def describe(annotation: Any) -> str:
+def _describe(annotation: Any) -> str:
     """Return an annotation in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in UNIONS:
-        return " or ".join(dict.fromkeys(describe(argument) for argument in arguments if has_yaml_form(argument)))
+        return " or ".join(dict.fromkeys(_describe(argument) for argument in arguments if _has_yaml_form(argument)))
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (list, tuple, Sequence):
-        return "a list" + (f" of {describe(arguments[0])}" if arguments else "")
+        return "a list" + (f" of {_describe(arguments[0])}" if arguments else "")
     return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))

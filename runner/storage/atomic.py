@@ -49,13 +49,13 @@ def replace(path: Path, data: bytes | memoryview, name: str | None = None) -> No
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        flush_directory(path.parent)
+        _flush_directory(path.parent)
     finally:
         with suppress(OSError):  # once it is renamed there is none
             temporary.unlink()
 
 
-def flush_directory(directory: Path) -> None:
+def _flush_directory(directory: Path) -> None:
     """Bring the entries of a directory to the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -96,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
         TypeError: for what JSON cannot hold (a tensor, an array).
         WriteError: as `write_atomic` does.
     """
-    write_atomic(path, json.dumps(encode_nonfinite(value), indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(_encode_nonfinite(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -107,28 +107,28 @@ def read_json(path: Path) -> Any:
         OSError: if it cannot be read.
     """
     try:
-        return decode_nonfinite(json.loads(path.read_bytes()))
+        return _decode_nonfinite(json.loads(path.read_bytes()))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it, or restore a good copy") from error
 
 
-def encode_nonfinite(value: Any) -> Any:
+def _encode_nonfinite(value: Any) -> Any:
     """Return a tree of plain values in which each number that JSON lacks is a string."""
     if isinstance(value, str) and value in NUMBERS:
         raise ValueError(f"the string {value!r} cannot be kept in JSON here, where it stands for the number: reword it")
     if isinstance(value, float) and not math.isfinite(value):
         return next(name for name, number in NUMBERS.items() if str(number) == str(float(value)))
     if isinstance(value, dict):
-        return {key: encode_nonfinite(member) for key, member in value.items()}
+        return {key: _encode_nonfinite(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [encode_nonfinite(member) for member in value]
+        return [_encode_nonfinite(member) for member in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def decode_nonfinite(value: Any) -> Any:
-    """Return a tree in which the strings of `encode_nonfinite` are numbers again."""
+def _decode_nonfinite(value: Any) -> Any:
+    """Return a tree in which the strings of `_encode_nonfinite` are numbers again."""
     if isinstance(value, dict):
-        return {key: decode_nonfinite(member) for key, member in value.items()}
+        return {key: _decode_nonfinite(member) for key, member in value.items()}
     if isinstance(value, list):
-        return [decode_nonfinite(member) for member in value]
+        return [_decode_nonfinite(member) for member in value]
     return NUMBERS.get(value, value) if isinstance(value, str) else value

@@ -26,26 +26,14 @@ log = logging.getLogger(__name__)
 KEPT = 2
 MARK = b"\nsha256 "
 TRAILER = len(MARK) + 64 + 1  # the digest in hexadecimal, and a new line
-LEAVES = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    Tensor,
-    torch.nn.Parameter,
-    torch.dtype,
-    torch.device,
-)
+LEAVES = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.nn.Parameter, torch.dtype, torch.device)
 
 
 class CheckpointError(ValueError):
     """A state that cannot be saved, or a file that must not be used. Its text is one sentence."""
 
 
-class DamagedError(CheckpointError):
+class _DamagedError(CheckpointError):
     """A file that is not what was written: cut, or with a changed byte, or unreadable."""
 
 
@@ -90,8 +78,8 @@ def load(directory: Path) -> dict[str, Any] | None:
     """
     for path in checkpoints(directory):
         try:
-            return unpacked(path, checked_bytes(path))
-        except DamagedError as error:
+            return _unpacked(path, _checked_bytes(path))
+        except _DamagedError as error:
             log.warning("%s: the one before it is tried", error)
     return None
 
@@ -99,10 +87,10 @@ def load(directory: Path) -> dict[str, Any] | None:
 def checkpoints(directory: Path) -> list[Path]:
     """Return the checkpoints in a directory, the newest first, unread."""
     found = [path for path in directory.glob("checkpoint-*.pt") if path.stem.partition("-")[2].isdecimal()]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
 
 
-def step_of(path: Path) -> int:
+def _step_of(path: Path) -> int:
     """Return the step that a checkpoint's name carries."""
     return int(path.stem.partition("-")[2])
 
@@ -113,7 +101,7 @@ def remove_all_but(path: Path) -> None:
     for other in checkpoints(path.parent):
         if other == path:
             continue
-        if kept < KEPT and step_of(other) < step_of(path) and sound(other):
+        if kept < KEPT and _step_of(other) < _step_of(path) and sound(other):
             kept += 1
         else:
             other.unlink(missing_ok=True)
@@ -122,26 +110,26 @@ def remove_all_but(path: Path) -> None:
 def sound(path: Path) -> bool:
     """Tell whether a checkpoint holds the bytes that were written."""
     try:
-        checked_bytes(path)
-    except DamagedError:
+        _checked_bytes(path)
+    except _DamagedError:
         return False
     return True
 
 
-def checked_bytes(path: Path) -> memoryview:
+def _checked_bytes(path: Path) -> memoryview:
     """Return what `torch.save` made of a state, if the file is what was written."""
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
+        raise _DamagedError(f"{path} cannot be read ({error.strerror})") from error
     payload, trailer = content[:-TRAILER], content[-TRAILER:]
     digest = hashlib.sha256(payload).hexdigest()
     if trailer != MARK + digest.encode() + b"\n":
-        raise DamagedError(f"{path} is truncated or damaged ({len(content):,} bytes, its sha256 does not agree)")
+        raise _DamagedError(f"{path} is truncated or damaged ({len(content):,} bytes, its sha256 does not agree)")
     return payload
 
 
-def unpacked(path: Path, payload: memoryview) -> dict[str, Any]:
+def _unpacked(path: Path, payload: memoryview) -> dict[str, Any]:
     """Return the state in verified bytes, which may still come from somebody who means harm."""
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

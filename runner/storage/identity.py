@@ -17,22 +17,10 @@ from typing import Any
 from runner.config.conf_files import GROUPS, NAMED, SINGLE, chosen_options, default_options, usual_values
 from runner.config.tree import as_yaml, walk
 
-NOT_IDENTITY = (  # keys that cannot change a result
-    "device",
-    "threads",
-    "runs_dir",
-    "name",
-    "force",
-    "allow_targets",
-    "histograms",
-    "pictures",
-    "checkpoint_seconds",
-    "objective_metric",
-    "data.root",
-    "sweep.n_jobs",
-    "sweep.on_error",
-    "sweep.retry_failed",
-)
+RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
+SWEEPING = ("sweep.n_jobs", "sweep.on_error", "sweep.retry_failed")
+WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
+NOT_IDENTITY = (*RECORDING, *SWEEPING, *WHERE)  # keys that cannot change a result
 FIRST = ("penalty", "seed", "optimizer", "model", "data")  # in a directory's name; the other keys follow
 LONGEST_NAME = 100
 
@@ -47,20 +35,20 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def data_contents(config: Mapping[str, Any]) -> dict[str, str]:
+def _data_contents(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the sha256 of the user's own data file, under its path: other contents make another run."""
     if config["data"]["_target_"] != "data.Npz":
         return {}
     try:
         path = Path(config["data"]["path"]).expanduser().resolve()
         facts = path.stat()
-        return {"data.path": hash_of(path, facts.st_mtime_ns, facts.st_size)}
+        return {"data.path": _hash_of(path, facts.st_mtime_ns, facts.st_size)}
     except (OSError, TypeError, ValueError, RuntimeError, KeyError):  # no such file: building the data will tell why
         return {}
 
 
 @cache
-def hash_of(path: Path, modified: int, size: int) -> str:
+def _hash_of(path: Path, modified: int, size: int) -> str:
     """Return the sha256 of a file, read once as long as time and size stay the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -73,16 +61,16 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 def ids(config: Mapping[str, Any]) -> tuple[str, str]:
     """Return the id of a run, and the id of its group, which is the same for all seeds."""
-    leaves = identity(config) | data_contents(config)
+    leaves = identity(config) | _data_contents(config)
     return digest(leaves), digest({path: value for path, value in leaves.items() if path != "seed"})
 
 
 def directory_name(config: Mapping[str, Any], run_id: str) -> str:
     """Return the label and the id as one name, of a length that every file system takes."""
-    return f"{label(config)[: LONGEST_NAME - 1 - len(run_id)]}_{run_id}".lstrip("_")
+    return f"{_label(config)[: LONGEST_NAME - 1 - len(run_id)]}_{run_id}".lstrip("_")
 
 
-def label(config: Mapping[str, Any]) -> str:
+def _label(config: Mapping[str, Any]) -> str:
     """Return the options and values that differ from the defaults, readable, in a fixed order, safe as a file name."""
     defaults = default_options()
     parts = {group: f"{group}={'+'.join(sorted(config[group]))}" for group in NAMED[:1] if config[group]}
@@ -92,12 +80,12 @@ def label(config: Mapping[str, Any]) -> str:
             parts[group] = f"{group}={option}"
     usual = identity(usual_values(config))
     for path, value in identity(config).items():
-        if usual.get(path, ...) != value and is_shown(path):
+        if usual.get(path, ...) != value and _is_shown(path):
             parts[path] = f"{short(path)}={value if isinstance(value, str) else as_yaml(value)}"
     return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts[path] for path in sorted(parts, key=place)))
 
 
-def is_shown(path: str) -> bool:
+def _is_shown(path: str) -> bool:
     """Tell whether a leaf stands in a label: no class, no member of a list, nothing of the probes, which come last."""
     return not (path in NAMED or path.endswith("_target_") or re.search(r"\.\d+$", path) or path.startswith("probe"))
 

@@ -32,7 +32,7 @@ def set_ticks(axes: Axes, values: Sequence[Any], diverged: Mapping[str, int]) ->
     left = [value for value in values if as_typed(value) not in scaled]
     places = {as_typed(value): start - step * (len(left) - index) for index, value in enumerate(left)} | scaled
     if logarithmic or left or len(values) <= MOST_TICKS:
-        shown = thinned(list(places.items()))
+        shown = _thinned(list(places.items()))
         below = {label: f"\n{count} diverged" for label, count in diverged.items() if count}
         axes.set_xticks([place for _, place in shown], [(label or "none") + below.get(label, "") for label, _ in shown])
         if sum(len(label) + 2 for label, _ in shown) > LONGEST_TICKS:
@@ -48,15 +48,15 @@ def are_log_spaced(numbers: Sequence[float]) -> bool:
     positive = [float(number) for number in numbers if number > 0]
     if len(positive) < 2 or numbers[0] < 0 or positive[-1] / positive[0] < LOG_RATIO:
         return False
-    return unevenness([math.log(number) for number in positive]) <= unevenness(positive)
+    return _unevenness([math.log(number) for number in positive]) <= _unevenness(positive)
 
 
-def unevenness(ordered: Sequence[float]) -> float:
+def _unevenness(ordered: Sequence[float]) -> float:
     """Return the standard deviation of the gaps between sorted numbers, in units of their mean."""
     gaps = [b - a for a, b in pairwise(ordered)]
     return statistics.pstdev(gaps) / statistics.fmean(gaps)
 
 
-def thinned(places: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
+def _thinned(places: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
     """Return as many of the ticks as can be read."""
     return places[:: math.ceil(len(places) / MOST_TICKS)]

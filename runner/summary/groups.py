@@ -19,12 +19,7 @@ from typing import Any
 from runner.summary.runs import RunRecord, config_of, directories, read_run
 from runner.summary.settings import BLANK, sort_key, swept
 
-MONITORS = (
-    "validation/error",
-    "validation/loss",
-    "train/error",
-    "train/loss",
-)  # of the best row; never the test set
+MONITORS = ("validation/error", "validation/loss", "train/error", "train/loss")  # of the best row; never the test set
 
 
 class NothingToShow(ValueError):

@@ -26,7 +26,7 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
 
     The order of the columns is that of the configs, choices before options. The seed is never one.
     """
-    tables = [flat(config) for config in configs]
+    tables = [_flat(config) for config in configs]
     usual = [identity(usual_values(config)) for config in configs]
     paths = list(dict.fromkeys(path for table in tables for path in table))
     differing = {path for path in paths if len({as_yaml(table.get(path, BLANK)) for table in tables}) > 1}
@@ -38,28 +38,28 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
         )
 
     kept = [path for path in paths if path in choices or (path in differing and not comes_with_a_choice(path))]
-    names = short_names(kept)
+    names = _short_names(kept)
     return [{names[path]: table[path] for path in kept if path in table} for table in tables]
 
 
-def flat(config: Config) -> dict[str, Any]:
+def _flat(config: Config) -> dict[str, Any]:
     """Return what can change the result, by path, less the seed; the choices stand first, under their groups' names."""
     choices = {group: "+".join(chosen_options(group, config)) or "none" for group in GROUPS}
     leaves = {
         path: value
         for path, value in identity(config).items()
-        if path not in ("seed", *GROUPS) and not MEMBER.search(path) and not is_choice(path)
+        if path not in ("seed", *GROUPS) and not MEMBER.search(path) and not _is_choice(path)
     }
     return choices | leaves
 
 
-def is_choice(path: str) -> bool:
+def _is_choice(path: str) -> bool:
     """Tell whether a path is the class of a choice, which stands in the column of its group."""
     depth = 2 if path.startswith(("penalty.", "probe.")) else 1
     return path.endswith("._target_") and path.count(".") == depth
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
     """Return a short name for each path; the whole path where the short one would be taken for something else."""
     taken = Counter(map(short, paths))
     return {path: path if taken[short(path)] > 1 or short(path) in RESERVED else short(path) for path in paths}

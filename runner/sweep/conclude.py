@@ -43,13 +43,13 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
     composed = [composer.compose(lines) for lines in batch]
     if problems := [problem for each in composed for problem in problems_of(each)]:
         exit_with_problems(problems)
-    titles = titles_of(batch)
+    titles = _titles_of(batch)
     runs = [Run(each.values, each.overrides, title) for each, title in zip(composed, titles, strict=True)]
     add_to_list(runs)
     return runs
 
 
-def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
+def _titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
     """Return the overrides of each job that tell it from the others, such as "penalty.l2.weight=0.01 seed=1"."""
     shared = set(batch[0]).intersection(*batch)
     return [" ".join(line for line in lines if line not in shared) for lines in batch]
@@ -65,7 +65,7 @@ def sweep_report(folder: Path) -> Iterator[None]:
     Args:
         folder: of the runs.
     """
-    prepare_environment()
+    _prepare_environment()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,14 +82,14 @@ def sweep_report(folder: Path) -> Iterator[None]:
     if code == BAD_CONFIG:  # nothing has been started
         sys.exit(code)
     runs = [path for path in listed() if path.exists() or not code]  # a sweep that was stopped did not start all
-    statuses = [final_status(path) for path in runs]
-    show_table([path for path in runs if path.exists()], folder)
+    statuses = [_final_status(path) for path in runs]
+    _show_table([path for path in runs if path.exists()], folder)
     if code in STOP_CODES:
         print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
-    sys.exit(code or exit_code_of(statuses))
+    sys.exit(code or _exit_code_of(statuses))
 
 
-def prepare_environment() -> None:
+def _prepare_environment() -> None:
     """Set variables for the processes that a launcher starts."""
     # They find our packages, wherever the command was given.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
@@ -97,7 +97,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def final_status(path: Path) -> str:
+def _final_status(path: Path) -> str:
     """Return how a run stands after the sweep; one whose process died without a record is recorded as failed."""
     try:
         if read_json(path / "result.json")["status"] != Status.RUNNING:
@@ -116,14 +116,14 @@ def final_status(path: Path) -> str:
         return Status.FAILED
 
 
-def exit_code_of(statuses: list[str]) -> int:
+def _exit_code_of(statuses: list[str]) -> int:
     """Return the exit code of a sweep whose runs ended like this."""
     if set(statuses) - {Status.DONE, Status.BUSY}:
         return FAILED
     return BUSY if Status.BUSY in statuses else 0
 
 
-def show_table(runs: Sequence[Path], folder: Path) -> None:
+def _show_table(runs: Sequence[Path], folder: Path) -> None:
     """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
     from runner.summary.report import report  # late: matplotlib takes half a second
 

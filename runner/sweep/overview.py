@@ -35,7 +35,7 @@ class Overview:
         self.running: dict[str, Run] = {}
         self.ends: dict[str, int] = {}
         self.epochs = sum(run.config["epochs"] for run in runs)
-        self.epochs_before = sum(epoch_of(run) for run in runs)
+        self.epochs_before = sum(_epoch_of(run) for run in runs)
         self.epochs_ended = 0
         self.began = self.drawn = time.monotonic()
 
@@ -73,7 +73,7 @@ class Overview:
         if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
             return
         self.drawn = now
-        epochs = {name: epoch_of(run) for name, run in self.running.items()}
+        epochs = {name: _epoch_of(run) for name, run in self.running.items()}
         lines = [f"{name}  epoch {epoch}/{self.running[name].config['epochs']}" for name, epoch in epochs.items()]
         head = self.head(sum(epochs.values()), now - self.began)
         if self.terminal.is_terminal:
@@ -90,16 +90,16 @@ class Overview:
         trained = self.epochs_ended + epochs_running - self.epochs_before
         left = seconds / trained * (self.epochs - self.epochs_ended - epochs_running) if trained > 0 else None
         counts = [f"{number} {name}" for name, number in numbers.items() if number]
-        return ", ".join(counts) + (f", about {clock(left)} left" if left is not None else "")
+        return ", ".join(counts) + (f", about {_clock(left)} left" if left is not None else "")
 
 
-def epoch_of(run: Run) -> int:
+def _epoch_of(run: Run) -> int:
     """Return the last epoch that a run has recorded, 0 before that."""
     result = run.result()
     return 0 if run.config["force"] and result.get("status") != Status.RUNNING else result.get("epoch", 0)
 
 
-def clock(seconds: float) -> str:
+def _clock(seconds: float) -> str:
     """Return a duration as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -48,16 +48,16 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
         flush=True,
     )
     if waiting:
-        import_all(waiting)
+        _import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            Pool(n_jobs, threads, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
+            _Pool(n_jobs, threads, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
         finally:
             gc.unfreeze()
     return [objective(run) for run in runs]
 
 
-def import_all(runs: Sequence[Run]) -> None:
+def _import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then check all options against the signatures of their classes."""
     if any(run.config["data"]["_target_"] == "data.Digits" for run in runs):
         import sklearn.datasets  # noqa: F401
@@ -79,7 +79,7 @@ def import_all(runs: Sequence[Run]) -> None:
         exit_with_problems(problems)
 
 
-class Pool:
+class _Pool:
     """Run jobs until all have ended, or a signal comes, or one fails and on_error is stop.
 
     Args:
@@ -125,7 +125,7 @@ class Pool:
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
             run = self.running.pop(process)
-            statuses.append(record_exit(run, process.exitcode or 0, self.stopping))
+            statuses.append(_record_exit(run, process.exitcode or 0, self.stopping))
             self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
@@ -145,7 +145,7 @@ class Pool:
             self.reap(TICK_SECONDS)
 
 
-def record_exit(run: Run, exit_code: int, stopping: bool) -> str:
+def _record_exit(run: Run, exit_code: int, stopping: bool) -> str:
     """Return the run's status after its process exited; if the process recorded none, record the cause of death.
 
     Args:
@@ -164,7 +164,7 @@ def record_exit(run: Run, exit_code: int, stopping: bool) -> str:
                 return Status.INTERRUPTED
             if status == Status.INTERRUPTED and exit_code in STOP_CODES:
                 return status
-            run.write_end(Status.FAILED, reason_of_death(exit_code))
+            run.write_end(Status.FAILED, _reason_of_death(exit_code))
     except Busy:
         return Status.BUSY
     except OSError as error:  # the disk is full: it cannot be recorded
@@ -172,7 +172,7 @@ def record_exit(run: Run, exit_code: int, stopping: bool) -> str:
     return Status.FAILED
 
 
-def reason_of_death(exit_code: int) -> str:
+def _reason_of_death(exit_code: int) -> str:
     """Return in words how a process ended; multiprocessing makes signals negative."""
     if exit_code >= 0:
         return f"its process exited with code {exit_code} during training"
