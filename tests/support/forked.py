@@ -94,7 +94,7 @@ def serve() -> None:
     import matplotlib.backends.backend_agg  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
-    from runner.sweep.child import die_with
+    from runner.sweep.job import _die_with as die_with
 
     import runner.config.command_line
     import runner.run  # noqa: F401
