@@ -98,13 +98,11 @@ def prepare(
     Args:
         raw: what a source has read.
         train_size: use the first n training examples (1 to all; None: all).
-        validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
-            training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
-            never from the test split.
+        validation_size: examples to validate on (>= 0; None: a tenth of the training examples): training examples
+            beyond `train_size` if these are enough, else some of the first `train_size`; never test ones.
         normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
             each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
-        label_noise: fraction of the training labels, and of these alone, that are replaced by another class,
-            uniformly among the others (0 to 1; classes only).
+        label_noise: fraction of the training labels that are replaced, each by any other class (0 to 1).
         seed: of the validation split and of the label noise, drawn apart, on the CPU (>= 0).
         device: where the splits are put.
 
@@ -114,8 +112,7 @@ def prepare(
     _check(raw, train_size, normalize, label_noise, seed)
     chosen, held_out = _indices(len(raw.train), train_size, validation_size, seed)
     train = raw.train[chosen]
-    if label_noise:
-        assert raw.classes is not None
+    if label_noise and raw.classes:
         train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
     offset, scale = _statistics(train.inputs, normalize)
 
