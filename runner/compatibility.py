@@ -106,13 +106,22 @@ def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: 
     Before training it shows whether the penalty fits; later it is the value of a penalty on the weights alone.
 
     Raises:
-        ValueError: if it is neither a value of each example, (B,), nor a scalar.
+        ValueError: if it is neither a value of each example, (B,), nor a scalar, or if the model lacks a derivative.
     """
     two = dataset.train[:2]
     generator = torch.Generator(two.inputs.device).manual_seed(0)
     model.eval()  # not to touch the statistics of batch norm
-    value = penalty(EagerForward(model, criterion, two.inputs, two.targets, [penalty], generator))
-    model.train()
+    try:
+        forward = EagerForward(model, criterion, two.inputs, two.targets, [penalty], generator)
+        value = penalty(forward)
+        params = list(forward.params.values())
+        if penalty.in_objective and value.requires_grad and params:
+            torch.autograd.grad(value.sum(), params, allow_unused=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"torch cannot differentiate this model as the penalty needs it: {reason}") from error
+    finally:
+        model.train()
     if value.shape not in ((), (len(two),)):
         raise ValueError(
             f"its value for {len(two)} examples is of shape {tuple(value.shape)}: return one number for each example, "

@@ -105,7 +105,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["penalty=large_margin", "penalty.large_margin.top_k=10"], "top_k must be"),
         (["penalty=large_margin", "penalty.large_margin.norm=3"], "norm must be"),
         (["penalty=large_margin", "penalty.large_margin.layers=[fc9]"], "layers must be among inputs, conv1"),
-        (["model=cifar10_convnet"], "takes 3x32x32 inputs, got 1x28x28: choose model=mnist_convnet"),
+        (["model=cifar10_convnet"], "takes 3x32x32 inputs, got 1x28x28: choose model=mnist_convnet, model=convnet"),
         (["data=line"], "takes 1x28x28 inputs, got 1: choose model=mlp"),
         (["data=line", "model=mlp"], "takes class labels and the data has real values as targets: choose loss=mse"),
         (["loss=mse"], "takes real values as targets and the data has class labels"),

@@ -116,15 +116,53 @@ def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> Non
     assert len(set(recorder.draws)) == 3
 
 
+class Noted(Penalty):
+    """The value of another penalty, remembered."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def __call__(self, forward: Forward) -> Tensor:
+        values = forward.outputs.square().sum(1)
+        self.values.append(values.mean().item())
+        return values
+
+
+def test_lbfgs_records_one_evaluation_and_its_trials_see_one_function(composed: Composed) -> None:
+    """Objective and penalties of the first evaluation; dropout with the same masks in each."""
+    overrides = ("optimizer=lbfgs", "optimizer.max_iter=4", "optimizer.lr=1e-30", "batch_size=60", "loss.weight=1e-30")
+    loop = looped(composed, *MLP, *overrides)
+    loop.components.model.register_forward_hook(lambda *given: torch.nn.functional.dropout(given[2]))
+    noted = Noted()
+    loop.components.terms.append(Term("noted", noted))
+    state = torch.get_rng_state()
+    means = loop.run_epoch()
+    after = torch.get_rng_state()
+    assert len(noted.values) > 1
+    assert len(set(noted.values)) == 1  # at a learning rate of 0: only other masks could change it
+    torch.set_rng_state(state)
+    torch.nn.Dropout(0.5)(torch.ones(60, 10))
+    assert torch.equal(torch.get_rng_state(), after)  # the stream of one evaluation
+    assert means["train/penalty/noted"] == pytest.approx(means["train/objective"])
+
+    loop = looped(composed, *MLP, "optimizer=lbfgs", "optimizer.max_iter=4", "batch_size=60", "loss.weight=1e-30")
+    noted = Noted()
+    loop.components.terms.append(Term("noted", noted))
+    means = loop.run_epoch()
+    assert noted.values[0] != pytest.approx(noted.values[-1])  # the line search went on to others
+    assert means["train/penalty/noted"] == pytest.approx(noted.values[0])
+    assert means["train/objective"] == pytest.approx(noted.values[0])
+
+
 def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
     loop = looped(composed, *MLP)
     loop.components.terms.append(Term("size", Size(), weight=2.0, every=2, warmup=2))
     weights: list[float] = []
     objective = loop.objective
 
-    def noted(indices: Tensor, terms: Any, epoch: float) -> Tensor:
-        with_terms = objective(indices, terms, epoch)
-        weights.extend([(with_terms - objective(indices, [], epoch)).item() for _ in terms])
+    def noted(indices: Tensor, terms: Any, epoch: float, means: Any) -> Tensor:
+        with_terms = objective(indices, terms, epoch, means)
+        weights.extend([(with_terms - objective(indices, [], epoch, means)).item() for _ in terms])
         return with_terms
 
     loop.objective = noted  # type: ignore[method-assign]

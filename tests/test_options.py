@@ -41,6 +41,14 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
         "cifar10_convnet": (*SMALL, *CIFAR),
         "large_margin_convnet": SMALL,
         "mlp": SMALL,
+        "convnet": SMALL,
+        "torchvision": SMALL,
+        "module": (
+            *LINE,
+            "allow_targets=[torch]",
+            "model=module",
+            "model.network={{_target_: torch.nn.Linear, in_features: 1, out_features: 1}}",
+        ),
     },
     "init": dict.fromkeys(
         ("torch", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "normal"), SMALL

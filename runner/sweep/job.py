@@ -47,7 +47,7 @@ def train_in_own_process(run: Run, threads: int, parent: int) -> None:
         parent: process id of the sweep.
     """
     os.setpgid(0, 0)  # a Ctrl-C reaches the sweep alone, which hands it on
-    _die_with(parent)
+    die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -66,7 +66,7 @@ def train_in_own_process(run: Run, threads: int, parent: int) -> None:
         sys.exit(interruption.exit_code)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the system kill this process as soon as its parent is gone, so that its lock is released."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,104 @@
+"""Judges: other people's code, to which ours is compared. A process of its own, since JAX is slow to start:
+
+    uv run --group judges pytest tests/judges [--table docs/correctness.md]
+
+Each test hands its largest differences to `judged`; `--table` writes them down.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*scipy.ndimage.filters.*")  # foolbox's
+jax.config.update("jax_enable_x64", True)
+
+TOLERANCE = 1e-12  # relative, in float64
+PACKAGES = ("torch", "torchvision", "jax", "scikit-learn", "statsmodels", "foolbox", "scipy", "numpy")
+HEAD = """\
+# Is it right?
+
+What other people's code says of ours. Differences are relative: of the value to the judge's value, and of the gradient
+by all parameters to the judge's, in Euclidean norm; the largest of the cases. In float64, unless said otherwise.
+
+Written by `{command}` on {date}, with {versions} on {machine}. The tests are in `tests/judges/`;
+each demands at most {tolerance:g} in float64.
+
+| method | judge | cases | value | gradient |
+|---|---|---|---|---|
+"""
+COMMAND = "uv run --group judges pytest tests/judges --table docs/correctness.md"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", type=Path, help="file to write the table of differences to (docs/correctness.md)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Table(config.option.table), "table of differences")
+
+
+class Table:
+    """Gathers the differences of all tests, from all workers, and writes them when the last one has ended."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, row in report.user_properties if report.when == "call" else []:
+            if name == "judged":
+                self.rows.setdefault((row["method"], row["judge"]), []).append(row)
+
+    def pytest_terminal_summary(self, config: pytest.Config) -> None:
+        if self.path and self.rows and not hasattr(config, "workerinput"):
+            self.path.write_text(heading() + "".join(line(*key, rows) for key, rows in sorted(self.rows.items())))
+
+
+def heading() -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    machine = f"Python {platform.python_version()}, {platform.machine()}"
+    date = datetime.date.today().isoformat()
+    return HEAD.format(command=COMMAND, date=date, versions=versions, machine=machine, tolerance=TOLERANCE)
+
+
+def line(method: str, judge: str, rows: list[dict[str, Any]]) -> str:
+    cases = ", ".join(sorted({row["case"] for row in rows}))
+    value, gradient = (largest([row[kind] for row in rows]) for kind in ("value", "gradient"))
+    return f"| {method} | {judge} | {cases} | {value} | {gradient} |\n"
+
+
+def largest(differences: list[float | None]) -> str:
+    known = [difference for difference in differences if difference is not None]
+    return f"{max(known):.1e}" if known else "–"
+
+
+@pytest.fixture
+def judged(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Return a function that notes the differences of a method to its judge in a case, and asserts that they are small.
+
+    Its arguments: method, judge, case, and the relative differences of value and gradient (None: there is none).
+    """
+
+    def judge(
+        method: str,
+        judge: str,
+        case: str,
+        value: float | None = None,
+        gradient: float | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        row = {"method": method, "judge": judge, "case": case, "value": value, "gradient": gradient}
+        record_property("judged", row)
+        for difference in (value, gradient):
+            assert difference is None or difference <= tolerance, row
+
+    return judge
