@@ -362,7 +362,8 @@ def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
     ("overrides", "expected"),
     [
         (["penalty=[]"], True),
-        (["penalty=large_margin"], True),
+        (["penalty=large_margin"], False),
+        (["penalty=large_margin_reference"], True),
         (["penalty=jacobian"], False),
         (["penalty=jacobian", "penalty.jacobian.weight=0"], True),
         (["penalty=jacobian", "channels_last=true"], True),
