@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data import Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
-from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
+from runner.compatibility import check_criterion, check_metric, check_penalty, value_of, warn_of_options
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
@@ -84,6 +84,8 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
             check_penalty(term.penalty, config, components.model, components.dataset)
+            if term.weight:
+                warn_of_options(term.penalty, config, components.model, components.dataset, components.schedule)
     problems.raise_if_any()
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data import Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
+from runner.schedule import Schedule
 
 
 def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) -> None:
@@ -52,18 +53,31 @@ def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError for layers that are not there or batch norm where examples must not mix; warn of the rest."""
+    """Raise ValueError for layers that are not there or batch norm where examples must not mix."""
     names = [name for name, _ in model.named_modules() if name]
     missing = [layer for layer in penalty.layers if layer not in ("inputs", *names)]
     if missing:
         raise ValueError(f"layers must be among inputs, {', '.join(names)}, got {', '.join(missing)}")
     if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
         check_batch_norm(penalty)
+
+
+def warn_of_options(
+    penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset, schedule: Schedule
+) -> None:
+    """Warn where a penalty trains, but other options make of it something else than its user may expect."""
     name = type(penalty).__name__
+    piecewise_linear = getattr(model, "piecewise_linear", False)
+    falling = schedule(config["epochs"] - 1, config["epochs"]) < 1
     moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
     if not penalty.in_objective and moving:
         warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")
-    if penalty.wants_smooth and dataset.classes is None and getattr(model, "piecewise_linear", False):
+    if not penalty.in_objective and falling and not getattr(penalty, "scale_by_lr", True):
+        warn(
+            f"{name}: the learning rate falls and the threshold does not, so that the penalty grows against the loss: "
+            "choose scale_by_lr=true and divide the threshold by optimizer.lr, or choose scheduler=constant"
+        )
+    if penalty.wants_smooth and dataset.classes is None and piecewise_linear:
         warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
 
 

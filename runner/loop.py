@@ -19,10 +19,11 @@ CHECK_EVERY = 50  # steps between checks of the objectives: each check waits for
 
 
 class Diverged(Exception):
-    """The objective became NaN or infinite; `step` is where, `last_finite` what it was before."""
+    """The objective became NaN or infinite; `step` is where, `last_finite` what it was before, NaN if nothing was."""
 
     def __init__(self, step: int, last_finite: float) -> None:
-        super().__init__(f"the objective is not finite at step {step}; it was {last_finite:.6g} before")
+        before = f"; it was {last_finite:.6g} before" if math.isfinite(last_finite) else ""
+        super().__init__(f"the objective is not finite at step {step}{before}")
         self.step, self.last_finite = step, last_finite
 
 

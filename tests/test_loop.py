@@ -14,6 +14,7 @@ from torch import Tensor
 from losses import L1, Forward, Penalty
 from runner.build import build, build_optimizer
 from runner.loop import Diverged, Loop
+from runner.outcome import remedy_of
 from runner.schedule import Constant
 from runner.term import Term
 
@@ -252,6 +253,40 @@ def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callabl
     result = train(*SMALL, "optimizer.lr=1e20")
     assert result["status"] == "diverged"
     assert result["diverged_at_step"] == divergence.value.step
+    assert result["reason"].endswith(" before: try optimizer.clip=5 or optimizer.lr below 1e+20")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        ((), "optimizer.clip=5 or optimizer.lr below 0.1"),
+        (("optimizer.clip=2",), "optimizer.clip below 2 or optimizer.lr below 0.1"),
+        (("scheduler=step", "scheduler.values=[0.3,0.1]", "scheduler.milestones=[1]"), "scheduler.values below 0.3"),
+        (("optimizer=lbfgs",), "try optimizer.lr below 1"),
+        (("optimizer=lbfgs", "optimizer.line_search_fn=null"), "optimizer.line_search_fn=strong_wolfe or optimizer.lr"),
+        (
+            ("penalty=[jacobian,l1]", "penalty.jacobian.warmup=3"),
+            "optimizer.lr below 0.1, penalty.jacobian.weight below 0.01 or penalty.jacobian.warmup above 3",
+        ),
+        (("penalty=jacobian", "penalty.jacobian.weight=0"), "try optimizer.clip=5 or optimizer.lr below 0.1"),
+    ],
+)
+def test_the_remedy_names_the_options_at_work(composed: Composed, overrides: list[str], options: str) -> None:
+    config = composed(*MLP, *overrides).config
+    sentence = remedy_of(config, build(config).terms, has_moved=True)
+    assert options in sentence
+    assert "l1" not in sentence  # a proximal step cannot diverge
+    assert "below 0 " not in sentence
+
+
+def test_an_objective_that_is_infinite_before_any_step(train: Callable[..., dict[str, Any]]) -> None:
+    """No learning rate has acted yet."""
+    result = train(*MLP, "penalty=l2", "penalty.l2.weight=1e38", "init=normal", "init.std=10")
+    assert result["diverged_at_step"] == 1
+    assert result["reason"] == (
+        "the objective is not finite at step 1: no step was made before, so look for huge numbers in "
+        "data or init or penalty.l2.weight=1e+38"
+    )
 
 
 def test_divergence_in_the_first_step_after_a_resumption_knows_what_was_before(composed: Composed) -> None:
@@ -327,7 +362,8 @@ def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
     ("overrides", "expected"),
     [
         (["penalty=[]"], True),
-        (["penalty=large_margin"], True),
+        (["penalty=large_margin"], False),
+        (["penalty=large_margin_reference"], True),
         (["penalty=jacobian"], False),
         (["penalty=jacobian", "penalty.jacobian.weight=0"], True),
         (["penalty=jacobian", "channels_last=true"], True),

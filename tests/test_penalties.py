@@ -248,7 +248,7 @@ ROWS = {
     ),
     "weight_gradient": Row(losses.WeightGradient, weight_gradient_oracle),
     "large_margin": Row(
-        lambda: losses.LargeMargin(layers=["inputs", *LAYERS], norm=2, differentiate_norm=True, gamma=0.5, alpha=3.0),
+        lambda: losses.LargeMargin(layers=["inputs", *LAYERS], scores="probability", gamma=0.5, alpha=3.0),
         lambda p: large_margin_oracle(p, gamma=0.5, alpha=3.0),
     ),
     "tangent_prop": Row(lambda: losses.TangentProp(tangents=Tangents()), tangent_prop_oracle, draws=True),
