@@ -123,7 +123,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["data=line", "model=mlp", "loss=mse", "probe=shift"], "shift is about classes"),
         (
             ["model=large_margin_convnet", "penalty=jacobian"],
-            "batch norm mixes them in training: add batch_norm=frozen, or model.batch_norm=false",
+            "batch norm mixes them in training: add batch_norm=frozen, or choose a model without batch norm",
         ),
     ],
 )
