@@ -27,7 +27,7 @@ class LargeMargin(Penalty):
         hinge = gamma - clip(d, gamma (1 - alpha), gamma),    from 0 to alpha gamma,
 
     for the `top_k` wrong classes of highest score; mean over the batch and over `layers`. The defaults train
-    beside cross-entropy with plain SGD, with a small weight (.03). It can also take the place of the data loss
+    beside cross-entropy with plain SGD, with a small weight (.01). It can also take the place of the data loss
     (`loss.weight=0`), as in its source. An example whose d lies outside the clip gives no gradient at all:
     `statistics` tells how many do. If training stalls with most of them at the lower clamp, clip the gradient
     (`optimizer.clip`), keep a share of cross-entropy (`loss.weight`), warm up, or use logits.
@@ -71,7 +71,7 @@ class LargeMargin(Penalty):
         aggregation: Aggregation = "min_distance",
         norm: float | Literal["inf"] = 2,
         differentiate_norm: bool = True,
-        gamma: float = 5.0,
+        gamma: float = 10.0,
         alpha: float = 4.0,
         eps: float = 1e-6,
     ) -> None:
