@@ -7,6 +7,7 @@ never runs an operation of torch's.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 300  # then a run that does not end is killed
@@ -100,6 +101,7 @@ def serve() -> None:
     from runner.sweep.job import die_with
 
     answers = os.fdopen(os.dup(1), "w")
+    gc.freeze()  # what is shared with the forks stays shared
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -108,7 +110,7 @@ def serve() -> None:
             answer = int(os.waitid(os.P_PID, request["running"], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None)
         elif (answer := os.fork()) == 0:
             die_with(os.getppid())  # what a failed test has left
-            sys.exit(begin(**request))  # an end like any: joblib stops its idle workers there
+            leave(begin(**request))
         print(answer, file=answers, flush=True)
 
 
@@ -168,6 +170,15 @@ def begin(
     except BaseException:
         traceback.print_exc()
     return status
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once, which saves two seconds; joblib stops its idle workers only at an orderly end."""
+    if "hydra_plugins.hydra_joblib_launcher._core" in sys.modules:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def instrument(
