@@ -15,7 +15,6 @@ from support.states import assert_same, timeless
 from runner.run import train_run
 from runner.storage import checkpoint
 
-Command = Callable[..., Any]
 Composed = Callable[..., Any]
 
 # With a model that draws by itself and a penalty that draws: all streams of random numbers are in use.
@@ -61,12 +60,9 @@ def ended(composed: Composed, tmp_path: Path) -> Callable[..., Any]:
     return trained
 
 
-def test_same_bits_alone_in_another_process_and_in_a_sweep(
-    command: Command, forks: Forks, tmp_path: Path, ended: Any
-) -> None:
+def test_same_bits_alone_in_another_process_and_in_a_sweep(forks: Forks, tmp_path: Path, ended: Any) -> None:
     line = (*OWN, *SHORT, *DRAWING, *QUIET)
-    alone = command(*line, "name=alone")
-    assert alone.returncode == 0, alone.stderr
+    assert forks.run(*line, "name=alone") == 0, forks.said()
     assert forks.run("-m", *line, "name=sweep", "seed=1,0", "sweep.n_jobs=2") == 0, forks.said()
     (directory,) = (tmp_path / "runs" / "alone").iterdir()
     torch.rand(7)  # this process has drawn numbers, the other has not
