@@ -142,9 +142,8 @@ def layer(model: nn.Module, name: str) -> nn.Module:
 def differentiable(model: nn.Module) -> Iterator[None]:
     """Have the model compute in the ways of which torch knows all derivatives, while the context lasts.
 
-    Attention by the mathematical kernel: no other has a second and a forward-mode derivative. No module in place:
-    forward mode would lose what it needs for the derivative by the parameters. Hard sigmoids by their formula: torch's
-    own has no second derivative.
+    Attention by the mathematical kernel: no other has a second and a forward-mode derivative. Hard sigmoids by their
+    formula: torch's own has no second derivative.
     """
     with ExitStack() as stack:
         for set_enabled, enabled in (
@@ -156,9 +155,6 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             stack.callback(set_enabled, enabled)
             set_enabled(False)
         for module in model.modules():
-            if vars(module).get("inplace") is True:
-                stack.callback(setattr, module, "inplace", True)
-                module.inplace = False  # type: ignore[assignment]
             if type(module) is nn.Hardsigmoid and "forward" not in vars(module):
                 stack.callback(delattr, module, "forward")
                 module.forward = hard_sigmoid  # type: ignore[method-assign, assignment]

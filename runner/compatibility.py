@@ -86,7 +86,7 @@ def check_batch_norm(penalty: Penalty) -> None:
     if penalty.per_example and not penalty.tolerates_batch_norm:
         raise ValueError(
             "it differentiates each example by itself, and batch norm mixes them in training: "
-            "add batch_norm=frozen, or model.batch_norm=false"
+            "add batch_norm=frozen, or choose a model without batch norm"
         )
     if penalty.per_example:
         warn(

@@ -158,7 +158,7 @@ class Session:
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
             for tag, tensor in tensors.items():
-                self.recorder.record_losses(epoch, tag, tensor)
+                self.recorder.record_histogram(epoch, tag, tensor)
         row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
@@ -174,7 +174,7 @@ class Session:
         epoch, dataset = self.loop.epoch, self.components.dataset
         if self.config["histograms"]:
             for name, evaluation in evaluations.items():
-                self.recorder.record_losses(epoch, name, evaluation.losses)
+                self.recorder.record_histogram(epoch, f"losses/{name}", evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"]:
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():

@@ -213,7 +213,7 @@ def images(size: int = 32, batch: int = 2) -> tuple[Tensor, Tensor]:
 
 # Name -> a layer inside it that something in place follows, if anything does.
 TORCHVISION = {
-    "resnet18": "layer1.0.bn2",  # followed by `out += identity`
+    "resnet18": "bn1",  # followed by ReLU(inplace=True)
     "mobilenet_v2": "features.2.conv.0.1",  # batch norm, then ReLU6(inplace=True)
     "mobilenet_v3_small": "features.2.block.0.1",
     "vgg11_bn": "features.1",

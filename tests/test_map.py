@@ -1,4 +1,4 @@
-"""The map of the code holds (docstring of runner/): who may import whom, no circles, small functions, few modules at the root of runner/."""
+"""The map of the code holds: who may import whom, no circles, small functions, few modules at the root of runner/."""
 
 from __future__ import annotations
 

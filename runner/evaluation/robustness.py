@@ -5,6 +5,7 @@ Sizes are fractions of the range of images of bytes (0 to 1, whatever the normal
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -85,8 +86,7 @@ class Rotation(Perturbation):
 
     def perturbed(self, subject: Subject, split: Split, size: float) -> list[Tensor]:
         height, width = split.inputs.shape[-2:]
-        angle = torch.tensor(size).deg2rad()
-        cos, sin = angle.cos().item(), angle.sin().item()
+        cos, sin = math.cos(math.radians(size)), math.sin(math.radians(size))
         # In coordinates that run from -1 to 1 over the width and the height, a turn of pixels is not one of numbers.
         turns = [[[cos, -s * (height / width), 0], [s * (width / height), cos, 0]] for s in (sin, -sin)]
         return [warped(split.inputs, turn, subject.dataset) for turn in turns]
@@ -126,7 +126,7 @@ class Attack(Perturbation):
             high = torch.minimum(high, (data.unit - data.offset) / data.scale)
         moved, step = inputs, radius
         if self.steps > 1:
-            start = torch.rand(inputs.shape, generator=subject.generator, device=inputs.device) * 2 - 1
+            start = inputs.new_empty(inputs.shape).uniform_(-1, 1, generator=subject.generator)
             moved, step = clipped(inputs + radius * start, low, high), radius * 2.5 / self.steps
         for _ in range(self.steps):
             moved = moved.detach().requires_grad_()

@@ -29,7 +29,7 @@ def train_in_launchers_process(config: DictConfig) -> float:
     add_to_list([run])
     if not run.needs_no_training:
         try:
-            _train_job(run)
+            train_job(run)
         except Busy as busy:
             print(busy, file=sys.stderr, flush=True)
         except Interrupted as interruption:
@@ -59,7 +59,7 @@ def train_in_own_process(run: Run, threads: int, parent: int) -> None:
     os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
     os.dup2(log, 2)
     try:
-        _train_job(run)
+        train_job(run)
     except Busy:
         sys.exit(BUSY)
     except Interrupted as interruption:
@@ -74,7 +74,7 @@ def die_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _train_job(run: Run) -> None:
+def train_job(run: Run) -> None:
     """Train, with all lines in the job's log alone; an error, or a call of sys.exit, becomes a status there.
 
     Raises:

@@ -18,7 +18,10 @@ from typing import Any
 import jax
 import pytest
 
-warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*scipy.ndimage.filters.*")  # foolbox's
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # it imports a name of scipy's that will go
+    import foolbox  # noqa: F401
+
 jax.config.update("jax_enable_x64", True)
 
 TOLERANCE = 1e-12  # relative, in float64

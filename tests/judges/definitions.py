@@ -1,30 +1,85 @@
-"""The penalties in JAX, from their definitions: whole Jacobians and gradients of one example, no products.
+"""The penalties in JAX, from their definitions, by automatic differentiation.
 
-Each takes the weights and a batch (inputs, targets, masks of dropout) and returns the unweighted value.
+A penalty is a function of outputs and whole Jacobians of a batch (`Derivatives`), which are functions of the weights:
+JAX differentiates either. So the costly one is compiled once for each network. In single letters: B examples, C
+outputs, D inputs, H components of a layer, K tangents, n directions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from networks import Network, Weights, activations
-
-Batch = tuple[Array, Array, dict[str, Array]]
-Value = Callable[[Weights, Batch], Array]
+from networks import Case, Weights, activations
 
 
-def mean_over_batch(of_example: Callable[..., Array], *extra: Array) -> Value:
-    """Return the mean over the batch of a function of (w, x, target, masks, further rows of the example)."""
+class Derivatives(NamedTuple):
+    """Outputs (B, C); their Jacobians by inputs and layers (B, C, H); Jacobians of layers by the inputs (B, H, D)."""
 
-    def value(w: Weights, batch: Batch) -> Array:
-        return jax.vmap(partial(of_example, w))(*batch, *extra).mean()
+    outputs: Array
+    by: dict[str, Array]
+    of: dict[str, Array]
 
-    return value
+
+Value = Callable[[Derivatives], Array]
+
+
+class Judge:
+    """The derivatives of a case's network, and the gradients of what is made of them."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.weights, (self.inputs, self.targets, self.masks) = case, case.weights, case.batch
+        self.loss = LOSSES[type(case.criterion).__name__]
+
+    def of_example(self, w: Weights, x: Array, masks: dict[str, Array]) -> Derivatives:
+        net, shapes = self.case.net, activations(self.case.net, w, x, masks)
+        taps = {name: jnp.zeros_like(shapes[name]) for name in self.case.layers}
+
+        def outputs(x: Array, taps: dict[str, Array]) -> Array:
+            return activations(net, w, x, masks, taps)["outputs"]
+
+        by_inputs, by_layers = jax.jacrev(outputs, (0, 1))(x, taps)  # by a layer: by what is added to it
+        by = {name: rows.reshape(len(rows), -1) for name, rows in {"inputs": by_inputs, **by_layers}.items()}
+
+        small = [name for name in self.case.layers if shapes[name].size * x.size <= 100_000]
+        of = jax.jacrev(lambda x: {name: activations(net, w, x, masks)[name].ravel() for name in small})(x)
+        of = {name: rows.reshape(len(rows), -1) for name, rows in of.items()}
+        return Derivatives(shapes["outputs"], by, {**of, "outputs": by["inputs"]})
+
+    def of_batch(self, w: Weights) -> Derivatives:
+        return jax.vmap(lambda x, masks: self.of_example(w, x, masks))(self.inputs, self.masks)
+
+    @cached_property
+    def derivatives(self) -> Derivatives:
+        return jax.jit(self.of_batch)(self.weights)
+
+    @cached_property
+    def pullback(self) -> Callable[[Derivatives], Weights]:
+        """Return what takes the gradient by the derivatives to that by the weights."""
+        _, pull = jax.vjp(jax.jit(self.of_batch), self.weights)
+        return jax.jit(lambda gradient: pull(gradient)[0])
+
+    def value_and_gradient(self, value: Value) -> tuple[Array, Weights]:
+        found, by_derivatives = jax.jit(jax.value_and_grad(value))(self.derivatives)
+        return found, self.pullback(by_derivatives)
+
+    def weight_gradient(self, w: Weights) -> Array:
+        """||d mean loss / d w||^2."""
+
+        def mean_loss(w: Weights) -> Array:
+            def one(x: Array, target: Array, masks: Any) -> Array:
+                return self.loss(activations(self.case.net, w, x, masks)["outputs"], target)
+
+            return jax.vmap(one)(self.inputs, self.targets, self.masks).mean()
+
+        return jnp.stack([(gradient**2).sum() for gradient in jax.grad(mean_loss)(w).values()]).sum()
+
+
+# --- losses of one example ---
 
 
 def cross_entropy(outputs: Array, target: Array) -> Array:
@@ -42,125 +97,72 @@ def sum_of_squares(outputs: Array, target: Array) -> Array:
 LOSSES = {"CrossEntropy": cross_entropy, "MSE": mean_squares, "SumOfSquares": sum_of_squares}
 
 
-def jacobian_of(net: Network, w: Weights, x: Array, masks: dict[str, Array], of: str = "outputs") -> Array:
-    """Return J of one example, (C, D)."""
-    return jax.jacrev(lambda x: activations(net, w, x, masks)[of].ravel())(x).reshape(-1, x.size)
+# --- of the weights ---
 
 
-def gradients_of(
-    net: Network, w: Weights, x: Array, masks: dict[str, Array], layers: Sequence[str], scalar: Callable[[Array], Array]
-) -> list[Array]:
-    """Return the gradients of a scalar of the outputs by the inputs or layers, a layer's as that by what is added."""
-    found = activations(net, w, x, masks)
-    taps = {name: jnp.zeros_like(found[name]) for name in layers if name != "inputs"}
-
-    def value(x: Array, taps: dict[str, Array]) -> Array:
-        return scalar(activations(net, w, x, masks, taps)["outputs"])
-
-    by_inputs, by_layers = jax.grad(value, (0, 1))(x, taps)
-    return [by_inputs if name == "inputs" else by_layers[name] for name in layers]
+def l2(w: Weights, biases: bool = True) -> Array:
+    return jnp.stack([(v**2).sum() for v in w.values() if biases or v.ndim > 1]).sum()
 
 
-# --- weights ---
+def l1(w: Weights, biases: bool = True) -> Array:
+    return jnp.stack([jnp.abs(v).sum() for v in w.values() if biases or v.ndim > 1]).sum()
 
 
-def l2(w: Weights, batch: Batch, biases: bool = True) -> Array:
-    return sum((v**2).sum() for v in w.values() if biases or v.ndim > 1)  # type: ignore[return-value]
+# --- of Jacobians ---
 
 
-def l1(w: Weights, batch: Batch, biases: bool = True) -> Array:
-    return sum(jnp.abs(v).sum() for v in w.values() if biases or v.ndim > 1)  # type: ignore[return-value]
-
-
-# --- Jacobians ---
-
-
-def jacobian(net: Network, of: str = "outputs") -> Value:
+def jacobian(of: str = "outputs") -> Value:
     """||J||_F^2."""
-    return mean_over_batch(lambda w, x, target, masks: (jacobian_of(net, w, x, masks, of) ** 2).sum())
+    return lambda found: (found.of[of] ** 2).sum((1, 2)).mean()
 
 
-def jacobian_projected(net: Network, directions: Array, of: str = "outputs") -> Value:
-    """sum_i ||v_i^T J||^2, directions (B, C, n)."""
-
-    def value(w: Weights, x: Array, target: Array, masks: Any, v: Array) -> Array:
-        return ((v.T @ jacobian_of(net, w, x, masks, of)) ** 2).sum()
-
-    return mean_over_batch(value, directions)
+def jacobian_projected(v: Array, of: str = "outputs") -> Value:
+    """sum_i ||v_i^T J||^2, directions v (B, C, n)."""
+    return lambda found: (jnp.einsum("bcn,bcd->bnd", v, found.of[of]) ** 2).sum((1, 2)).mean()
 
 
-def jacobian_pushed(net: Network, directions: Array, of: str = "outputs") -> Value:
-    """sum_i ||J t_i||^2, directions (B, D, n)."""
-
-    def value(w: Weights, x: Array, target: Array, masks: Any, t: Array) -> Array:
-        return ((jacobian_of(net, w, x, masks, of) @ t) ** 2).sum()
-
-    return mean_over_batch(value, directions)
+def jacobian_pushed(t: Array, of: str = "outputs") -> Value:
+    """sum_i ||J t_i||^2, directions t (B, D, n)."""
+    return lambda found: ((found.of[of] @ t) ** 2).sum((1, 2)).mean()
 
 
-def jacobian_spectral(net: Network) -> Value:
+def jacobian_spectral(found: Derivatives) -> Array:
     """sigma_1(J)^2."""
-
-    def value(w: Weights, x: Array, target: Array, masks: Any) -> Array:
-        return jnp.linalg.svd(jacobian_of(net, w, x, masks), compute_uv=False)[0] ** 2
-
-    return mean_over_batch(value)
+    return (jnp.linalg.svd(found.of["outputs"], compute_uv=False)[:, 0] ** 2).mean()
 
 
-# --- gradients of the loss ---
-
-
-def loss_gradient(net: Network, loss: Callable[[Array, Array], Array], layers: Sequence[str]) -> Value:
-    """sum_l ||d loss / d h_l||^2; the layer "inputs" is the input."""
-
-    def value(w: Weights, x: Array, target: Array, masks: Any) -> Array:
-        found = gradients_of(net, w, x, masks, layers, lambda outputs: loss(outputs, target))
-        return sum((gradient**2).sum() for gradient in found)  # type: ignore[return-value]
-
-    return mean_over_batch(value)
-
-
-def batch_gradient(net: Network, loss: Callable[[Array, Array], Array], layers: Sequence[str]) -> Value:
-    """sum_l ||d mean loss / d h_l of the whole batch||^2."""
-
-    def mean_loss(w: Weights, batch: Batch, taps: dict[str, Array]) -> Array:
-        def one(x: Array, target: Array, masks: Any, taps: dict[str, Array]) -> Array:
-            return loss(activations(net, w, x, masks, taps)["outputs"], target)
-
-        return jax.vmap(one)(*batch, taps).mean()
-
-    def value(w: Weights, batch: Batch) -> Array:
-        found = jax.vmap(lambda x, target, masks: dict(activations(net, w, x, masks)))(*batch)
-        taps = {name: jnp.zeros_like(found[name]) for name in layers}
-        return sum((g**2).sum() for g in jax.grad(mean_loss, 2)(w, batch, taps).values())  # type: ignore[return-value]
-
-    return value
-
-
-def weight_gradient(net: Network, loss: Callable[[Array, Array], Array]) -> Value:
-    """||d mean loss / d w||^2."""
-
-    def value(w: Weights, batch: Batch) -> Array:
-        mean_loss = mean_over_batch(lambda w, x, target, masks: loss(activations(net, w, x, masks)["outputs"], target))
-        return sum((gradient**2).sum() for gradient in jax.grad(mean_loss)(w, batch).values())  # type: ignore
-
-    return value
-
-
-# --- tangents ---
-
-
-def tangent_prop(net: Network, tangents: Array, wanted: Array) -> Value:
+def tangent_prop(tangents: Array, wanted: Array) -> Value:
     """sum_k ||J t_k - K_k||^2, tangents (B, K, *I), wanted (B, K, C)."""
-
-    def value(w: Weights, x: Array, target: Array, masks: Any, tangents: Array, wanted: Array) -> Array:
-        products = jacobian_of(net, w, x, masks) @ tangents.reshape(len(tangents), -1).T  # (C, K)
-        return ((products.T - wanted) ** 2).sum()
-
-    return mean_over_batch(value, tangents, wanted)
+    flat = tangents.reshape(*tangents.shape[:2], -1)
+    return lambda found: ((jnp.einsum("bcd,bkd->bkc", found.of["outputs"], flat) - wanted) ** 2).sum((1, 2)).mean()
 
 
-# --- margins ---
+# --- of gradients of the loss ---
+
+
+def loss_gradient(judge: Judge, points: Sequence[str]) -> Value:
+    """mean_n sum_l ||d loss_n / d h_l||^2; the point "inputs" is the input."""
+
+    def value(found: Derivatives) -> Array:
+        slopes = jax.vmap(jax.grad(judge.loss))(found.outputs, judge.targets)
+        gradients = [jnp.einsum("bc,bch->bh", slopes, found.by[name]) for name in points]
+        return jnp.stack([(gradient**2).sum(1) for gradient in gradients]).sum(0).mean()
+
+    return value
+
+
+def batch_gradient(judge: Judge, points: Sequence[str]) -> Value:
+    """sum_l ||d mean loss / d h_l||^2, h_l of the whole batch."""
+
+    def value(found: Derivatives) -> Array:
+        slopes = jax.grad(lambda outputs: jax.vmap(judge.loss)(outputs, judge.targets).mean())(found.outputs)
+        gradients = [jnp.einsum("bc,bch->bh", slopes, found.by[name]) for name in points]
+        return jnp.stack([(gradient**2).sum() for gradient in gradients]).sum()
+
+    return value
+
+
+# --- of margins ---
 
 SCORES: dict[str, Callable[[Array], Array]] = {
     "probability": lambda z: jnp.exp(z) / jnp.exp(z).sum(),
@@ -174,38 +176,34 @@ DUAL_NORMS: dict[Any, Callable[[Array], Array]] = {
 }
 
 
-def distances_of(
-    net: Network, layers: Sequence[str], scores: str, top_k: int, norm: Any, differentiate_norm: bool, eps: float
-) -> Callable[..., Array]:
-    """Return a function of one example to its distances, (layers, top_k), nearest classes by score first."""
+def distances(
+    judge: Judge, points: Sequence[str], *, scores: str, top_k: int, norm: Any, differentiate_norm: bool, eps: float
+) -> Callable[[Derivatives], Array]:
+    """(s_y - s_i) / (eps + ||d (s_y - s_i) / d h_l||_q) for the top_k wrong classes i, (B, layers, top_k)."""
 
-    def distances(w: Weights, x: Array, target: Array, masks: Any) -> Array:
-        z = activations(net, w, x, masks)["outputs"]
+    def of_example(z: Array, by: dict[str, Array], target: Array) -> Array:
         wrong = lax.top_k(jnp.where(jnp.arange(z.size) == target, -jnp.inf, lax.stop_gradient(z)), top_k)[1]
 
         def distance(i: Array) -> Array:
             def gap(z: Array) -> Array:
                 return SCORES[scores](z)[target] - SCORES[scores](z)[i]
 
-            norms = jnp.stack([DUAL_NORMS[norm](g) for g in gradients_of(net, w, x, masks, layers, gap)])
+            norms = jnp.stack([DUAL_NORMS[norm](jax.grad(gap)(z) @ by[name]) for name in points])
             return gap(z) / (eps + (norms if differentiate_norm else lax.stop_gradient(norms)))
 
         return jnp.stack([distance(wrong[k]) for k in range(top_k)], axis=1)
 
-    return distances
+    return lambda found: jax.vmap(of_example)(found.outputs, found.by, judge.targets)
 
 
-def large_margin(
-    net: Network, aggregation: str, gamma: float, alpha: float, **options: Any
-) -> tuple[Value, Callable[..., Array]]:
-    """gamma - clip(d, gamma (1 - alpha), gamma), mean over layers and batch; and the function of distances d."""
-    distances = distances_of(net, **options)
+def large_margin(distances: Callable[[Derivatives], Array], aggregation: str, gamma: float, alpha: float) -> Value:
+    """gamma - clip(d, gamma (1 - alpha), gamma), mean over layers and batch."""
 
-    def value(w: Weights, x: Array, target: Array, masks: Any) -> Array:
-        found = distances(w, x, target, masks)
+    def value(found: Derivatives) -> Array:
+        d = distances(found)
         if aggregation != "sum_of_hinges":
-            found = (found.min(1) if aggregation == "min_distance" else found.mean(1))[:, None]
-        hinges = gamma - jnp.minimum(jnp.maximum(found, gamma * (1 - alpha)), gamma)
-        return hinges.sum(1).mean()
+            d = (d.min(2) if aggregation == "min_distance" else d.mean(2))[:, :, None]
+        hinges = gamma - jnp.minimum(jnp.maximum(d, gamma * (1 - alpha)), gamma)
+        return hinges.sum(2).mean()
 
-    return mean_over_batch(value), distances
+    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from definitions import LOSSES, Value, jacobian_of
+from definitions import Judge, Value
 from jax import Array
-from networks import CASES, SEED, Case, case_of
+from networks import CASES, SEED, Case, Weights, case_of
 from torch import Generator, Tensor, nn
 
 from losses import (
@@ -58,7 +58,7 @@ def by_functional(case: Case, penalty: Penalty) -> tuple[Tensor, dict[str, Tenso
     return found, gradients
 
 
-def difference(found: dict[str, Tensor], expected: dict[str, Array]) -> float:
+def difference(found: dict[str, Tensor], expected: Weights) -> float:
     """Return the norm of the difference of two gradients, relative to that of the expected one."""
     assert found.keys() == expected.keys()
     ours = np.concatenate([found[name].detach().numpy().ravel() for name in found])
@@ -66,9 +66,8 @@ def difference(found: dict[str, Tensor], expected: dict[str, Array]) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-def differences(case: Case, penalty: Penalty, theirs: Value) -> tuple[float, float]:
+def differences(case: Case, penalty: Penalty, expected: Array, by_weights: Weights) -> tuple[float, float]:
     """Return the largest relative differences of value and gradient, of both forward passes."""
-    expected, by_weights = jax.jit(jax.value_and_grad(theirs))(case.weights, case.batch)
     assert abs(expected) > 1e-8
     assert max(float(jnp.abs(gradient).max()) for gradient in by_weights.values()) > 1e-8
     found = [by_eager(case, penalty), by_functional(case, penalty)]
@@ -83,15 +82,20 @@ def differences(case: Case, penalty: Penalty, theirs: Value) -> tuple[float, flo
 class Row:
     method: str
     ours: Callable[[Case], Penalty]
-    theirs: Callable[[Case], Value]
-    suits: Callable[[Case], bool] = lambda case: True
+    theirs: Callable[[Judge], Value]
+    suits: Callable[[Judge], bool] = lambda judge: True
 
 
-def drawn(case: Case, of: str, count: int, noise: str) -> Array:
+def size_of(judge: Judge, name: str) -> int:
+    """Return the number of components of the inputs, the outputs or a layer."""
+    return judge.derivatives.by[name].shape[2] if name != "outputs" else judge.derivatives.outputs.shape[1]
+
+
+def drawn(judge: Judge, of: str, count: int, noise: str) -> Array:
     """Return the directions (B, size, n) that the library is to draw: sum_i v_i v_i^T = I in expectation."""
-    size = case.inputs[0].numel() if of == "inputs" else size_of(case, of)
-    numbers = torch.randn(len(case.inputs), size, count, dtype=torch.float64, generator=Generator().manual_seed(DRAWS))
-    v = numbers.numpy()
+    size = size_of(judge, of)
+    shape = (len(judge.targets), size, count)
+    v = torch.randn(shape, dtype=torch.float64, generator=Generator().manual_seed(DRAWS)).numpy()
     if noise == "rademacher":
         return jnp.asarray(np.where(v > 0, 1.0, -1.0) / math.sqrt(count))
     if noise == "sphere":
@@ -99,202 +103,193 @@ def drawn(case: Case, of: str, count: int, noise: str) -> Array:
     return jnp.asarray(np.linalg.qr(v)[0] * math.sqrt(size / count))
 
 
-def size_of(case: Case, of: str) -> int:
-    x, _, masks = case.batch
-    first = {name: mask[0] for name, mask in masks.items()}
-    return definitions.activations(case.net, case.weights, x[0], first)[of].size
+def estimator(noise: str, count: int, mode: str, layer: int | None = None, default: bool = False) -> Row:
+    """Return the row of random directions, in output space (reverse) or input space (forward), of a layer or not."""
 
-
-def projected(noise: str, count: int, default: bool = False, of: int | None = None) -> Row:
-    """Return the row of an estimator in reverse mode, of the outputs or of a layer by its number."""
+    def name(case: Case) -> str:
+        return "outputs" if layer is None else case.layers[layer]
 
     def ours(case: Case) -> Penalty:
         options: Any = {} if default else {"noise": noise}
-        return Jacobian(projections=count, mode="reverse", of=name(case), **options)
+        return Jacobian(projections=count, mode=mode, of=name(case), **options)  # type: ignore[arg-type]
 
-    def name(case: Case) -> str:
-        return "outputs" if of is None else case.layers[of]
+    def theirs(judge: Judge) -> Value:
+        of = name(judge.case)
+        if mode == "reverse":
+            return definitions.jacobian_projected(drawn(judge, of, count, noise), of)
+        return definitions.jacobian_pushed(drawn(judge, "inputs", count, noise), of)
 
-    def theirs(case: Case) -> Value:
-        return definitions.jacobian_projected(case.net, drawn(case, name(case), count, noise), name(case))
+    def suits(judge: Judge) -> bool:
+        of = name(judge.case)
+        return of in judge.derivatives.of and size_of(judge, of if mode == "reverse" else "inputs") > count
 
-    what = f"Jacobian{'' if of is None else ' of a layer'}, {count} {noise}"
-    return Row(what, ours, theirs, lambda case: size_of(case, name(case)) > count)
-
-
-def pushed(noise: str, count: int, of: int | None = None) -> Row:
-    def name(case: Case) -> str:
-        return "outputs" if of is None else case.layers[of]
-
-    def ours(case: Case) -> Penalty:
-        return Jacobian(projections=count, noise=noise, mode="forward", of=name(case))  # type: ignore[arg-type]
-
-    def theirs(case: Case) -> Value:
-        return definitions.jacobian_pushed(case.net, drawn(case, "inputs", count, noise), name(case))
-
-    what = f"Jacobian{'' if of is None else ' of a layer'}, {count} {noise}, forward mode"
-    return Row(what, ours, theirs, lambda case: case.inputs[0].numel() > count)
+    what = "Jacobian" if layer is None else "Jacobian of a layer"
+    return Row(f"{what}, {count} {noise}{', forward mode' * (mode == 'forward')}", ours, theirs, suits)
 
 
-def power_iterated(case: Case) -> Value:
+def power_iterated(judge: Judge) -> Value:
     """||u^T J||^2 after three steps u <- J J^T u, normalised, from a random u, which is then held constant."""
-    directions = drawn(case, "outputs", 1, "sphere")[:, :, 0]
-    rows = jax.vmap(lambda x, target, masks: jacobian_of(case.net, case.weights, x, masks))(*case.batch)
+    u, rows = drawn(judge, "outputs", 1, "sphere")[:, :, 0], judge.derivatives.of["outputs"]
     for _ in range(3):
-        directions = jnp.einsum("ncd,ned,ne->nc", rows, rows, directions)
-        directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    return definitions.jacobian_projected(case.net, directions[:, :, None])
+        u = jnp.einsum("ncd,ned,ne->nc", rows, rows, u)
+        u /= jnp.linalg.norm(u, axis=1, keepdims=True)
+    return definitions.jacobian_projected(u[:, :, None])
 
 
-def loss_of(case: Case) -> Callable[[Array, Array], Array]:
-    return LOSSES[type(case.criterion).__name__]
-
-
-def tangents_of(case: Case) -> tuple[Array, Array]:
+def tangents_of(judge: Judge) -> tuple[Array, Array]:
     """Return tangents (B, K, *I) and the derivatives wanted (B, K, C)."""
+    case = judge.case
     tangents = case.tangents(case.inputs).transpose(0, 1)
     wanted = case.tangents.derivatives_at(case.inputs)
-    shape = (*tangents.shape[:2], size_of(case, "outputs"))
+    shape = (*tangents.shape[:2], size_of(judge, "outputs"))
     wanted = torch.zeros(shape).double() if wanted is None else wanted.transpose(0, 1)
     return jnp.asarray(tangents.numpy()), jnp.asarray(wanted.numpy())
 
 
-def mixed_tangents(case: Case) -> Value:
+def mixed_tangents(judge: Judge) -> Value:
     """||J sum_k e_k t_k - sum_k e_k K_k||^2 with the signs that the library is to draw; for one tangent no sign."""
-    tangents, wanted = tangents_of(case)
-    count = tangents.shape[1]
-    bits = torch.randint(2, (count, len(case.inputs)), generator=Generator().manual_seed(DRAWS))
-    signs = jnp.asarray((2 * bits - 1).T.numpy(), float) if count > 1 else jnp.ones((len(case.inputs), 1))
+    tangents, wanted = tangents_of(judge)
+    batch, count = tangents.shape[:2]
+    bits = torch.randint(2, (count, batch), generator=Generator().manual_seed(DRAWS))
+    signs = jnp.asarray((2 * bits - 1).T.numpy(), float) if count > 1 else jnp.ones((batch, 1))
     mixed = jnp.einsum("nk,nk...->n...", signs, tangents)[:, None]
-    return definitions.tangent_prop(case.net, mixed, jnp.einsum("nk,nkc->nc", signs, wanted)[:, None])
+    return definitions.tangent_prop(mixed, jnp.einsum("nk,nkc->nc", signs, wanted)[:, None])
 
 
-def rows() -> Iterator[Row]:
-    yield Row("L2", lambda case: L2(), lambda case: definitions.l2)
-    yield Row("Jacobian, exact", lambda case: Jacobian(projections=None), lambda case: definitions.jacobian(case.net))
-    yield Row(
-        "Jacobian of a layer, exact",
-        lambda case: Jacobian(projections=None, of=case.layers[1]),
-        lambda case: definitions.jacobian(case.net, case.layers[1]),
-        lambda case: size_of(case, case.layers[1]) < 20 or case.inputs[0].numel() < 20,
-    )
-    yield projected("rademacher", 1, default=True)
-    yield projected("rademacher", 3)
-    yield projected("sphere", 1)
-    yield projected("sphere", 2)
-    yield projected("orthonormal", 2, default=True)
-    yield projected("rademacher", 1, of=0)
-    yield projected("orthonormal", 3, of=1)
-    yield pushed("rademacher", 1)
-    yield pushed("orthonormal", 2)
-    yield pushed("sphere", 2, of=0)
-    yield Row(
-        "Jacobian spectral, exact",
-        lambda case: JacobianSpectral(),
-        lambda case: definitions.jacobian_spectral(case.net),
-    )
-    yield Row("Jacobian spectral, 3 iterations", lambda case: JacobianSpectral(iterations=3), power_iterated)
-    yield Row(
-        "input gradient",
-        lambda case: InputGradient(),
-        lambda case: definitions.loss_gradient(case.net, loss_of(case), ["inputs"]),
-    )
-    yield Row(
+ROWS = [
+    Row("Jacobian, exact", lambda case: Jacobian(projections=None), lambda judge: definitions.jacobian()),
+    *(
+        Row(
+            "Jacobian of a layer, exact",
+            lambda case, i=i: Jacobian(projections=None, of=case.layers[i]),
+            lambda judge, i=i: definitions.jacobian(judge.case.layers[i]),
+            lambda judge, i=i: judge.case.layers[i] in judge.derivatives.of,
+        )
+        for i in (0, 1)
+    ),
+    estimator("rademacher", 1, "reverse", default=True),
+    estimator("rademacher", 3, "reverse"),
+    estimator("sphere", 1, "reverse"),
+    estimator("sphere", 2, "reverse"),
+    estimator("orthonormal", 1, "reverse"),
+    estimator("orthonormal", 2, "reverse", default=True),
+    estimator("rademacher", 1, "reverse", layer=0),
+    estimator("orthonormal", 3, "reverse", layer=1),
+    estimator("rademacher", 1, "forward"),
+    estimator("orthonormal", 2, "forward"),
+    estimator("sphere", 2, "forward", layer=0),
+    Row("Jacobian spectral, exact", lambda case: JacobianSpectral(), lambda judge: definitions.jacobian_spectral),
+    Row("Jacobian spectral, 3 iterations", lambda case: JacobianSpectral(iterations=3), power_iterated),
+    Row("input gradient", lambda case: InputGradient(), lambda judge: definitions.loss_gradient(judge, ["inputs"])),
+    Row(
         "activation gradient",
         lambda case: ActivationGradient(layers=case.layers),
-        lambda case: definitions.loss_gradient(case.net, loss_of(case), case.layers),
-    )
-    yield Row(
+        lambda judge: definitions.loss_gradient(judge, judge.case.layers),
+    ),
+    Row(
         "activation gradient, of the batch",
         lambda case: ActivationGradient(layers=case.layers, reduction="batch"),
-        lambda case: definitions.batch_gradient(case.net, loss_of(case), case.layers),
-    )
-    yield Row(
-        "weight gradient",
-        lambda case: WeightGradient(),
-        lambda case: definitions.weight_gradient(case.net, loss_of(case)),
-    )
-    yield Row(
+        lambda judge: definitions.batch_gradient(judge, judge.case.layers),
+    ),
+    Row(
         "tangent prop, exact",
         lambda case: TangentProp(tangents=case.tangents, exact=True),
-        lambda case: definitions.tangent_prop(case.net, *tangents_of(case)),
-    )
-    yield Row("tangent prop, random signs", lambda case: TangentProp(tangents=case.tangents), mixed_tangents)
+        lambda judge: definitions.tangent_prop(*tangents_of(judge)),
+    ),
+    Row("tangent prop, random signs", lambda case: TangentProp(tangents=case.tangents), mixed_tangents),
+]
 
 
-ROWS = {row.method: row for row in rows()}
+def together(case: str) -> pytest.MarkDecorator:
+    """Return a mark that keeps the tests of a case in one process, where its derivatives are compiled once."""
+    return pytest.mark.xdist_group(case)
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return case_of(request.param)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=together(name)) for name in CASES])
+def judge(request: pytest.FixtureRequest) -> Judge:
+    return Judge(case_of(request.param))
 
 
-@pytest.mark.parametrize("method", ROWS)
-def test_value_and_gradient(case: Case, method: str, judged: Callable[..., None]) -> None:
-    row = ROWS[method]
-    if not row.suits(case):
-        return
-    value, gradient = differences(case, row.ours(case), row.theirs(case))
-    judged(method, "JAX", case.name, value, gradient)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method)
+def test_value_and_gradient(judge: Judge, row: Row, judged: Callable[..., None]) -> None:
+    if row.suits(judge):
+        found = judge.value_and_gradient(row.theirs(judge))
+        judged(row.method, "JAX", judge.case.name, *differences(judge.case, row.ours(judge.case), *found))
+
+
+def test_weight_gradient(judge: Judge, judged: Callable[..., None]) -> None:
+    found = jax.jit(jax.value_and_grad(judge.weight_gradient))(judge.weights)
+    judged("weight gradient", "JAX", judge.case.name, *differences(judge.case, WeightGradient(), *found))
 
 
 # --- large margin ---
 
 
 def margins(
-    case: Case, judged: Callable[..., None], *, layers: tuple[str, ...], aggregation: str, **options: Any
+    judge: Judge, judged: Callable[..., None], *, layers: tuple[str, ...], aggregation: str, **options: Any
 ) -> None:
     """Compare with a margin and a clip that some distances lie below, some between, some above."""
-    options = {"top_k": 1, "eps": 0.01, **options}
-    _, distances = definitions.large_margin(case.net, aggregation, 1.0, 1.0, layers=layers, **options)
-    of_examples = [distances(case.weights, *(jax.tree.map(lambda v, n=n: v[n], case.batch))) for n in range(4)]
-    found = np.sort(np.stack([np.asarray(d) for d in of_examples]).ravel())
-    low, gamma = 0.5 * (found[0] + found[1]), 0.5 * (found[-2] + found[-1])
+    options = {"top_k": 2, "eps": 0.01, **options}
+    distances = definitions.distances(judge, layers, **options)
+    found = np.sort(np.asarray(jax.jit(distances)(judge.derivatives)).ravel())
+    low, gamma = 0.5 * (found[2] + found[3]), 0.5 * (found[-3] + found[-4])
+    assert low < gamma
     assert gamma > 0
-    alpha = 1 - low / gamma
-    theirs, _ = definitions.large_margin(case.net, aggregation, gamma, alpha, layers=layers, **options)
-    ours: Any = {"aggregation": aggregation, "gamma": gamma, "alpha": alpha, **options}
-    value, gradient = differences(case, LargeMargin(layers=layers, **ours), theirs)
+    ours: Any = {"aggregation": aggregation, "gamma": gamma, "alpha": 1 - low / gamma, **options}
+    theirs = definitions.large_margin(distances, aggregation, gamma, ours["alpha"])
+    expected = judge.value_and_gradient(theirs)
     what = "norm differentiated" if options["differentiate_norm"] else "norm held constant"
-    judged(f"large margin, {what}", "JAX", case.name, value, gradient)
+    found = differences(judge.case, LargeMargin(layers=layers, **ours), *expected)
+    judged(f"large margin, {what}", "JAX", judge.case.name, *found)
 
 
+@pytest.fixture(scope="module")
+def judge_with_dropout() -> Judge:
+    return Judge(case_of("dropout"))
+
+
+@together("large margin")
 @pytest.mark.parametrize("differentiate_norm", [False, True])
 @pytest.mark.parametrize("norm", [1, 2, "inf"])
 @pytest.mark.parametrize("aggregation", ["min_distance", "sum_of_hinges", "mean_distance"])
 @pytest.mark.parametrize("scores", ["probability", "logit", "log_probability"])
 def test_large_margin_in_all_its_options(
-    judged: Callable[..., None], scores: str, aggregation: str, norm: Any, differentiate_norm: bool
+    judge_with_dropout: Judge,
+    judged: Callable[..., None],
+    scores: str,
+    aggregation: str,
+    norm: Any,
+    differentiate_norm: bool,
 ) -> None:
-    options = {"scores": scores, "norm": norm, "differentiate_norm": differentiate_norm, "top_k": 2}
-    case = case_of("dropout")
-    margins(case, judged, layers=("inputs", "gelu1"), aggregation=aggregation, **options)
+    options = {"scores": scores, "norm": norm, "differentiate_norm": differentiate_norm}
+    margins(judge_with_dropout, judged, layers=("inputs", "gelu1"), aggregation=aggregation, **options)
 
 
 @pytest.mark.parametrize("differentiate_norm", [False, True])
-def test_large_margin(case: Case, judged: Callable[..., None], differentiate_norm: bool) -> None:
-    if not case.has_classes:
-        return
-    options = {"scores": "probability", "norm": 2, "differentiate_norm": differentiate_norm, "top_k": 2}
-    margins(case, judged, layers=("inputs", *case.layers), aggregation="min_distance", **options)
+def test_large_margin(judge: Judge, judged: Callable[..., None], differentiate_norm: bool) -> None:
+    if judge.case.has_classes:
+        options = {"scores": "probability", "norm": 2, "differentiate_norm": differentiate_norm}
+        layers = ("inputs", *judge.case.layers)
+        margins(judge, judged, layers=layers, aggregation="min_distance", **options)
 
 
-# --- L1 and elastic net: values, and proximal steps by their optimality ---
+# --- penalties on the weights: values, and proximal steps by their optimality ---
 
 
 @pytest.mark.parametrize("biases", [True, False])
-def test_penalties_on_the_weights(case: Case, judged: Callable[..., None], biases: bool) -> None:
-    def both(w: Any, batch: Any) -> Array:
-        return 0.3 * definitions.l1(w, batch, biases) + 0.7 * definitions.l2(w, batch, biases)
-
-    rows: list[tuple[str, Penalty, Value]] = [
-        ("L2", L2(biases=biases), lambda w, batch: definitions.l2(w, batch, biases)),
-        ("L1", L1(method="subgradient", biases=biases), lambda w, batch: definitions.l1(w, batch, biases)),
-        ("elastic net", ElasticNet(l1=0.3, l2=0.7, biases=biases), both),
+def test_penalties_on_the_weights(judge: Judge, judged: Callable[..., None], biases: bool) -> None:
+    rows: list[tuple[str, Penalty, float, float]] = [
+        ("L2", L2(biases=biases), 0, 1),
+        ("L1", L1(method="subgradient", biases=biases), 1, 0),
+        ("elastic net", ElasticNet(l1=0.3, l2=0.7, biases=biases), 0.3, 0.7),
     ]
-    for method, ours, theirs in rows:
-        judged(method, "JAX", case.name, *differences(case, ours, theirs))
+    values = jax.jit(lambda w: (definitions.l1(w, biases), definitions.l2(w, biases)))(judge.weights)
+    slopes = jax.jit(lambda w: (jax.grad(definitions.l1)(w, biases), jax.grad(definitions.l2)(w, biases)))
+    by_l1, by_l2 = slopes(judge.weights)
+    for method, ours, l1, l2 in rows:
+        expected = l1 * values[0] + l2 * values[1]
+        gradient = {name: l1 * by_l1[name] + l2 * by_l2[name] for name in by_l1}
+        judged(method, "JAX", judge.case.name, *differences(judge.case, ours, expected, gradient))
 
 
 @pytest.mark.parametrize("scale_by_lr", [True, False])
