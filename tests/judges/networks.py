@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -368,9 +367,7 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "batch_norm": normed,
     "residual": lambda: classification("residual", Residual(), residual, (1, 9, 9), ("stem", "tanh1")),
-    "in_place": lambda: classification(
-        "in-place layers", InPlace(), in_place, (3, 10, 20), ("conv1", "conv2")
-    ),
+    "in_place": lambda: classification("in-place layers", InPlace(), in_place, (3, 10, 20), ("conv1", "conv2")),
     "shared": lambda: classification("shared module", Shared(), shared, (6,), ("fc1", "last")),
     "dropout": with_dropout,
     "regression": regression,

@@ -78,4 +78,3 @@ def test_attack(judged: Callable[..., None], normalize: str, method: str, steps:
     if method == "FGSM":
         assert error == fooled.double().mean().item()
     judged(method, "foolbox", f"images, normalize={normalize}", ((ours - theirs).norm() / theirs.norm()).item())
-

@@ -14,6 +14,7 @@ from support.forked import Forks
 
 from runner.storage import checkpoint
 
+pytestmark = pytest.mark.xdist_group("linear")  # one process that forks
 FLOAT32 = 1e-4  # relative: the weights that training in float32 ends at
 N = 80
 LINEAR = ("model=mlp", "model.widths=[]", "data=npz", "data.path=data.npz", "data.normalize=none")
@@ -117,14 +118,10 @@ def test_proximal_steps_to_the_end(
     fitted = centred.fit_regularized(alpha=l1 / 2 + l2, L1_wt=share, maxiter=10_000, cnvrg_tol=1e-12)
     params = np.asarray(fitted.params)
     value = difference(found, params, targets.mean() - inputs.mean(0) @ params)
-    judged(
-        f"{name}, proximal, command line, float32", "statsmodels OLS", "regression", value, tolerance=FLOAT32
-    )
+    judged(f"{name}, proximal, command line, float32", "statsmodels OLS", "regression", value, tolerance=FLOAT32)
 
 
-def test_logistic_regression(
-    forks: Forks, classes: tuple[np.ndarray, np.ndarray], judged: Callable[..., None]
-) -> None:
+def test_logistic_regression(forks: Forks, classes: tuple[np.ndarray, np.ndarray], judged: Callable[..., None]) -> None:
     """mean cross-entropy + lam |w|^2; theirs is C times the sum + |w|^2 / 2, so C = 1 / (2 lam N)."""
     found = trained(
         forks,
