@@ -1,6 +1,6 @@
 """From what a source read to what a run uses: split, normalised once, on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -81,6 +81,15 @@ class Dataset:
     def outputs(self) -> int:
         """Return how many outputs a model needs: the classes, or the values to be regressed."""
         return self.classes or self.train.targets.shape[1]
+
+    def in_channels_last(self) -> "Dataset":
+        """Return the same images in the memory layout channels last."""
+
+        def laid_out(split: Split) -> Split:
+            return Split(split.inputs.contiguous(memory_format=torch.channels_last), split.targets)
+
+        validation = self.validation and laid_out(self.validation)
+        return replace(self, train=laid_out(self.train), validation=validation, test=laid_out(self.test))
 
 
 def prepare(

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 
 from losses.forward import Forward
-from losses.passes import TorchDraws, called, quiet_start, recorded
+from losses.passes import TorchDraws, quiet_start, run
 from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
@@ -56,8 +56,7 @@ class EagerForward(Forward):
             self.activations = self._dual_pass(next(iter(self.tangents.values())).direction)
             self.outputs = self.activations.pop("outputs")
         else:
-            with recorded(model, self._layers, len(inputs)) as self.activations:
-                self.outputs = called(model, self.inputs, self._differentiated)
+            self.outputs, self.activations = run(model, self.inputs, self._layers, self._differentiated)
         self.losses = criterion(self.outputs, targets)
 
     def vjp(
@@ -101,8 +100,7 @@ class EagerForward(Forward):
         with forward_ad.dual_level():
             with quiet_start():
                 dual = forward_ad.make_dual(self.inputs, direction)
-            with recorded(self.model, self._layers, len(dual)) as record:
-                outputs = called(self.model, dual, self._differentiated)
+            outputs, record = run(self.model, dual, self._layers, self._differentiated)
             record["outputs"] = outputs
             self._products.append((direction, {name: tangent_part(dual) for name, dual in record.items()}))
         return record

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses.forward import Forward
-from losses.passes import TorchDraws, called, quiet_start, recorded
+from losses.passes import TorchDraws, quiet_start, run
 from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
@@ -33,7 +33,7 @@ class FunctionalForward(Forward):
     ) -> None:
         self.model, self.criterion = model, criterion
         self.inputs, self.targets, self.generator = inputs, targets, generator
-        self.params = dict(params)
+        self.params, self._owners = dict(params), owners_of(model)
         self.tangents = declared_tangents(penalties, self)
         self._differentiated, self._draws = any_differentiates(penalties), TorchDraws(inputs.device)
         self.taps = self._zeros(layers_of(penalties))
@@ -81,9 +81,23 @@ class FunctionalForward(Forward):
         return {name: torch.zeros_like(activation) for name, activation in activations.items()}
 
     def _run(self, params: Mapping[str, Tensor], inputs: Tensor, taps: Mapping[str, Tensor | None]) -> dict:
-        def model(inputs: Tensor) -> Tensor:
-            return torch.func.functional_call(self.model, dict(params), (inputs,))
+        tensors = {name: params[owner] for name, owner in self._owners.items() if owner in params}
 
-        with recorded(self.model, tuple(taps), len(inputs), taps) as activations:
-            outputs = called(model, inputs, self._differentiated)
+        def call(inputs: Tensor) -> Tensor:
+            return torch.func.functional_call(self.model, tensors, (inputs,), tie_weights=False)
+
+        outputs, activations = run(self.model, inputs, tuple(taps), self._differentiated, call, taps)
         return {"outputs": outputs, "activations": activations}
+
+
+def owners_of(model: nn.Module) -> dict[str, str]:
+    """Return, for each place where a module holds a parameter, the name by which `named_parameters` knows it.
+
+    torch's own `tie_weights` counts a module that is used twice as two, and leaves it with the wrong tensors.
+    """
+    known = {param: name for name, param in model.named_parameters()}
+    return {
+        f"{prefix}.{name}" if prefix else name: known[param]
+        for prefix, module in model.named_modules()
+        for name, param in module.named_parameters(recurse=False, remove_duplicate=False)
+    }

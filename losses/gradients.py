@@ -21,6 +21,7 @@ class InputGradient(Penalty):
     """
 
     per_example = True
+    wants_smooth = True
     prefers_contiguous = True
 
     def __call__(self, forward: Forward) -> Tensor:

@@ -45,6 +45,7 @@ class Jacobian(Penalty):
     """
 
     per_example = True
+    wants_smooth = True
     prefers_contiguous = True
 
     def __init__(
@@ -109,6 +110,7 @@ class JacobianSpectral(Penalty):
     """
 
     per_example = True
+    wants_smooth = True
     prefers_contiguous = True
 
     def __init__(self, *, iterations: int | None = None) -> None:

@@ -26,11 +26,11 @@ class LargeMargin(Penalty):
         d_il = (s_y - s_i) / (eps + ||grad_{h_l} (s_y - s_i)||_q),    q dual to `norm`,
         hinge = gamma - clip(d, gamma (1 - alpha), gamma),    from 0 to alpha gamma,
 
-    for the `top_k` wrong classes of highest score; mean over the batch and over `layers`. It can take the
-    place of the data loss (`loss.weight=0`), as in its source. An example whose d lies outside the clip gives
-    no gradient at all: `statistics` tells how many do. If training stalls with most of them at the lower
-    clamp, clip the gradient (`optimizer.clip`), keep a share of cross-entropy (`loss.weight`), warm up, or
-    use logits.
+    for the `top_k` wrong classes of highest score; mean over the batch and over `layers`. The defaults train
+    beside cross-entropy with plain SGD, with a small weight (.01). It can also take the place of the data loss
+    (`loss.weight=0`), as in its source. An example whose d lies outside the clip gives no gradient at all:
+    `statistics` tells how many do. If training stalls with most of them at the lower clamp, clip the gradient
+    (`optimizer.clip`), keep a share of cross-entropy (`loss.weight`), warm up, or use logits.
 
     Args:
         layers: where distances are measured: "inputs" and names of layers, each once, at least one.
@@ -38,18 +38,20 @@ class LargeMargin(Penalty):
             "log_probability", the same distances as "logit", since the normaliser cancels in s_y - s_i.
         top_k: how many wrong classes, from 1 to C - 1; each costs a vector-Jacobian product.
         aggregation: over them, "min_distance" or "mean_distance" (before the clip), or "sum_of_hinges".
-        norm: in which distances are measured, 1, 2 or "inf" (inf). For inf the dual norm is divided by the
+        norm: in which distances are measured, 1, 2 or "inf". For inf the dual norm is divided by the
             number of the layer's elements: it is the mean absolute derivative.
-        differentiate_norm: let gradients flow through the norm too, at a higher cost; False: held constant.
-        gamma: the margin, > 0, in units of d.
+        differentiate_norm: let gradients flow through the norm too, at a higher cost; False: held constant,
+            which is not the gradient of the value: it pays to scale all logits up, although no distance grows.
+        gamma: the margin, > 0, in units of d, for norm 2 at the inputs those of the normalised inputs.
         alpha: the hinge's ceiling in units of gamma, > 0; the clip's lower end is gamma (1 - alpha).
         eps: keeps d finite where the gradient vanishes, > 0.
 
     Raises:
         ValueError: for a value out of range; when called, `top_k` >= C or targets that are not classes.
 
-    Source: Elsayed et al. 2018, arXiv 1803.05598, and their public code (google-research, large_margin). The
-    defaults are those of their MNIST training, which measures at the inputs and behind both convolutions.
+    Source: Elsayed et al. 2018, arXiv 1803.05598, and their public code (google-research, large_margin). Their
+    MNIST training takes probability, inf, False and 10000 for scores, norm, differentiate_norm and gamma
+    (`penalty=large_margin_reference`), at the inputs and behind both convolutions, without cross-entropy.
     Their value is ours less a constant: gamma, or top_k gamma for sum_of_hinges; the gradient is the same.
     Their training script divides for inf, by way of layer weights; their function alone does not. Of wrong
     classes with exactly the same score we take one, they, for top 1, the mean of the gradients.
@@ -64,12 +66,12 @@ class LargeMargin(Penalty):
         self,
         *,
         layers: Sequence[str] = ("inputs",),
-        scores: Scores = "probability",
+        scores: Scores = "logit",
         top_k: int = 1,
         aggregation: Aggregation = "min_distance",
-        norm: float | Literal["inf"] = "inf",
-        differentiate_norm: bool = False,
-        gamma: float = 10000.0,
+        norm: float | Literal["inf"] = 2,
+        differentiate_norm: bool = True,
+        gamma: float = 10.0,
         alpha: float = 4.0,
         eps: float = 1e-6,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,38 @@ class TorchDraws:
         with torch.random.fork_rng(devices=self.devices):
             self.restore()
             yield
+
+
+def run(
+    model: nn.Module,
+    inputs: Tensor,
+    layers: Sequence[str],
+    differentiated: bool,
+    call: Callable[[Tensor], Tensor] | None = None,
+    taps: Mapping[str, Tensor | None] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the model's outputs, and the outputs of its layers by name.
+
+    Args:
+        model: the module.
+        inputs: (B, *I); a copy is handed on, since the first layer may work in place.
+        layers: names of the layers to record.
+        differentiated: whether penalties differentiate the outputs before the loop does.
+        call: what to call in the place of the model (null: itself), for other parameters than its own.
+        taps: layer name -> (B, *H), what to add to its output.
+
+    Raises:
+        ValueError: if the model's output is not one tensor; and as `recorded`.
+    """
+    with (
+        differentiable(model) if differentiated else nullcontext(),
+        recorded(model, layers, len(inputs), taps) as record,
+    ):
+        outputs = (call or model)(inputs.clone())
+    if not isinstance(outputs, Tensor):
+        kind = type(outputs).__name__
+        raise ValueError(f"the model must return one tensor, got a {kind}: leave out auxiliary outputs")
+    return outputs, record
 
 
 @contextmanager
@@ -106,41 +138,32 @@ def layer(model: nn.Module, name: str) -> nn.Module:
     return layers[name]
 
 
-def called(model: Callable[[Tensor], Tensor], inputs: Tensor, differentiated: bool) -> Tensor:
-    """Return the model's outputs.
-
-    Args:
-        model: called with a copy of the inputs: its first layer may work in place.
-        inputs: (B, *I).
-        differentiated: whether penalties differentiate the outputs before the loop does.
-
-    Raises:
-        ValueError: if the outputs are not one tensor.
-    """
-    with all_derivatives() if differentiated else nullcontext():
-        outputs = model(inputs.clone())
-    if not isinstance(outputs, Tensor):
-        kind = type(outputs).__name__
-        raise ValueError(f"the model must return one tensor, got a {kind}: leave out auxiliary outputs")
-    return outputs
-
-
 @contextmanager
-def all_derivatives() -> Iterator[None]:
-    """Have attention compute by the mathematical kernel: no other has a second and a forward-mode derivative."""
-    switches = [
-        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
-        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
-        (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
-        (mha.set_fastpath_enabled, mha.get_fastpath_enabled()),
-    ]
-    try:
-        for switch, _ in switches:
-            switch(False)
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Have the model compute in the ways of which torch knows all derivatives, while the context lasts.
+
+    Attention by the mathematical kernel: no other has a second and a forward-mode derivative. Hard sigmoids by their
+    formula: torch's own has no second derivative.
+    """
+    with ExitStack() as stack:
+        for set_enabled, enabled in (
+            (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
+            (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
+            (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
+            (mha.set_fastpath_enabled, mha.get_fastpath_enabled()),
+        ):
+            stack.callback(set_enabled, enabled)
+            set_enabled(False)
+        for module in model.modules():
+            if type(module) is nn.Hardsigmoid and "forward" not in vars(module):
+                stack.callback(delattr, module, "forward")
+                module.forward = hard_sigmoid  # type: ignore[method-assign, assignment]
         yield
-    finally:
-        for switch, before in switches:
-            switch(before)
+
+
+def hard_sigmoid(inputs: Tensor) -> Tensor:
+    """Return min(max(inputs + 3, 0), 6) / 6."""
+    return nn.functional.relu6(inputs + 3) / 6
 
 
 @contextmanager

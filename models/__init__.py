@@ -2,7 +2,6 @@
 
 from models.batch_norm import freeze_batch_norm
 from models.convnet import Convnet
-from models.convnets import CIFAR10Convnet, LargeMarginConvnet, MNISTConvnet
 from models.functions import AbsoluteProduct, KillHead, absolute_product, kill_head
 from models.init import (
     Initialisation,
@@ -17,6 +16,7 @@ from models.init import (
 from models.layers import Feedforward
 from models.mlp import MLP
 from models.own import own_network
+from models.published import CIFAR10Convnet, LargeMarginConvnet, MNISTConvnet
 from models.torchvision import torchvision_classifier
 
 __all__ = [

@@ -37,8 +37,9 @@ def torchvision_classifier(*, input_shape: Sequence[int], outputs: int, name: st
 
     names = [known for known in published.list_models(module=published) if not known.startswith(ATTENTION)]
     if name not in names:
-        near = get_close_matches(name, names, 5) or names
-        raise ValueError(f"name must be a convolutional classifier of torchvision, {', '.join(near)}, got {name}")
+        one_a_family = {known.partition("_")[0].rstrip("0123456789"): known for known in names}
+        near = get_close_matches(name, names, 5) or one_a_family.values()
+        raise ValueError(f"name must be a convolutional classifier of torchvision, as {', '.join(near)}, got {name}")
     model = published.get_model(name, weights=None, num_classes=outputs, **OPTIONS.get(name, {}))
     adapt_channels(model, input_shape[0])
     vars(model).update(piecewise_linear=is_piecewise_linear(model), log_probabilities=False)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, Split, prepare
+from data import Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
-from runner.compatibility import check_criterion, check_metric, check_penalty, value_of
+from runner.compatibility import check_criterion, check_metric, check_penalty, value_of, warn_of_options
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
@@ -62,7 +62,7 @@ def build(config: Mapping[str, Any]) -> Components:
         model = _build_model(config, dataset, device)
     problems.raise_if_any()
     if _is_channels_last(config, dataset, terms):
-        model, dataset = model.to(memory_format=torch.channels_last), _laid_out_channels_last(dataset)
+        model, dataset = model.to(memory_format=torch.channels_last), dataset.in_channels_last()
     with problems.at("optimizer"):
         optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
@@ -84,6 +84,8 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
             check_penalty(term.penalty, config, components.model, components.dataset)
+            if term.weight:
+                warn_of_options(term.penalty, config, components.model, components.dataset, components.schedule)
     problems.raise_if_any()
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
@@ -126,16 +128,6 @@ def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterab
     return not any(term.penalty.prefers_contiguous and term.weight for term in terms)
 
 
-def _laid_out_channels_last(dataset: Dataset) -> Dataset:
-    """Return the same images in the memory layout channels last."""
-
-    def laid_out(part: Split) -> Split:
-        return replace(part, inputs=part.inputs.contiguous(memory_format=torch.channels_last))
-
-    validation = dataset.validation and laid_out(dataset.validation)
-    return replace(dataset, train=laid_out(dataset.train), validation=validation, test=laid_out(dataset.test))
-
-
 def _choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -164,17 +156,24 @@ def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.devi
     model.to(device)
     if config["precision"] == "bf16":
         _use_bfloat16(model, device)
-    model.eval()
+    _check_outputs(model, dataset)
+    return model.train()
+
+
+def _check_outputs(model: nn.Module, dataset: Dataset) -> None:
+    """Raise ValueError unless the model gives outputs of the right shape for two examples."""
+    two = dataset.train.inputs[:2]
     try:
         with torch.no_grad():
-            outputs = model(dataset.train.inputs[:2])
-    except RuntimeError as error:
-        shape = "x".join(map(str, dataset.shape))
-        raise ValueError(f"it does not take {shape} inputs: {str(error).splitlines()[0]}") from error
-    wanted = (len(dataset.train.inputs[:2]), dataset.outputs)
-    if tuple(outputs.shape) != wanted:
-        raise ValueError(f"its outputs for 2 examples must be of shape {wanted}, got {tuple(outputs.shape)}")
-    return model.train()
+            outputs = model.eval()(two)
+    except Exception as error:  # whatever a user's own network raises
+        shape, first = "x".join(map(str, dataset.shape)), (str(error).splitlines() or [""])[0]
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        raise ValueError(f"it does not take {shape} inputs: {kind}{first}") from error
+    wanted = (len(two), dataset.outputs)
+    got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    if got != wanted:
+        raise ValueError(f"its outputs for {len(two)} examples are {got} instead of a tensor of shape {wanted}")
 
 
 def _use_bfloat16(model: nn.Module, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data import Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
+from runner.schedule import Schedule
 
 
 def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) -> None:
@@ -52,18 +53,31 @@ def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError for layers that are not there or batch norm where examples must not mix; warn of the rest."""
+    """Raise ValueError for layers that are not there or batch norm where examples must not mix."""
     names = [name for name, _ in model.named_modules() if name]
     missing = [layer for layer in penalty.layers if layer not in ("inputs", *names)]
     if missing:
         raise ValueError(f"layers must be among inputs, {', '.join(names)}, got {', '.join(missing)}")
     if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
         check_batch_norm(penalty)
+
+
+def warn_of_options(
+    penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset, schedule: Schedule
+) -> None:
+    """Warn where a penalty trains, but other options make of it something else than its user may expect."""
     name = type(penalty).__name__
+    piecewise_linear = getattr(model, "piecewise_linear", False)
+    falling = schedule(config["epochs"] - 1, config["epochs"]) < 1
     moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
     if not penalty.in_objective and moving:
         warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")
-    if penalty.wants_smooth and dataset.classes is None and getattr(model, "piecewise_linear", False):
+    if not penalty.in_objective and falling and not getattr(penalty, "scale_by_lr", True):
+        warn(
+            f"{name}: the learning rate falls and the threshold does not, so that the penalty grows against the loss: "
+            "choose scale_by_lr=true and divide the threshold by optimizer.lr, or choose scheduler=constant"
+        )
+    if penalty.wants_smooth and dataset.classes is None and piecewise_linear:
         warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
 
 
@@ -72,7 +86,7 @@ def check_batch_norm(penalty: Penalty) -> None:
     if penalty.per_example and not penalty.tolerates_batch_norm:
         raise ValueError(
             "it differentiates each example by itself, and batch norm mixes them in training: "
-            "add batch_norm=frozen, or model.batch_norm=false"
+            "add batch_norm=frozen, or choose a model without batch norm"
         )
     if penalty.per_example:
         warn(
@@ -92,13 +106,22 @@ def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: 
     Before training it shows whether the penalty fits; later it is the value of a penalty on the weights alone.
 
     Raises:
-        ValueError: if it is neither a value of each example, (B,), nor a scalar.
+        ValueError: if it is neither a value of each example, (B,), nor a scalar, or if the model lacks a derivative.
     """
     two = dataset.train[:2]
     generator = torch.Generator(two.inputs.device).manual_seed(0)
     model.eval()  # not to touch the statistics of batch norm
-    value = penalty(EagerForward(model, criterion, two.inputs, two.targets, [penalty], generator))
-    model.train()
+    try:
+        forward = EagerForward(model, criterion, two.inputs, two.targets, [penalty], generator)
+        value = penalty(forward)
+        params = list(forward.params.values())
+        if penalty.in_objective and value.requires_grad and params:
+            torch.autograd.grad(value.sum(), params, allow_unused=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"torch cannot differentiate this model as the penalty needs it: {reason}") from error
+    finally:
+        model.train()
     if value.shape not in ((), (len(two),)):
         raise ValueError(
             f"its value for {len(two)} examples is of shape {tuple(value.shape)}: return one number for each example, "

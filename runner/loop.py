@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from losses import EagerForward
+from losses.passes import TorchDraws
 from runner.build import Components
 from runner.seeds import stream_seed
 from runner.term import Term
@@ -18,10 +19,11 @@ CHECK_EVERY = 50  # steps between checks of the objectives: each check waits for
 
 
 class Diverged(Exception):
-    """The objective became NaN or infinite; `step` is where, `last_finite` what it was before."""
+    """The objective became NaN or infinite; `step` is where, `last_finite` what it was before, NaN if nothing was."""
 
     def __init__(self, step: int, last_finite: float) -> None:
-        super().__init__(f"the objective is not finite at step {step}; it was {last_finite:.6g} before")
+        before = f"; it was {last_finite:.6g} before" if math.isfinite(last_finite) else ""
+        super().__init__(f"the objective is not finite at step {step}{before}")
         self.step, self.last_finite = step, last_finite
 
 
@@ -65,10 +67,6 @@ class Loop:
         return 1 if self.full_gradient else -(-len(self.components.dataset.train) // self.config["batch_size"])
 
     @property
-    def on_cuda(self) -> bool:
-        return self.components.device.type == "cuda"
-
-    @property
     def full_gradient(self) -> bool:
         return self.config["optimizer"]["gradient"] == "full"
 
@@ -100,32 +98,38 @@ class Loop:
         steps_done = self.epoch * self.steps_per_epoch + self.batch
         epoch = steps_done / self.steps_per_epoch
         due = [term for term in self.components.terms if term.is_due(steps_done)]
-        directions = self.generator.get_state()
+        directions, draws = self.generator.get_state(), TorchDraws(self.components.device)
+        trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            self.generator.set_state(directions)  # LBFGS calls again: the same random directions
+            self.generator.set_state(directions)  # the same function in each trial: random directions and dropout
+            draws.restore()
             self.components.optimizer.zero_grad()
             total = torch.zeros((), device=self.components.device)
             for number, indices in enumerate(batches):
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 terms = [term for term in due if number == 0 or not term.penalty.of_weights]
-                objective = self.objective(indices, terms, epoch)
+                objective = self.objective(indices, terms, epoch, Means() if trials else self.means)
                 objective.backward(inputs=self.params)
                 total += objective.detach()
             if self.config["optimizer"]["clip"]:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
+            trials.append(total)
             return total
 
-        objective: Any = self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
-        self.objectives[self.batch] = objective
-        self.means.add("train/objective", objective)
+        self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
+        self.objectives[self.batch] = trials[0]
+        self.means.add("train/objective", trials[0])
         for term in self.components.terms:
             if term.is_proximal and term.weight:
                 for group in self.components.optimizer.param_groups:
                     term.penalty.prox_(group["params"], term.weight_at(epoch), group["lr"])
 
-    def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float) -> Tensor:
-        """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass."""
+    def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float, means: Means) -> Tensor:
+        """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass.
+
+        The values of the penalties are added to `means`.
+        """
         batch, penalties = self.components.dataset.train[indices], [term.penalty for term in terms]
         model, criterion = self.components.model, self.components.criterion
         forward = EagerForward(model, criterion, batch.inputs, batch.targets, penalties, self.generator)
@@ -133,9 +137,9 @@ class Loop:
         for term in terms:
             value = term.penalty(forward).mean()
             objective = objective + term.coefficient_at(epoch) * value
-            self.means.add(f"train/penalty/{term.name}", value.detach())
+            means.add(f"train/penalty/{term.name}", value.detach())
             for key, statistic in term.penalty.statistics().items():
-                self.means.add(f"train/penalty/{term.name}/{key}", statistic)
+                means.add(f"train/penalty/{term.name}/{key}", statistic)
         return objective
 
     def set_lrs(self) -> None:
@@ -156,6 +160,7 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, for a checkpoint."""
         self.check_finite()
+        device = self.components.device
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -163,10 +168,10 @@ class Loop:
             "means": {"sums": self.means.sums, "counts": self.means.counts},
             "model": self.components.model.state_dict(),
             "optimizer": self.components.optimizer.state_dict(),
-            "device": self.components.device.type,
+            "device": device.type,
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(self.components.device) if self.on_cuda else None,
+            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,5 +187,5 @@ class Loop:
         else:  # its state is of no use here: other directions, but reproducible ones
             self.generator.manual_seed(stream_seed(self.config["seed"], "penalty", self.epoch, self.batch))
         torch.set_rng_state(state["torch_generator"])
-        if self.on_cuda and state["cuda_generator"] is not None:
+        if self.components.device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.components.device)

@@ -9,8 +9,9 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from runner.config.check import ConfigError
 from runner.console import summary_lines
@@ -18,6 +19,9 @@ from runner.signals import Interrupted
 from runner.storage.atomic import free_space
 from runner.storage.directory import Busy, Run
 from runner.storage.status import Status
+
+if TYPE_CHECKING:
+    from runner.term import Term  # torch, which comes late
 
 FAILED, BAD_CONFIG, BUSY = 1, 2, 3  # exit codes; after a signal it is 128 + the signal's number
 OUT_OF_MEMORY = r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
@@ -67,6 +71,34 @@ def reason_of(error: Exception | SystemExit, run: Run) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         advice = f" ({free_space(run.path)})"
     return f"{type(error).__name__}: {text}{advice}"
+
+
+def remedy_of(config: Mapping[str, Any], terms: Sequence[Term], has_moved: bool) -> str:
+    """Return which options may keep a run from diverging, each with the value that is too large or missing.
+
+    Args:
+        config: of the run.
+        terms: its penalties; a proximal step only makes parameters smaller, so those are never the cause.
+        has_moved: whether the optimizer had made a step with a finite objective.
+    """
+    acting = [term for term in terms if term.weight and not term.is_proximal]
+    smaller = [f"penalty.{term.name}.weight below {term.weight:g}" for term in acting]
+    if not has_moved:
+        weights = [f"penalty.{term.name}.weight={term.weight:g}" for term in acting]
+        return f"no step was made before, so look for huge numbers in {' or '.join(['data', 'init', *weights])}"
+    growing = [f"penalty.{term.name}.warmup above {term.warmup:g}" for term in acting]
+    *others, last = [*_calmer_optimizer(config), *smaller, *growing]
+    return f"try {', '.join(others)}{' or ' if others else ''}{last}"
+
+
+def _calmer_optimizer(config: Mapping[str, Any]) -> list[str]:
+    """Return what keeps an optimizer's steps small: clipping (for LBFGS, the line search) and the learning rate."""
+    optimizer, values = config["optimizer"], config["scheduler"].get("values")
+    lr = f"scheduler.values below {values[0]:g}" if values else f"optimizer.lr below {optimizer['lr']:g}"
+    if "line_search_fn" in optimizer:
+        return [lr] if optimizer["line_search_fn"] else ["optimizer.line_search_fn=strong_wolfe", lr]
+    clip = optimizer["clip"]
+    return [f"optimizer.clip below {clip:g}" if clip else "optimizer.clip=5", lr]
 
 
 def report_stored_result(run: Run, trained: bool) -> float:

@@ -17,7 +17,7 @@ from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
 from runner.loop import Diverged, Loop
 from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
-from runner.outcome import reason_of, uv_prefix
+from runner.outcome import reason_of, remedy_of, uv_prefix
 from runner.recording import pictures
 from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
@@ -98,7 +98,8 @@ class Session:
             result = self.finish(Status.DONE)
         except Diverged as divergence:
             facts = {"diverged_at_step": divergence.step, "last_finite_objective": divergence.last_finite}
-            result = self.finish(Status.DIVERGED, reason=str(divergence), **facts)
+            remedy = remedy_of(self.config, self.components.terms, has_moved=math.isfinite(divergence.last_finite))
+            result = self.finish(Status.DIVERGED, reason=f"{divergence}: {remedy}", **facts)
         except Interrupted as interruption:
             self.write(Status.INTERRUPTED, reason=str(interruption))
             raise
@@ -157,7 +158,7 @@ class Session:
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
             for tag, tensor in tensors.items():
-                self.recorder.record_losses(epoch, tag, tensor)
+                self.recorder.record_histogram(epoch, tag, tensor)
         row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
@@ -173,7 +174,7 @@ class Session:
         epoch, dataset = self.loop.epoch, self.components.dataset
         if self.config["histograms"]:
             for name, evaluation in evaluations.items():
-                self.recorder.record_losses(epoch, name, evaluation.losses)
+                self.recorder.record_histogram(epoch, f"losses/{name}", evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"]:
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():

@@ -250,7 +250,7 @@ def test_hydra_would_build_it_unchecked(tmp_path: Path) -> None:
 
 
 def test_an_admitted_package_does_not_admit_what_it_imports(composed: Callable[..., Any]) -> None:
-    overrides = ("allow_targets=[losses]", "model._target_=losses.forward.contextmanager")
+    overrides = ("allow_targets=[losses]", "model._target_=losses.forward.abstractmethod")
     with pytest.raises(ConfigError, match="must be a class or function defined in losses"):
         build(composed(*overrides).config)
 

@@ -63,6 +63,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["optimizer.lr=abc"], "optimizer.lr must be a finite number above 0, got 'abc'"),
         (["device=gpu"], "device must be one of auto, cpu, cuda, got 'gpu'"),
         (["data.label_noise=2"], "data.label_noise must be between 0 and 1, got 2"),
+        (["optimizer=momentum", "optimizer.momentum=1"], "optimizer.momentum must be at least 0 and below 1, got 1"),
         (["penalty=l2", "penalty.l2.weight=-1"], "penalty.l2.weight must be a finite number of at least 0, got -1"),
         (["penalty=l2", "penalty.l2.every=0"], "penalty.l2.every must be a whole number of at least 1, got 0"),
         (["name=../elsewhere"], "name must be a folder name without '..' and not absolute"),
@@ -105,7 +106,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["penalty=large_margin", "penalty.large_margin.top_k=10"], "top_k must be"),
         (["penalty=large_margin", "penalty.large_margin.norm=3"], "norm must be"),
         (["penalty=large_margin", "penalty.large_margin.layers=[fc9]"], "layers must be among inputs, conv1"),
-        (["model=cifar10_convnet"], "takes 3x32x32 inputs, got 1x28x28: choose model=mnist_convnet"),
+        (["model=cifar10_convnet"], "takes 3x32x32 inputs, got 1x28x28: choose model=mnist_convnet, model=convnet"),
         (["data=line"], "takes 1x28x28 inputs, got 1: choose model=mlp"),
         (["data=line", "model=mlp"], "takes class labels and the data has real values as targets: choose loss=mse"),
         (["loss=mse"], "takes real values as targets and the data has class labels"),
@@ -122,7 +123,7 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["data=line", "model=mlp", "loss=mse", "probe=shift"], "shift is about classes"),
         (
             ["model=large_margin_convnet", "penalty=jacobian"],
-            "batch norm mixes them in training: add batch_norm=frozen, or model.batch_norm=false",
+            "batch norm mixes them in training: add batch_norm=frozen, or choose a model without batch norm",
         ),
     ],
 )
@@ -158,6 +159,13 @@ def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
 
 
 @pytest.mark.process
+def test_the_help_may_be_cut(tmp_path: Path) -> None:
+    line = f"{sys.executable} {ROOT / 'train.py'} --help | head -1"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("Train a small network")
+    assert not done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["optimizer.lr=-1"]])
 def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
     line = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments]

@@ -1,5 +1,6 @@
 """The shared forward pass: its linear maps against each other and against `torch.func`."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -207,6 +208,124 @@ def test_a_constant_model_has_derivative_zero() -> None:
     for penalty in (Jacobian(), InputGradient(), TangentProp(tangents=lambda inputs: inputs.unsqueeze(0))):
         forward = eager(penalty, model=Constant())
         assert bool((penalty(forward) == 0).all())
+
+
+def images_with_in_place_layers(inplace: bool) -> nn.Module:
+    """The convnet, with ReLUs in front of everything, behind the convolution, and behind the pool."""
+    torch.manual_seed(0)
+    relus = {name: nn.ReLU(inplace) for name in ("first", "second", "third")}
+    conv, pool = nn.Conv2d(1, 3, 3), nn.MaxPool2d(2)
+    layers = OrderedDict(first=relus["first"], conv=conv, second=relus["second"], pool=pool, third=relus["third"])
+    return nn.Sequential(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(12, 4)}).double()
+
+
+@FORWARDS
+@pytest.mark.parametrize("layer", ["first", "conv", "second", "pool"])
+def test_what_works_in_place_behind_a_layer_does_not_change_its_record(build: Build, layer: str) -> None:
+    inputs, plain = INPUTS.clone(), images_with_in_place_layers(inplace=False)
+    reached = plain[: [name for name, _ in plain.named_children()].index(layer) + 1](INPUTS)
+    for penalty in (ActivationGradient(layers=[layer]), Jacobian(of=layer, projections=None)):
+        values, records = [], []
+        for inplace in (False, True):
+            forward = build(penalty, model=images_with_in_place_layers(inplace))
+            values.append(penalty(forward))
+            records.append(forward.activations[layer])
+        torch.testing.assert_close(records[1], reached)
+        torch.testing.assert_close(*values)
+        assert torch.equal(INPUTS, inputs)  # the caller's own tensor is left alone
+
+
+class Branches(nn.Module):
+    """A layer that is called twice, one that is not called, and one that gives two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.twice, self.idle, self.pair = nn.Flatten(), nn.Tanh(), nn.Tanh(), Pair()
+        self.turned, self.fc = Turned(), nn.Linear(36, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        first, second = self.pair(self.twice(self.flat(inputs)))
+        return self.fc(self.twice(self.turned(first + second).mT))
+
+
+class Pair(nn.Module):
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values, 2 * values
+
+
+class Turned(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values.mT
+
+
+@FORWARDS
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        ("twice", "layers must name layers that the model calls once, got twice, which it calls again: give each call"),
+        ("idle", "layers must name layers that the model calls, got idle, which it does not call"),
+        ("pair", "layers must name layers whose output is one tensor, got pair, whose output is a tuple"),
+        ("turned", "layers must have a row for each example, here 5, got turned of shape (36, 5)"),
+    ],
+)
+def test_a_layer_without_one_value_for_each_example_is_refused(build: Build, layer: str, sentence: str) -> None:
+    for penalty in (Jacobian(of=layer), ActivationGradient(layers=["flat", layer])):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+            build(penalty, model=Branches().double())
+    assert Jacobian()(build(Jacobian(), model=Branches().double())).shape == (5,)
+
+
+@FORWARDS
+def test_a_model_with_auxiliary_outputs_is_refused(build: Build) -> None:
+    model = nn.Sequential(convnet(), Pair())
+    with pytest.raises(ValueError, match=r"^the model must return one tensor, got a tuple: leave out"):
+        build(model=model)
+
+
+class DeclaresTanh(Declares):
+    """A layer of the net with dropout, which costs the functional pass a run of its own."""
+
+    layers = ("3",)
+
+
+@FORWARDS
+def test_further_passes_see_the_masks_of_the_first(build: Build) -> None:
+    """<v, J u> = <J^T v, u> only if both are of one function; and torch's stream stands where one pass leaves it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Dropout(0.5), nn.Tanh(), nn.Linear(20, 4)).double()
+    torch.manual_seed(3)
+    model(INPUTS)
+    state = torch.get_rng_state()
+    for penalty in (TangentProp(tangents=lambda inputs: inputs.roll(1, -1).unsqueeze(0), exact=True), DeclaresTanh()):
+        torch.manual_seed(3)
+        forward = build(penalty, model=model)
+        direction, cotangent = drawn(5, 1, 6, 6, seed=1), drawn(5, 4, seed=2)
+        for create_graph in (True, False):
+            pushed = (cotangent * forward.jvp(direction, create_graph=create_graph)).sum(1)
+            pulled = (forward.vjp(cotangent)[0] * direction).flatten(1).sum(1)
+            torch.testing.assert_close(pushed, pulled, rtol=1e-12, atol=1e-12)
+        penalty(forward)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_shared_module_is_left_whole_by_torch_func() -> None:
+    """torch's own tie of weights leaves the last copy of a module that is used twice with a wrapped tensor."""
+    torch.manual_seed(0)
+    shared = nn.Linear(36, 36)
+    tied = nn.Linear(36, 36)
+    tied.weight = shared.weight
+    model = nn.Sequential(nn.Flatten(), shared, nn.Tanh(), shared, nn.Tanh(), tied, nn.Linear(36, 4)).double()
+    weight = shared.weight
+    penalty = InputGradient()
+
+    def value(params: dict[str, Tensor]) -> Tensor:
+        return penalty(FunctionalForward(model, params, CRITERION, INPUTS, TARGETS, [penalty])).mean()
+
+    gradients = torch.func.grad(value)({name: p.detach() for name, p in model.named_parameters()})
+    assert model[1].weight is model[5].weight is weight
+    forward = eager(penalty, model=model)
+    expected = torch.autograd.grad(penalty(forward).mean(), list(forward.params.values()), materialize_grads=True)
+    torch.testing.assert_close(list(gradients.values()), list(expected))
 
 
 def test_hooks_go_even_if_the_model_fails() -> None:

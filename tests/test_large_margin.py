@@ -2,7 +2,7 @@
 
 import copy
 import math
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from losses import EagerForward, FunctionalForward, LargeMargin
 from losses.criterion import CrossEntropy
 from models import MLP, MNISTConvnet
+from runner.config.conf_files import CONF
 from runner.instantiate import COMMON
 
 LAYERS = ["inputs", "tanh1", "fc2"]
 CLASSES = 5
-CONFIG = Path(__file__).parent.parent / "conf/penalty/large_margin.yaml"
 
 
 @pytest.fixture
@@ -169,13 +169,14 @@ def test_public_reference(norm, top_k, worst_case):
     weights = [random.normal(size=size) for size in ((8, 6), (6, 5))]
     x, y = random.normal(size=(20, 8)), random.integers(5, size=20)
     options = {"gamma": 0.8, "alpha": 2.5, "top_k": top_k, "eps": 1e-6}
+    theirs = {"scores": "probability", "differentiate_norm": False}
     expected, by_hand = reference(weights, x, y, norm=norm, worst_case=worst_case, **options)
 
     model = nn.Sequential(nn.Linear(8, 6, bias=False), nn.ReLU(), nn.Linear(6, 5, bias=False)).double()
     for layer, weight in zip((model[0], model[2]), weights, strict=True):
         layer.weight.data = torch.from_numpy(weight.T.copy())
     aggregation = "min_distance" if worst_case else "sum_of_hinges"
-    penalty = LargeMargin(layers=["inputs", "1"], norm=norm, aggregation=aggregation, **options)
+    penalty = LargeMargin(layers=["inputs", "1"], norm=norm, aggregation=aggregation, **theirs, **options)
     value, gradients = value_and_gradient(penalty, model, torch.from_numpy(x), torch.from_numpy(y))
     assert 0 < penalty.statistics()["at_lower_clamp"] < 1
     assert 0 < penalty.statistics()["at_upper_clamp"] < 1
@@ -263,10 +264,10 @@ def test_batch_is_a_mean_over_examples(model):
     torch.testing.assert_close(torch.stack(alone).mean(), value)
 
 
-def test_the_norm_is_stopped_unless_asked_for(model):
+def test_the_norm_is_held_constant_if_asked_for(model):
     inputs, targets = batch()
     options = {"layers": LAYERS, "gamma": 2.0}
-    stopped, constant = value_and_gradient(LargeMargin(**options), model, inputs, targets)
+    stopped, constant = value_and_gradient(LargeMargin(**options, differentiate_norm=False), model, inputs, targets)
     exact, flowing = value_and_gradient(LargeMargin(**options, differentiate_norm=True), model, inputs, targets)
     torch.testing.assert_close(stopped, exact)
     difference = constant["fc1.weight"] - flowing["fc1.weight"]
@@ -282,8 +283,10 @@ def test_one_derivative_serves_all_layers(model, monkeypatch):
         return vjp(self, *arguments, **options)
 
     monkeypatch.setattr(EagerForward, "vjp", counted)
-    value_and_gradient(LargeMargin(layers=LAYERS, top_k=3), model, *batch())
-    assert [(call["at"], call["create_graph"]) for call in calls] == 3 * [(tuple(LAYERS), False)]
+    for differentiate_norm in (True, False):
+        calls.clear()
+        value_and_gradient(LargeMargin(layers=LAYERS, top_k=3, differentiate_norm=differentiate_norm), model, *batch())
+        assert [(call["at"], call["create_graph"]) for call in calls] == 3 * [(tuple(LAYERS), differentiate_norm)]
 
 
 @pytest.mark.parametrize("norm", [1, 2, "inf"])
@@ -358,14 +361,43 @@ def test_targets_that_do_not_fit(model):
         LargeMargin()(forward)
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """Return what a file under conf/penalty gives the constructor; it nests the key of the class whatever its name."""
+    options: Any = OmegaConf.to_container(OmegaConf.load(CONF / "penalty" / f"{name}.yaml"))
+    (key,) = options
+    assert key == "large_margin"
+    assert options[key].pop("_target_") == "losses.LargeMargin"
+    return {name: value for name, value in options[key].items() if name not in COMMON["penalty"]}
+
+
 def test_flags_and_config():
     """Batch norm is tolerated, as in the reference; the config's defaults are the constructor's."""
-    options = OmegaConf.to_container(OmegaConf.load(CONFIG))["large_margin"]
-    assert options.pop("_target_") == "losses.LargeMargin"
-    options = {name: value for name, value in options.items() if name not in COMMON["penalty"]}
-    configured, default = vars(LargeMargin(**options)), vars(LargeMargin())
-    assert configured == default
-    assert vars(LargeMargin(norm=math.inf)) == vars(LargeMargin(norm="inf")) == default
+    assert vars(LargeMargin(**options_of("large_margin"))) == vars(LargeMargin())
+    assert vars(LargeMargin(norm=math.inf)) == vars(LargeMargin(norm="inf"))
     assert LargeMargin.per_example
     assert LargeMargin.tolerates_batch_norm
     assert LargeMargin().statistics() == {}
+
+
+def test_the_papers_options_are_a_preset(composed):
+    """Those of the public code's MNIST training, and nothing is left to defaults that may change."""
+    options = options_of("large_margin_reference")
+    assert options.keys() == options_of("large_margin").keys()
+    paper = {"scores": "probability", "top_k": 1, "aggregation": "min_distance", "norm": "inf", "gamma": 10000}
+    assert options == {**paper, "differentiate_norm": False, "alpha": 4, "eps": 1e-6, "layers": ["inputs"]}
+    for experiment, own in {
+        "large_margin_mnist": {"layers": ["inputs", "relu1", "relu2"]},
+        "large_margin_noisy": {"layers": ["relu2"], "norm": 2, "top_k": 9, "aggregation": "mean_distance"},
+    }.items():
+        node = composed(f"experiment={experiment}").config["penalty"]["large_margin"]
+        assert node == {"_target_": "losses.LargeMargin", "weight": 1, "every": 1, "warmup": 0, **options, **own}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_trains_alone_with_everything_else_at_its_default(train, seed):
+    """Beside cross-entropy with plain SGD: to the same error, with the decisions further away."""
+    options = (f"seed={seed}", "epochs=8", "evaluate_every=0", "data.train_size=500", "probe=boundary")
+    plain, margin = train(*options), train(*options, "penalty=large_margin")
+    assert margin["status"] == "done", margin["reason"]
+    assert margin["test/error"] < plain["test/error"] + 0.03
+    assert margin["probe/boundary/mean"] > plain["probe/boundary/mean"]

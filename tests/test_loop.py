@@ -14,6 +14,7 @@ from torch import Tensor
 from losses import L1, Forward, Penalty
 from runner.build import build, build_optimizer
 from runner.loop import Diverged, Loop
+from runner.outcome import remedy_of
 from runner.schedule import Constant
 from runner.term import Term
 
@@ -115,15 +116,53 @@ def test_lbfgs_sees_the_same_directions_within_a_step(composed: Composed) -> Non
     assert len(set(recorder.draws)) == 3
 
 
+class Noted(Penalty):
+    """The value of another penalty, remembered."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def __call__(self, forward: Forward) -> Tensor:
+        values = forward.outputs.square().sum(1)
+        self.values.append(values.mean().item())
+        return values
+
+
+def test_lbfgs_records_one_evaluation_and_its_trials_see_one_function(composed: Composed) -> None:
+    """Objective and penalties of the first evaluation; dropout with the same masks in each."""
+    overrides = ("optimizer=lbfgs", "optimizer.max_iter=4", "optimizer.lr=1e-30", "batch_size=60", "loss.weight=1e-30")
+    loop = looped(composed, *MLP, *overrides)
+    loop.components.model.register_forward_hook(lambda *given: torch.nn.functional.dropout(given[2]))
+    noted = Noted()
+    loop.components.terms.append(Term("noted", noted))
+    state = torch.get_rng_state()
+    means = loop.run_epoch()
+    after = torch.get_rng_state()
+    assert len(noted.values) > 1
+    assert len(set(noted.values)) == 1  # at a learning rate of 0: only other masks could change it
+    torch.set_rng_state(state)
+    torch.nn.Dropout(0.5)(torch.ones(60, 10))
+    assert torch.equal(torch.get_rng_state(), after)  # the stream of one evaluation
+    assert means["train/penalty/noted"] == pytest.approx(means["train/objective"])
+
+    loop = looped(composed, *MLP, "optimizer=lbfgs", "optimizer.max_iter=4", "batch_size=60", "loss.weight=1e-30")
+    noted = Noted()
+    loop.components.terms.append(Term("noted", noted))
+    means = loop.run_epoch()
+    assert noted.values[0] != pytest.approx(noted.values[-1])  # the line search went on to others
+    assert means["train/penalty/noted"] == pytest.approx(noted.values[0])
+    assert means["train/objective"] == pytest.approx(noted.values[0])
+
+
 def test_every_and_warmup_set_the_coefficient(composed: Composed) -> None:
     loop = looped(composed, *MLP)
     loop.components.terms.append(Term("size", Size(), weight=2.0, every=2, warmup=2))
     weights: list[float] = []
     objective = loop.objective
 
-    def noted(indices: Tensor, terms: Any, epoch: float) -> Tensor:
-        with_terms = objective(indices, terms, epoch)
-        weights.extend([(with_terms - objective(indices, [], epoch)).item() for _ in terms])
+    def noted(indices: Tensor, terms: Any, epoch: float, means: Any) -> Tensor:
+        with_terms = objective(indices, terms, epoch, means)
+        weights.extend([(with_terms - objective(indices, [], epoch, means)).item() for _ in terms])
         return with_terms
 
     loop.objective = noted  # type: ignore[method-assign]
@@ -214,6 +253,40 @@ def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callabl
     result = train(*SMALL, "optimizer.lr=1e20")
     assert result["status"] == "diverged"
     assert result["diverged_at_step"] == divergence.value.step
+    assert result["reason"].endswith(" before: try optimizer.clip=5 or optimizer.lr below 1e+20")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        ((), "optimizer.clip=5 or optimizer.lr below 0.1"),
+        (("optimizer.clip=2",), "optimizer.clip below 2 or optimizer.lr below 0.1"),
+        (("scheduler=step", "scheduler.values=[0.3,0.1]", "scheduler.milestones=[1]"), "scheduler.values below 0.3"),
+        (("optimizer=lbfgs",), "try optimizer.lr below 1"),
+        (("optimizer=lbfgs", "optimizer.line_search_fn=null"), "optimizer.line_search_fn=strong_wolfe or optimizer.lr"),
+        (
+            ("penalty=[jacobian,l1]", "penalty.jacobian.warmup=3"),
+            "optimizer.lr below 0.1, penalty.jacobian.weight below 0.01 or penalty.jacobian.warmup above 3",
+        ),
+        (("penalty=jacobian", "penalty.jacobian.weight=0"), "try optimizer.clip=5 or optimizer.lr below 0.1"),
+    ],
+)
+def test_the_remedy_names_the_options_at_work(composed: Composed, overrides: list[str], options: str) -> None:
+    config = composed(*MLP, *overrides).config
+    sentence = remedy_of(config, build(config).terms, has_moved=True)
+    assert options in sentence
+    assert "l1" not in sentence  # a proximal step cannot diverge
+    assert "below 0 " not in sentence
+
+
+def test_an_objective_that_is_infinite_before_any_step(train: Callable[..., dict[str, Any]]) -> None:
+    """No learning rate has acted yet."""
+    result = train(*MLP, "penalty=l2", "penalty.l2.weight=1e38", "init=normal", "init.std=10")
+    assert result["diverged_at_step"] == 1
+    assert result["reason"] == (
+        "the objective is not finite at step 1: no step was made before, so look for huge numbers in "
+        "data or init or penalty.l2.weight=1e+38"
+    )
 
 
 def test_divergence_in_the_first_step_after_a_resumption_knows_what_was_before(composed: Composed) -> None:
@@ -289,7 +362,8 @@ def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
     ("overrides", "expected"),
     [
         (["penalty=[]"], True),
-        (["penalty=large_margin"], True),
+        (["penalty=large_margin"], False),
+        (["penalty=large_margin_reference"], True),
         (["penalty=jacobian"], False),
         (["penalty=jacobian", "penalty.jacobian.weight=0"], True),
         (["penalty=jacobian", "channels_last=true"], True),

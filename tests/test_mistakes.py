@@ -81,7 +81,8 @@ def question_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor, gam
 
 def our_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
     """The same loss from three vector-Jacobian products, which leave `.grad` alone."""
-    options = {"norm": 2, "top_k": CLASSES - 1, "aggregation": "mean_distance", "eps": 1e-8}
+    options = {"scores": "probability", "top_k": CLASSES - 1, "aggregation": "mean_distance", "eps": 1e-8}
+    options |= {"norm": 2, "differentiate_norm": False}
     return value_of(LargeMargin(gamma=gamma, alpha=alpha, **options), model, inputs, targets)
 
 
@@ -244,7 +245,7 @@ def collapsed(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
 def test_saturated_probabilities_give_no_gradient(model, batch):
     """All examples are at the lower clamp, the loss at its ceiling, and nothing can move."""
     model, targets = collapsed(model, batch[0])
-    penalty = LargeMargin(norm=2, gamma=50.0, alpha=4.0)
+    penalty = LargeMargin(scores="probability", norm=2, gamma=50.0, alpha=4.0, differentiate_norm=False)
     value = value_of(penalty, model, batch[0], targets)
     assert value == 200  # alpha * gamma: where the question's loss sat
     assert gradient_of(value, model).count_nonzero() == 0
@@ -253,7 +254,7 @@ def test_saturated_probabilities_give_no_gradient(model, batch):
 
 def test_logits_give_gradient_again(model, batch):
     """Gap and derivative grow alike, so the distance is that of the unsaturated net, and training goes on."""
-    options = {"norm": 2, "gamma": 50.0, "alpha": 4.0, "scores": "logit"}
+    options = {"norm": 2, "gamma": 50.0, "alpha": 4.0, "scores": "logit", "differentiate_norm": False}
     calm = value_of(LargeMargin(**options), model, batch[0], model(batch[0]).argmin(1))
     model, targets = collapsed(model, batch[0])
     penalty = LargeMargin(**options)
@@ -277,7 +278,7 @@ def test_logits_give_gradient_again(model, batch):
 
 def test_a_share_of_cross_entropy_gives_gradient_again(model, batch):
     model, targets = collapsed(model, batch[0])
-    penalty = LargeMargin(norm=2, gamma=50.0, alpha=4.0)
+    penalty = LargeMargin(scores="probability", norm=2, gamma=50.0, alpha=4.0, differentiate_norm=False)
     forward = EagerForward(model, CrossEntropy(), batch[0], targets, [penalty])
     objective = 0.1 * forward.losses.mean() + penalty(forward).mean()
     assert gradient_of(objective, model).norm() > 0.01

@@ -41,6 +41,14 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
         "cifar10_convnet": (*SMALL, *CIFAR),
         "large_margin_convnet": SMALL,
         "mlp": SMALL,
+        "convnet": SMALL,
+        "torchvision": SMALL,
+        "module": (
+            *LINE,
+            "allow_targets=[torch]",
+            "model=module",
+            "model.network={{_target_: torch.nn.Linear, in_features: 1, out_features: 1}}",
+        ),
     },
     "init": dict.fromkeys(
         ("torch", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "normal"), SMALL
@@ -55,6 +63,7 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
     "scheduler": dict.fromkeys(("constant", "step", "geometric", "cosine"), SMALL),
     "penalty": dict.fromkeys(("l2", "l1", "elastic_net"), (*SMALL, "optimizer=sgd"))
     | dict.fromkeys(("jacobian", "jacobian_spectral", "tangent_prop", "large_margin"), SMALL)
+    | {"large_margin_reference": (*SMALL, "loss.weight=0", "optimizer=adam", "optimizer.clip=5")}
     | dict.fromkeys(("input_gradient", "activation_gradient", "weight_gradient"), SMALL),
     "probe": {
         **dict.fromkeys(["jacobian_norm", "zeros", "boundary", "noise", "shift", "rotation", "fgsm", "pgd"], SMALL),

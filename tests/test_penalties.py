@@ -95,6 +95,16 @@ def image_problem() -> Problem:
     return Problem(nn.Sequential(layers).double(), *batch_of((2, 8, 8), 3))
 
 
+def linear_problem(*sizes: int) -> Problem:
+    torch.manual_seed(0)
+    layers = {f"fc{i}": nn.Linear(a, b) for i, (a, b) in enumerate(pairwise(sizes), 1)}
+    return Problem(nn.Sequential(OrderedDict(layers)).double(), *batch_of((sizes[0],), sizes[-1]))
+
+
+def weights(problem: Problem) -> list[Tensor]:
+    return [p for p in problem.params if p.ndim == 2]
+
+
 class Tangents:
     """Three tangents, nonlinear in the inputs, and derivatives to reach along them."""
 
@@ -238,7 +248,7 @@ ROWS = {
     ),
     "weight_gradient": Row(losses.WeightGradient, weight_gradient_oracle),
     "large_margin": Row(
-        lambda: losses.LargeMargin(layers=["inputs", *LAYERS], norm=2, differentiate_norm=True, gamma=0.5, alpha=3.0),
+        lambda: losses.LargeMargin(layers=["inputs", *LAYERS], scores="probability", gamma=0.5, alpha=3.0),
         lambda p: large_margin_oracle(p, gamma=0.5, alpha=3.0),
     ),
     "tangent_prop": Row(lambda: losses.TangentProp(tangents=Tangents()), tangent_prop_oracle, draws=True),
@@ -442,6 +452,63 @@ def test_iterated_spectral_norm_is_a_bound_from_below() -> None:
         assert frobenius / 3 < value < exact
 
 
+@pytest.mark.parametrize("size", [1e-160, 1e-9, 1.0, 1e9])
+def test_iterated_spectral_norm_has_no_scale(size: float) -> None:
+    problem = linear_problem(4, 3)
+    with torch.no_grad():
+        weights(problem)[0].mul_(size)
+    penalty = losses.JacobianSpectral(iterations=200)
+    found = penalty(forward_of(problem, penalty)).mean() / size**2 if size > 1e-100 else None
+    exact = (torch.linalg.matrix_norm(weights(problem)[0], 2) / size) ** 2
+    if found is not None:
+        assert_close(found.detach(), exact, 1e-8)
+    direction = penalty._iterated(forward_of(problem, penalty), 200)
+    assert_close(direction.norm(dim=1), torch.ones(5), 1e-12)
+
+
+def test_iterated_spectral_norm_of_a_constant_model_is_zero() -> None:
+    problem, penalty = linear_problem(4, 3), losses.JacobianSpectral(iterations=2)
+    with torch.no_grad():
+        weights(problem)[0].zero_()
+    value, gradient = evaluated(penalty, forward_of(problem, penalty))
+    assert value == 0
+    assert bool((gradient == 0).all())
+
+
+SPECTRAL = re.escape("the spectral norm of the Jacobian has no second derivative here, since its singular vector")
+
+
+@pytest.mark.parametrize("iterations", [None, 300])
+@pytest.mark.parametrize("problem", [smooth_problem(), linear_problem(4, 3)])
+def test_second_derivative_of_the_spectral_norm_is_refused(problem: Problem, iterations: int | None) -> None:
+    penalty = losses.JacobianSpectral(iterations=iterations)
+    forward = forward_of(problem, penalty)
+    weight = weights(problem)[0]
+    (gradient,) = torch.autograd.grad(penalty(forward).mean(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match=SPECTRAL):
+        torch.autograd.grad(gradient.square().sum(), weight)
+    # And where nobody differentiates twice it is a term like any other.
+    (forward.losses.mean() + penalty(forward).mean()).backward(inputs=problem.params)
+
+
+@pytest.mark.parametrize("outer", [torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize("inner", [torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize("problem", [smooth_problem(), linear_problem(4, 3)])
+def test_hessian_of_the_spectral_norm_is_refused(problem: Problem, outer: Callable, inner: Callable) -> None:
+    """`torch.func.hessian` is jacfwd of jacrev; a first derivative of either kind is right."""
+    penalty, oracle = losses.JacobianSpectral(), spectral_oracle(problem)
+
+    def value(params: dict[str, Tensor]) -> Tensor:
+        forward = FunctionalForward(problem.model, params, CRITERION, problem.inputs, problem.targets, [penalty])
+        return penalty(forward).mean()
+
+    params = {name: p.detach() for name, p in problem.model.named_parameters()}
+    expected = torch.autograd.grad(oracle, problem.params, materialize_grads=True, allow_unused=True)
+    torch.testing.assert_close(list(inner(value)(params).values()), list(expected))
+    with pytest.raises(RuntimeError, match=SPECTRAL):
+        outer(inner(value))(params)
+
+
 def test_orthonormal_directions_err_less_than_independent_ones() -> None:
     problem = smooth_problem()
 
@@ -453,20 +520,10 @@ def test_orthonormal_directions_err_less_than_independent_ones() -> None:
     assert spread("orthonormal") < 0.85 * spread("sphere")
 
 
-def linear_problem(*sizes: int) -> Problem:
-    torch.manual_seed(0)
-    layers = {f"fc{i}": nn.Linear(a, b) for i, (a, b) in enumerate(pairwise(sizes), 1)}
-    return Problem(nn.Sequential(OrderedDict(layers)).double(), *batch_of((sizes[0],), sizes[-1]))
-
-
 def residuals(problem: Problem) -> Tensor:
     """p - y, the gradient of the cross-entropy by the logits, (B, C)."""
     outputs = problem.model(problem.inputs)
     return outputs.softmax(1) - nn.functional.one_hot(problem.targets, outputs.shape[1])
-
-
-def weights(problem: Problem) -> list[Tensor]:
-    return [p for p in problem.params if p.ndim == 2]
 
 
 CLOSED_FORMS: dict[str, tuple[Callable[[], Penalty], Callable[[Problem], Tensor], tuple[int, ...]]] = {
@@ -613,7 +670,8 @@ CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "penalty").glob("*.yaml")
 def test_config_gives_every_option_of_its_class(path: Path) -> None:
     ((name, options),) = OmegaConf.load(path).items()
     package, _, penalty = options.pop("_target_").partition(".")
-    assert (name, package) == (path.stem, "losses")
+    assert package == "losses"
+    assert path.stem in (name, f"{name}_reference")  # the same penalty with its source's values
     own = inspect.signature(getattr(losses, penalty)).parameters
     proximal_only = {"every"} if penalty == "ElasticNet" else set()
     assert set(options) == {*own, *COMMON["penalty"]} - proximal_only

@@ -57,7 +57,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             recorder.close()
     for status in ("diverged", "failed", "interrupted"):
         recorder = Recorder(root / status, hparams={"lr": float("nan")}, group=status)
-        recorder.record_losses(1, "train", torch.tensor([float("nan"), float("inf")]))
+        recorder.record_histogram(1, "losses/train", torch.tensor([float("nan"), float("inf")]))
         recorder.record_scalars(1, {"train/loss": float("nan")})
         recorder.finish({}, status)
         recorder.close()
@@ -332,7 +332,7 @@ def test_a_model_without_parameters_has_no_layers(tmp_path: Path) -> None:
 )
 def test_histograms_never_raise_and_count_what_is_finite(tmp_path: Path, losses: list[float], count: int) -> None:
     recorder = start(tmp_path)
-    recorder.record_losses(1, "train", torch.tensor(losses, requires_grad=True))
+    recorder.record_histogram(1, "losses/train", torch.tensor(losses, requires_grad=True))
     recorder.close()
     points = values(tmp_path).get("losses/train", [])
     assert sum(sum(histogram.bucket) for _, histogram in points) == count

@@ -21,7 +21,7 @@ from support.forked import Forks
 from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
-from runner.outcome import objective
+from runner.outcome import objective, reason_of
 from runner.storage.directory import Busy, Run
 from runner.storage.identity import digest, identity
 from runner.storage.provenance import commit
@@ -363,3 +363,24 @@ def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], mon
     assert result["status"] == "failed"
     assert "out of memory with batch_size=50: lower it" in result["reason"]
     assert "Traceback" in (directory.path / "train.log").read_text()
+
+
+def test_directory_names_have_a_fixed_order(composed: Callable[..., Run]) -> None:
+    line = ["model=mlp", "epochs=3", "optimizer.lr=0.2", "seed=3", "penalty=l2", "penalty.l2.weight=0.5", "data=line"]
+    run = composed(*line, "loss=mse")
+    label = "penalty=l2,l2.weight=0.5,seed=3,lr=0.2,model=mlp,data=line,loss=mse,epochs=3"
+    assert run.path.name == f"{label}_{run.run_id}"
+    assert composed(*reversed(line), "loss=mse").path == run.path
+
+
+def test_one_config_typed_in_two_ways_is_one_run(composed: Callable[..., Run]) -> None:
+    typed = composed("optimizer=sgd", "optimizer.lr=0.02", "+optimizer.momentum=0.9", "loss.weight=1", "epochs=20")
+    chosen = composed("optimizer=momentum", "loss.weight=1.0")
+    assert (typed.run_id, typed.path) == (chosen.run_id, chosen.path)
+
+
+def test_only_a_lack_of_memory_is_called_one(composed: Callable[..., Run]) -> None:
+    run = composed()
+    for text in ("CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"):
+        assert "lower it" in reason_of(RuntimeError(text), run)
+    assert reason_of(ValueError("the allocation of classes is wrong"), run).endswith("is wrong")

@@ -25,7 +25,7 @@ from runner.config.compose import Composer, loader_with
 from runner.config.conf_files import CONF
 from runner.storage.directory import Run
 from runner.summary.axis import are_log_spaced
-from runner.summary.figure import figure_of
+from runner.summary.figure import caption, figure_of
 from runner.summary.groups import NothingToShow, Summary, summarize
 from runner.summary.report import report
 from runner.summary.table import columns_of, markdown, show, table_csv
@@ -228,6 +228,65 @@ def test_a_row_that_diverges_is_not_the_best(write: Write, tmp_path: Path) -> No
     write(*l2(0), seed=1, status="diverged", reason="became NaN")
     write(*l2(1), validation_error=0.2)
     assert [row.keys["l2.weight"] for row in summarize(folder(tmp_path)).best] == [1]
+
+
+def test_losses_are_ranked_within_each_criterion(write: Write, tmp_path: Path) -> None:
+    """|e| of .04 is no better than e^2 of .01, and the weight of the data loss is no part of what it means."""
+    for criterion, lr, weight, loss in [
+        ("mse", 1, 1, 0.010), ("mse", 2, 3, 0.009), ("l1", 1, 1, 0.04), ("l1", 2, 1, 0.05),
+        ("sum_of_squares", 1, 1, 9.0),
+    ]:  # fmt: skip
+        options = (f"loss={criterion}", f"optimizer.lr={lr}", f"loss.weight={weight}")
+        write("data=line", "model=mlp", *options, validation_loss=loss, test_loss=loss)
+    summary = summarize(folder(tmp_path))
+    marked = [(row.keys["loss"], row.keys["lr"]) for row in summary.best]
+    assert sorted(marked) == [("l1", 1), ("mse", 2), ("sum_of_squares", 1)]
+    for text in (printed(summary), markdown(summary, "a", "test/loss").replace("\\*", "*")):
+        text = " ".join(text.split())
+        assert (
+            "* least validation/loss among the rows of each criterion. Losses of different criteria cannot be" in text
+        )
+        assert "tie" not in text
+    assert "least validation/loss of each criterion" in caption(summary)
+    assert "tie" not in caption(summary)
+
+
+def test_errors_are_ranked_across_criteria_and_their_ties_by_the_loss_within_one(write: Write, tmp_path: Path) -> None:
+    for criterion, lr, error, loss in [
+        ("cross_entropy", 1, 0.1, 0.5), ("cross_entropy", 2, 0.1, 0.4), ("mse_one_hot", 1, 0.1, 0.09),
+        ("mse_one_hot", 2, 0.2, 0.01),
+    ]:  # fmt: skip
+        write(f"loss={criterion}", f"optimizer.lr={lr}", validation_error=error, validation_loss=loss)
+    summary = summarize(folder(tmp_path))
+    assert [(row.keys["loss"], row.keys["lr"]) for row in summary.best] == [("cross_entropy", 2), ("mse_one_hot", 1)]
+    text = " ".join(printed(summary).split())
+    assert (
+        "* least validation/error. Losses of different criteria cannot be compared. 3 rows tie in validation/error: "
+        in text
+    )
+    assert "those with the least validation/loss of their criterion are marked." in text
+    assert "least validation/error, a tie" in caption(summary)
+
+
+def test_options_of_a_criterion_make_another_one(write: Write, tmp_path: Path) -> None:
+    """Label smoothing changes what the loss means: equal errors are not ranked by it."""
+    for smoothing, loss in [(0, 0.1), (0.1, 0.6)]:
+        write(f"loss.label_smoothing={smoothing}", validation_error=0.2, validation_loss=loss)
+    summary = summarize(folder(tmp_path))
+    assert len(summary.best) == 2
+    assert "2 rows tie in validation/error: all of them are marked." in printed(summary)
+
+
+def test_means_that_differ_by_rounding_tie(write: Write, tmp_path: Path) -> None:
+    errors = {0: (0.1, 0.2, 0.3), 1: (0.3, 0.2, 0.1), 2: (0.3, 0.3, 0.3)}
+    assert sum(errors[0]) != sum(errors[1])
+    for weight, values in errors.items():
+        for seed, error in enumerate(values):
+            write(*l2(weight), seed=seed, validation_error=error, validation_loss=1.0 - weight / 4)
+    summary = summarize(folder(tmp_path))
+    assert [row.keys["l2.weight"] for row in summary.best] == [1]
+    assert "2 rows tie in validation/error: those with the least validation/loss are marked." in printed(summary)
+    assert "tie" not in caption(summary)
 
 
 # ---- what is written

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ from support.sweeps import FAULTY, REASONS, TIMES, TINY, Sweeps
 from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
+from runner.storage.directory import locked
+from runner.sweep import members
+from runner.sweep.conclude import titles_of
+from runner.sweep.job import train_job
 
 
 @pytest.fixture
@@ -334,6 +338,65 @@ def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
 def is_job(process: psutil.Process) -> bool:
     """Tell whether a process is one of submitit's that train."""
     return "submitit.core._submit" in process.cmdline()
+
+
+def test_two_spellings_of_a_run_are_trained_once(sweeps: Sweeps) -> None:
+    said = sweeps.run(*TINY, "epochs=2", "loss.weight=1,1.0", "optimizer=momentum")
+    assert "sweep of 1 job, 0 of them trained before" in said
+    line = ("optimizer=sgd", "optimizer.lr=0.02", "+optimizer.momentum=0.9")
+    assert "sweep of 1 job, 1 of them trained before" in sweeps.run(*TINY, "epochs=2", *line)
+    assert list(sweeps.times_trained().values()) == [1]
+
+
+def test_a_sweep_ends_by_its_own_runs_alone(sweeps: Sweeps) -> None:
+    """Another one fails in the same folder meanwhile."""
+    sweeps.faults.write_text('{"0": "raise"}')
+    good = sweeps.start(*TINY, "epochs=400", "seed=range(2)", "sweep.n_jobs=1")
+    sweeps.wait_until(lambda: sweeps.results(), good)
+    assert "ArithmeticError" in sweeps.run(*FAULTY, code=1)
+    code, said = sweeps.wait(good)
+    assert (code, "ArithmeticError" in said) == (0, False), said
+    assert len(sweeps.results()) == 3
+    assert len(sweeps.paths("", "summary.csv")) == 1
+    assert ",2," in (sweeps.folder / "runs" / "train" / "summary.csv").read_text().splitlines()[1]
+
+
+def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:
+    batch = [["data=line", f"penalty.l2.weight={weight}", f"seed={seed}"] for weight in (0, 0.01) for seed in (0, 1)]
+    assert titles_of(batch)[2:] == ["penalty.l2.weight=0.01 seed=0", "penalty.l2.weight=0.01 seed=1"]
+    assert titles_of(batch[:1]) == [""]  # then the directory's name takes its place
+
+
+def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.path = tmp_path / name
+
+    monkeypatch.setenv(members.VARIABLE, "")
+    members.use_list_of(["-m", "seed=1,2"], tmp_path)
+    members.add_to_list([Named("a"), Named("b")])  # type: ignore[list-item]
+    members.use_list_of(["-m", "seed=3"], tmp_path)
+    members.add_to_list([Named("c")])  # type: ignore[list-item]
+    members.use_list_of(["-m", "force=true", "seed=1,2"], tmp_path)
+    members.add_to_list([Named("b"), Named("d")])  # type: ignore[list-item]
+    assert members.listed() == [tmp_path / name for name in "abd"]
+    members.start_list()
+    assert members.listed() == []
+
+
+def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import runner.run
+
+    def broken(config: Mapping[str, Any]) -> None:
+        raise ArithmeticError("on purpose")
+
+    monkeypatch.setattr(runner.run, "build", broken)
+    run = composed(*TINY)
+    with locked(run.path):
+        train_job(run)
+        assert run.status is None  # another process is training
+    train_job(run)
+    assert run.status == "failed"
 
 
 @pytest.fixture

@@ -123,6 +123,14 @@ def test_biases_can_be_left_out_of_a_proximal_step(build: Callable[[], Penalty])
     assert not torch.equal(weight, drawn(3, 3))
 
 
+@pytest.mark.parametrize("penalty", [L1(), ElasticNet(l1=1.0, l2=1.0)])
+def test_a_proximal_step_leaves_frozen_parameters_alone(penalty: Penalty) -> None:
+    frozen, trained = nn.Parameter(drawn(3, 3), requires_grad=False), nn.Parameter(drawn(3, 3))
+    penalty.prox_([frozen, trained], 0.5, 0.1)
+    assert torch.equal(frozen, drawn(3, 3))
+    assert not torch.equal(trained, drawn(3, 3))
+
+
 def test_a_proximal_step_on_nothing_does_nothing() -> None:
     for penalty in (L1(), ElasticNet(), L1(biases=False), ElasticNet(biases=False)):
         penalty.prox_([], 1.0, 0.1)

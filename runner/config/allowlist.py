@@ -1,6 +1,6 @@
-"""Which classes may be built: by us, exactly those that the files under conf/ name; by Hydra, those listed here.
+"""Which classes may be built, by us and by Hydra: exactly those that the files under conf/ name, group by group.
 
-A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolves), so the lists are of whole names.
+A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolves), so whole names are compared.
 `allow_targets=[package]` on the command line also allows classes that are defined in that package (`resolve`).
 """
 
@@ -13,19 +13,10 @@ from typing import Any
 from runner.config.conf_files import texts_matching
 from runner.config.tree import walk
 
-HYDRA_TARGETS = (  # the launchers, sweepers and samplers that Hydra may build
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
-    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
-    "hydra_plugins.local_launcher.LocalLauncher",
-    "hydra_plugins.local_launcher.GridSweeper",
-    "optuna.samplers.TPESampler",
-    "optuna.samplers.RandomSampler",
-)
+
+def may_be_built_by_hydra(target: Any) -> bool:
+    """Tell whether Hydra may build this launcher, sweeper or sampler."""
+    return target in {*_known_targets("hydra"), "optuna.samplers.RandomSampler"}
 
 
 def _known_targets(group: str) -> frozenset[str]:

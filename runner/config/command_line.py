@@ -35,7 +35,7 @@ def check(arguments: Sequence[str]) -> Path | None:
     if parsed.shell_completion:
         return None
     overrides = _parsed_overrides(parsed.overrides)
-    if problems := [*_problems_of_flags(parsed), *_problems_of_search_path(overrides)]:
+    if problems := _problems_of_flags(parsed):
         exit_with_problems(problems)
     try:
         composer = _composer_for(parsed.config_dir, overrides)
@@ -65,7 +65,7 @@ def _parsed_overrides(lines: Sequence[str]) -> list[Override]:
 
 
 def _problems_of_flags(parsed: Namespace) -> list[str]:
-    """Return a sentence for each flag of Hydra's that would evade the check, or that is of no use here."""
+    """Return a sentence for each flag, or search path, that would evade the check or is of no use here."""
     problems = []
     if parsed.config_path or parsed.config_name:
         problems.append("--config-path and --config-name are not supported: add a folder of yours by --config-dir")
@@ -73,13 +73,9 @@ def _problems_of_flags(parsed: Namespace) -> list[str]:
         problems.append("--experimental-rerun is not supported: the same command finds its run again")
     if parsed.config_dir and not os.path.isdir(parsed.config_dir):
         problems.append(f"--config-dir must be a folder, got {parsed.config_dir!r}")
+    if any(SEARCH_PATH in line and "pkg://" in line for line in parsed.overrides):  # it would be imported
+        problems.append("hydra.searchpath must name folders, file://..., not packages")
     return problems
-
-
-def _problems_of_search_path(overrides: Sequence[Override]) -> list[str]:
-    """Return a sentence if configs would be looked for in a package, which would be imported for that."""
-    paths = [o.input_line or "" for o in overrides if o.key_or_group == SEARCH_PATH]
-    return ["hydra.searchpath must name folders, file://..., not packages"] if "pkg://" in "".join(paths) else []
 
 
 def _problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def _lines_of_help(arguments: Sequence[str]) -> list[str]:
     lines = [INTRODUCTION, "Groups with their options; * marks the chosen ones"]
     for group in PRINTED:
         names = ["*" + name if name in _chosen_names(chosen, group) else name for name in options(group)]
-        lines += _wrapped(f"  {group:<14}", names)
+        head = f"  {group:<14} "
+        lines += textwrap.wrap(" ".join(names), 100, initial_indent=head, subsequent_indent=" " * len(head))
     lines += ["\nKeys with their values and meanings", *keys_of(CONF / "config.yaml")]
     for group in PRINTED:
         for name in _chosen_names(chosen, group):
@@ -97,14 +99,4 @@ def keys_of(path: Path, prefix: str = "") -> list[str]:
         if meaning:
             name = prefix + ".".join(parents)
             lines.append(f"  {name + '=' + value:<{KEY_WIDTH}} {meaning}")
-    return lines
-
-
-def _wrapped(head: str, names: Sequence[str], width: int = 100) -> list[str]:
-    """Return names in lines of at most `width` characters behind a head."""
-    lines = [head]
-    for name in names:
-        if len(lines[-1]) + len(name) + 1 > width:
-            lines.append(" " * len(head))
-        lines[-1] += f" {name}"
     return lines

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import Any
 
-from runner.config.allowlist import HYDRA_TARGETS
+from runner.config.allowlist import may_be_built_by_hydra
 from runner.config.compose import project_composer
 from runner.config.conf_files import texts_matching
 from runner.config.tree import as_yaml, value_at, walk
@@ -24,8 +24,6 @@ REASONS = {
     "job_logging": BUILDS,
     "hydra_logging": BUILDS,
     "sweep": "runs_dir and name tell where a sweep lies",
-    "job.chdir": "paths are those of the shell",
-    "job.env_copy": "set variables in the shell",
 }
 MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launchers that have no option for them
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
@@ -73,7 +71,7 @@ def _problems_of_options(path: str, node: Any) -> list[str]:
     """Return a sentence for each class that Hydra may not build, and for each value that refers to another one."""
     problems = []
     for inner, value in [(path, node), *((f"{path}.{below}", value) for below, value in walk(node))]:
-        if inner.endswith("_target_") and value not in HYDRA_TARGETS:
+        if inner.endswith("_target_") and not (isinstance(value, str) and may_be_built_by_hydra(value)):
             wanted = "a launcher, sweeper or sampler that this project names"
             problems.append(f"{inner} must be {wanted}, got {value!r}")
         if isinstance(value, str) and "${" in value and value not in _references():

@@ -79,7 +79,7 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(whole(1)), "threads data.train_size optimizer.max_eval sweep.n_jobs"),
     (number(low=0), "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
     (number(low=0, high=1), "data.label_noise"),
-    (number(low=0, below=1), "optimizer.momentum"),
+    (number(low=0, below=1), "optimizer.momentum model.dropout"),
     (number(above=0), "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width"),
     (_optional(number(above=0)), "optimizer.clip"),
     (flag, "shuffle histograms pictures force sweep.retry_failed"),

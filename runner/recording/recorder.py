@@ -70,10 +70,9 @@ class Recorder:
             self.history.append({"epoch": epoch, **numbers})
             self._append_row()
 
-    def record_losses(self, epoch: int, part: str, losses: Tensor) -> None:
-        """Record the histogram `losses/<part>` of losses per example; what is not finite is left out."""
-        values = losses.detach().flatten().float().cpu().numpy()
-        self._events.add(epoch, histograms({f"losses/{part}": values}))
+    def record_histogram(self, epoch: int, tag: str, values: Tensor) -> None:
+        """Record a histogram, such as that of the losses per example; what is not finite is left out."""
+        self._events.add(epoch, histograms({tag: values.detach().flatten().float().cpu().numpy()}))
 
     @torch.no_grad()
     def record_layers(self, epoch: int, model: nn.Module) -> None:

@@ -183,4 +183,6 @@ def caption(summary: Summary, best: str = "dotted") -> str:
     counts = sorted({len(row.done) for row in summary.rows if row.done})
     runs = " to ".join(dict.fromkeys(str(count) for count in (counts[0], counts[-1])))
     spread = "mean ± standard deviation, " if counts[-1] > 1 else ""
-    return f"{spread}n = {runs}" + (f"; {best}: least {summary.monitor}" if summary.best else "")
+    among = " of each criterion" if summary.ranks_by_criterion else ""
+    tie = ", a tie" if any(row in summary.tied for row in summary.best) and len(summary.best) > 1 else ""
+    return f"{spread}n = {runs}" + (f"; {best}: least {summary.monitor}{among}{tie}" if summary.best else "")

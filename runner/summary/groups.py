@@ -6,6 +6,7 @@ which launcher ran them, or whether all of them ended.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
@@ -16,10 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from runner.storage.identity import identity
 from runner.summary.runs import RunRecord, config_of, directories, read_run
 from runner.summary.settings import BLANK, sort_key, swept
 
-MONITORS = ("validation/error", "validation/loss", "train/error", "train/loss")  # of the best row; never the test set
+# Of the best row; never the test set. An error means the same for all criteria, a loss for one criterion only.
+MONITORS = ("validation/error", "validation/loss", "train/error", "train/loss")
+TIE = 1e-9  # relative difference of two means that is rounding
 
 
 class NothingToShow(ValueError):
@@ -49,10 +53,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One group: what tells it from the others, and its runs."""
+    """One group: what tells it from the others, its runs, and the criterion that their losses are of."""
 
     keys: Mapping[str, Any]
     runs: Sequence[RunRecord]
+    criterion: str = ""
 
     @cached_property
     def done(self) -> list[RunRecord]:
@@ -105,16 +110,56 @@ class Summary:
         return next((monitor for monitor in MONITORS if rows and all(monitor in row.metrics for row in rows)), None)
 
     @cached_property
-    def best(self) -> list[Row]:
-        """The rows with the least mean of the monitor, or its loss where they are equal; several if that is equal too.
+    def criteria(self) -> list[str]:
+        """The criteria of the rows that have a mean, each once."""
+        return list(dict.fromkeys(row.criterion for row in self.rows if row.done))
 
-        A row of which a run diverged is among them only if all rows have such a run.
+    @property
+    def ranks_by_criterion(self) -> bool:
+        """Tell whether each criterion has a best row of its own: there are several, and the monitor is a loss."""
+        return len(self.criteria) > 1 and str(self.monitor).endswith("/loss")
+
+    @cached_property
+    def leading(self) -> list[Row]:
+        """The rows with the least mean of the monitor; if that is a loss, the least of each criterion.
+
+        A row of which a run diverged is among them only if all rows it is compared with have such a run.
         """
         rows = [row for row in self.rows if math.isfinite(row.mean(self.monitor))]
-        rows = [row for row in rows if not row.diverged] or rows
+        compared = _of_each_criterion(rows) if self.ranks_by_criterion else [rows]
+        return [row for some in compared for row in _least(_steady(some), self.monitor)]
+
+    @property
+    def tied(self) -> list[Row]:
+        """The leading rows that are equal to one they are compared with."""
+        compared = _of_each_criterion(self.leading) if self.ranks_by_criterion else [self.leading]
+        return [row for some in compared if len(some) > 1 for row in some]
+
+    @cached_property
+    def best(self) -> list[Row]:
+        """The leading rows; where they tie in an error, those with the least loss of each criterion."""
         loss = f"{str(self.monitor).partition('/')[0]}/loss"
-        ranks = [(row.mean(self.monitor), row.mean(loss)) for row in rows]
-        return [row for row, rank in zip(rows, ranks, strict=True) if rank == min(ranks)]
+        return [row for some in _of_each_criterion(self.leading) for row in _least(some, loss)]
+
+
+def _of_each_criterion(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows of each criterion, in their order."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.criterion].append(row)
+    return list(found.values())
+
+
+def _steady(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows of which no run diverged; all of them if there are no such rows."""
+    return [row for row in rows if not row.diverged] or rows
+
+
+def _least(rows: Sequence[Row], metric: str | None) -> list[Row]:
+    """Return the rows with the least mean of a metric, all of them if none has it; equal but for rounding is equal."""
+    means = [mean if math.isfinite(mean := row.mean(metric)) else math.inf for row in rows]
+    lowest = min(means, default=math.inf)
+    return [row for row, mean in zip(rows, means, strict=True) if math.isclose(mean, lowest, rel_tol=TIE)]
 
 
 def summarize(*folders: Path) -> Summary:
@@ -139,12 +184,18 @@ def summarize(*folders: Path) -> Summary:
     if len(set(names)) > 1:
         common = os.path.commonpath(names)
         keys = [{"sweep": os.path.relpath(name, common)} | own for name, own in zip(names, keys, strict=True)]
-    rows = [Row(own, groups[group]) for (group, _), own in zip(readable, keys, strict=True)]
+    rows = [Row(own, groups[group], _criterion_of(config)) for (group, config), own in zip(readable, keys, strict=True)]
     others = [run for run in runs if run.status != "done" and run not in lost]
     others += [
         RunRecord(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost
     ]
     return Summary(in_order(rows), others)
+
+
+def _criterion_of(config: Mapping[str, Any]) -> str:
+    """Return what a loss of a run means: the class and the options of its criterion, less its weight."""
+    options = {path: value for path, value in identity(config).items() if path.startswith("loss.")}
+    return json.dumps({path: value for path, value in options.items() if path != "loss.weight"}, sort_keys=True)
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

@@ -90,11 +90,25 @@ def form_for(numbers: Sequence[float]) -> str:
 def notes_of(summary: Summary) -> list[str]:
     """Return what a reader of the table has to know."""
     notes = ["Mean ± sample standard deviation over the n runs that ended well, of different seeds."]
-    if summary.best and summary.monitor:
-        by = f"* least {summary.monitor}"
-        notes.append(by + ("." if "validation" in summary.monitor else ", as there are no validation examples."))
+    notes += notes_on_best(summary)
     if any(row.diverged for row in summary.rows):
         notes.append("Runs that diverged are counted, but are in no mean.")
+    return notes
+
+
+def notes_on_best(summary: Summary) -> list[str]:
+    """Return by what the marked rows are the best, among which rows, and whether they tie."""
+    if not summary.best or summary.monitor is None:
+        return []
+    by = f"* least {summary.monitor}{' among the rows of each criterion' if summary.ranks_by_criterion else ''}"
+    notes = [by + ("." if "validation" in summary.monitor else ", as there are no validation examples.")]
+    if len(summary.criteria) > 1:
+        notes.append("Losses of different criteria cannot be compared.")
+    if tied := summary.tied:
+        undecided = all(row in summary.best for row in tied)
+        loss = f"{summary.monitor.partition('/')[0]}/loss{' of their criterion' if len(summary.criteria) > 1 else ''}"
+        marked = "all of them" if undecided else f"those with the least {loss}"
+        notes.append(f"{len(tied)} rows tie in {summary.monitor}: {marked} are marked.")
     return notes
 
 

@@ -43,13 +43,13 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
     composed = [composer.compose(lines) for lines in batch]
     if problems := [problem for each in composed for problem in problems_of(each)]:
         exit_with_problems(problems)
-    titles = _titles_of(batch)
+    titles = titles_of(batch)
     runs = [Run(each.values, each.overrides, title) for each, title in zip(composed, titles, strict=True)]
     add_to_list(runs)
     return runs
 
 
-def _titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
+def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
     """Return the overrides of each job that tell it from the others, such as "penalty.l2.weight=0.01 seed=1"."""
     shared = set(batch[0]).intersection(*batch)
     return [" ".join(line for line in lines if line not in shared) for lines in batch]

@@ -29,7 +29,7 @@ def train_in_launchers_process(config: DictConfig) -> float:
     add_to_list([run])
     if not run.needs_no_training:
         try:
-            _train_job(run)
+            train_job(run)
         except Busy as busy:
             print(busy, file=sys.stderr, flush=True)
         except Interrupted as interruption:
@@ -47,7 +47,7 @@ def train_in_own_process(run: Run, threads: int, parent: int) -> None:
         parent: process id of the sweep.
     """
     os.setpgid(0, 0)  # a Ctrl-C reaches the sweep alone, which hands it on
-    _die_with(parent)
+    die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -59,14 +59,14 @@ def train_in_own_process(run: Run, threads: int, parent: int) -> None:
     os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
     os.dup2(log, 2)
     try:
-        _train_job(run)
+        train_job(run)
     except Busy:
         sys.exit(BUSY)
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the system kill this process as soon as its parent is gone, so that its lock is released."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -74,7 +74,7 @@ def _die_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _train_job(run: Run) -> None:
+def train_job(run: Run) -> None:
     """Train, with all lines in the job's log alone; an error, or a call of sys.exit, becomes a status there.
 
     Raises:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 300  # then a run that does not end is killed
@@ -94,10 +94,10 @@ def serve() -> None:
     import matplotlib.backends.backend_agg  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
-    from runner.sweep.job import _die_with as die_with
 
     import runner.config.command_line
     import runner.run  # noqa: F401
+    from runner.sweep.job import die_with
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -108,7 +108,7 @@ def serve() -> None:
             answer = int(os.waitid(os.P_PID, request["running"], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None)
         elif (answer := os.fork()) == 0:
             die_with(os.getppid())  # what a failed test has left
-            begin(**request)
+            sys.exit(begin(**request))  # an end like any: joblib stops its idle workers there
         print(answer, file=answers, flush=True)
 
 
@@ -133,8 +133,8 @@ def begin(
     environment: dict[str, str] | None = None,
     code: str | None = None,
     **faults: Any,
-) -> NoReturn:
-    """Be `train.py` in this process.
+) -> int:
+    """Be `train.py` in this process, and return its exit code.
 
     Args:
         arguments: of its command line.
@@ -167,10 +167,7 @@ def begin(
         status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
     except BaseException:
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    return status
 
 
 def instrument(

@@ -20,7 +20,7 @@ def start(directory: Path, resume_at: int | None = None, history: list[dict[str,
 def epochs(recorder: Recorder, first: int, last: int, factor: float = 1.0) -> None:
     """Record some epochs: the losses of ten examples, and two numbers that tell the epoch and the factor."""
     for epoch in range(first, last + 1):
-        recorder.record_losses(epoch, "train", factor * torch.arange(10.0))
+        recorder.record_histogram(epoch, "losses/train", factor * torch.arange(10.0))
         recorder.record_scalars(epoch, {"train/loss": factor / epoch, "validation/error": factor * epoch})
 
 
