@@ -232,7 +232,7 @@ def margins(
     options = {"top_k": 2, "eps": 0.01, **options}
     distances = definitions.distances(judge, layers, **options)
     found = np.sort(np.asarray(jax.jit(distances)(judge.derivatives)).ravel())
-    low, gamma = 0.5 * (found[2] + found[3]), 0.5 * (found[-3] + found[-4])
+    low, gamma = 0.3 * found[2] + 0.7 * found[3], 0.3 * found[-3] + 0.7 * found[-4]  # not a mean of two: that is one
     assert low < gamma
     assert gamma > 0
     ours: Any = {"aggregation": aggregation, "gamma": gamma, "alpha": 1 - low / gamma, **options}
