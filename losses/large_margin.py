@@ -71,7 +71,7 @@ class LargeMargin(Penalty):
         aggregation: Aggregation = "min_distance",
         norm: float | Literal["inf"] = 2,
         differentiate_norm: bool = True,
-        gamma: float = 10.0,
+        gamma: float = 5.0,
         alpha: float = 4.0,
         eps: float = 1e-6,
     ) -> None:
