@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import losses
+from data import Split
 from losses import EagerForward, FunctionalForward, Penalty
 from runner.compatibility import value_of
 
@@ -280,26 +281,11 @@ def test_attention(name: str) -> None:
 @pytest.mark.parametrize("name", FORWARD_MODE)
 def test_what_torch_cannot_differentiate_is_told_before_training(name: str) -> None:
     model, (inputs, targets) = transformer()
-    components: Any = SimpleNamespace(
-        model=model,
-        criterion=CRITERION,
-        device=torch.device("cpu"),
-        dataset=SimpleNamespace(train=Batches(inputs, targets)),
-    )
+    dataset: Any = SimpleNamespace(train=Split(inputs, targets))
     with pytest.raises(ValueError, match=r"^torch cannot differentiate this model as the penalty needs it: one of the"):
-        value_of(PENALTIES[name][0]("0"), components)
-    assert value_of(losses.InputGradient(), components) > 0
+        value_of(PENALTIES[name][0]("0"), model, CRITERION, dataset)
+    assert value_of(losses.InputGradient(), model, CRITERION, dataset) > 0
     assert model.training
-
-
-class Batches:
-    """Inputs and targets, by indices."""
-
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        self.inputs, self.targets = inputs, targets
-
-    def __getitem__(self, indices: slice) -> Batches:
-        return Batches(self.inputs[indices], self.targets[indices])
 
 
 # --- random architectures ---

@@ -15,7 +15,6 @@ from support.states import assert_same, timeless
 from runner.run import train_run
 from runner.storage import checkpoint
 
-Command = Callable[..., Any]
 Composed = Callable[..., Any]
 
 # With a model that draws by itself and a penalty that draws: all streams of random numbers are in use.
@@ -61,12 +60,9 @@ def ended(composed: Composed, tmp_path: Path) -> Callable[..., Any]:
     return trained
 
 
-def test_same_bits_alone_in_another_process_and_in_a_sweep(
-    command: Command, forks: Forks, tmp_path: Path, ended: Any
-) -> None:
+def test_same_bits_alone_in_another_process_and_in_a_sweep(forks: Forks, tmp_path: Path, ended: Any) -> None:
     line = (*OWN, *SHORT, *DRAWING, *QUIET)
-    alone = command(*line, "name=alone")
-    assert alone.returncode == 0, alone.stderr
+    assert forks.run(*line, "name=alone") == 0, forks.said()
     assert forks.run("-m", *line, "name=sweep", "seed=1,0", "sweep.n_jobs=2") == 0, forks.said()
     (directory,) = (tmp_path / "runs" / "alone").iterdir()
     torch.rand(7)  # this process has drawn numbers, the other has not
@@ -99,7 +95,7 @@ def test_another_seed_differs_in_every_way(ended: Callable[..., Any], seed: int)
 
 
 def test_each_stream_of_random_numbers_has_a_seed_of_its_own(composed: Composed) -> None:
-    from runner.build import stream_seed
+    from runner.seeds import stream_seed
 
     purposes = [("init",), ("penalty",), ("model",), *(("order", epoch) for epoch in range(100)), ("probe", "noise")]
     seeds = {stream_seed(seed, *purpose) for seed in range(100) for purpose in purposes}
@@ -109,10 +105,10 @@ def test_each_stream_of_random_numbers_has_a_seed_of_its_own(composed: Composed)
 def test_resumed_with_other_threads_warns(composed: Composed, capsys: pytest.CaptureFixture[str]) -> None:
     directory = composed(*SHORT, *QUIET)
     train_run(directory)
-    directory.result_path.unlink()
+    (directory.path / "result.json").unlink()
     train_run(directory)
     assert "threads after" not in capsys.readouterr().out
-    directory.result_path.unlink()  # a finished run is not trained again
+    (directory.path / "result.json").unlink()  # a finished run is not trained again
     try:
         train_run(composed(*SHORT, *QUIET, "threads=2"))
     finally:
@@ -128,7 +124,7 @@ def test_resumed_on_another_device_warns(composed: Composed, capsys: pytest.Capt
     ends = []
     for _ in range(2):
         train_run(directory)
-        directory.result_path.unlink()
+        (directory.path / "result.json").unlink()
         state = checkpoint.load(directory.path)
         assert state
         loop = {**state["loop"], "device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8), "epoch": 1}
@@ -136,7 +132,7 @@ def test_resumed_on_another_device_warns(composed: Composed, capsys: pytest.Capt
             path.unlink()
         checkpoint.save(directory.path, {**state, "loop": loop}, step=4)
         train_run(directory)
-        directory.result_path.unlink()
+        (directory.path / "result.json").unlink()
         assert "warning: resumed on cpu after cuda" in capsys.readouterr().out
         ends.append(checkpoint.load(directory.path)["loop"]["model"])  # type: ignore[index]
         for path in checkpoint.checkpoints(directory.path):

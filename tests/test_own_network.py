@@ -69,7 +69,7 @@ def test_a_network_of_ones_own_trains_with_a_penalty_on_its_layers(
         ("{_target_: mine.Pair, hidden: 7}", "model: its outputs for 2 examples are a tuple instead of a tensor of"),
         ("{_target_: mine.Broken, hidden: 7}", "model: it does not take 1x28x28 inputs: AttributeError: 'Broken' obj"),
         ("{_target_: mine.system, command: touch touched}", "'mine.system' must be a class or function defined in m"),
-        ("null", "model.network must be {_target_: package.Class, and its arguments}, got None"),
+        ("null", "model: network must be {_target_: package.Class, and its arguments}, got None"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(

@@ -191,7 +191,7 @@ def test_a_value_that_is_not_one_number_for_each_example_is_refused(objective_wi
 def test_a_proximal_penalty_takes_no_every(composed: Callable[..., Any]) -> None:
     from runner.build import build
 
-    with pytest.raises(ConfigError, match=r"penalty\.l1\.every must be 1 for a proximal penalty, got 2"):
+    with pytest.raises(ConfigError, match=r"penalty\.l1: every must be 1 for a proximal penalty, got 2"):
         build(composed("penalty=l1", "penalty.l1.every=2").config)
 
 

@@ -25,7 +25,7 @@ from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 from runner.storage.directory import locked
 from runner.sweep import members
-from runner.sweep.conclude import titles_of
+from runner.sweep.conclude import _final_status, titles_of
 from runner.sweep.job import train_job
 
 
@@ -281,6 +281,12 @@ def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
     assert all(result["status"] == "done" for result in sweeps.results().values())
 
 
+def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert _final_status(tmp_path) == "busy"
+    assert _final_status(tmp_path) == "failed"  # nobody has it, and it left no result
+
+
 SEARCH = (
     *TINY,
     "hydra/sweeper=optuna_tpe",
@@ -324,7 +330,7 @@ def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
 
 def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
     """Submitit's signal before a preemption: the state is saved at once, and its next sitting goes on from there."""
-    process = sweeps.start(*LONG, "epochs=5000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600")
+    process = sweeps.start(*LONG, "epochs=3000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600")
     sweeps.wait_until(lambda: sweeps.paths("train", "checkpoint-*.pt"), process)
     jobs = [child for child in psutil.Process(process).children(recursive=True) if is_job(child)]
     assert len(jobs) == 1

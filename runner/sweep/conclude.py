@@ -99,8 +99,8 @@ def _prepare_environment() -> None:
 
 def _final_status(path: Path) -> str:
     """Return how a run stands after the sweep; one whose process died without a record is recorded as failed."""
-    try:
-        if read_json(path / "result.json")["status"] != Status.RUNNING:
+    try:  # another process may have begun the run and written no result yet
+        if (path / "result.json").exists() and read_json(path / "result.json")["status"] != Status.RUNNING:
             return str(read_json(path / "result.json")["status"])
         with locked(path):
             result = read_json(path / "result.json")  # the other process may have ended just now

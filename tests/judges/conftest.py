@@ -29,11 +29,15 @@ PACKAGES = ("torch", "torchvision", "jax", "scikit-learn", "statsmodels", "foolb
 HEAD = """\
 # Is it right?
 
-What other people's code says of ours. Differences are relative: of the value to the judge's value, and of the gradient
-by all parameters to the judge's, in Euclidean norm; the largest of the cases. In float64, unless said otherwise.
+What other people's code says of ours: a judge computes the same number from the definition, and the table has the
+largest difference over some cases. Differences are relative to the judge: of the value, and of the gradient by all
+parameters, in Euclidean norm. In float64, where `tests/judges/` demands at most {tolerance:g}, unless float32 is said.
+The networks of JAX are those of `tests/judges/networks.py`; the penalties, `tests/judges/definitions.py`. Both
+`losses.EagerForward` and `losses.FunctionalForward` are compared with JAX.
 
-Written by `{command}` on {date}, with {versions} on {machine}. The tests are in `tests/judges/`;
-each demands at most {tolerance:g} in float64.
+Written by `{command}` on {date}, with
+{versions}
+on {machine}.
 
 | method | judge | cases | value | gradient |
 |---|---|---|---|---|
@@ -74,7 +78,7 @@ def heading() -> str:
 
 
 def line(method: str, judge: str, rows: list[dict[str, Any]]) -> str:
-    cases = ", ".join(sorted({row["case"] for row in rows}))
+    cases = "; ".join(sorted({row["case"] for row in rows}))
     value, gradient = (largest([row[kind] for row in rows]) for kind in ("value", "gradient"))
     return f"| {method} | {judge} | {cases} | {value} | {gradient} |\n"
 

@@ -46,7 +46,7 @@ class Judge:
         by = {name: rows.reshape(len(rows), -1) for name, rows in {"inputs": by_inputs, **by_layers}.items()}
 
         small = [name for name in self.case.layers if shapes[name].size * x.size <= 100_000]
-        of = jax.jacrev(lambda x: {name: activations(net, w, x, masks)[name].ravel() for name in small})(x)
+        of = {name: jax.jacrev(lambda x, name=name: activations(net, w, x, masks)[name].ravel())(x) for name in small}
         of = {name: rows.reshape(len(rows), -1) for name, rows in of.items()}
         return Derivatives(shapes["outputs"], by, {**of, "outputs": by["inputs"]})
 

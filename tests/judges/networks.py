@@ -295,7 +295,9 @@ def normed() -> Case:
     ).double()
     train = normal(9, 3, 20, 40, seed=3)
     tangents = Tangents().fit(train, offset=0.4, scale=1.7)
-    case = classification("batch norm, frozen", model, normed_convnet, (3, 20, 40), ("gelu1", "gelu2"), tangents)
+    case = classification(
+        "frozen batch norm, 3x20x40", model, normed_convnet, (3, 20, 40), ("gelu1", "gelu2"), tangents
+    )
     freeze_batch_norm(model, train)
     case.net = partial(normed_convnet, statistics=statistics_of(case.weights, train.numpy()))
     return case
@@ -318,7 +320,7 @@ def regression() -> Case:
     model = MLP(input_shape=(5,), outputs=3, widths=[7, 6], activation="softplus").double()
     tangents = Given(normal(2, 4, 5, seed=2), normal(2, 4, 3, seed=3))
     return Case(
-        "regression, 5 inputs and 3 outputs",
+        "regression 5 to 3",
         model,
         partial(mlp, activation="softplus", hidden=2),
         normal(4, 5),
@@ -332,7 +334,7 @@ def regression() -> Case:
 def curve() -> Case:
     model = MLP(input_shape=(1,), outputs=2, widths=[7, 6], activation="tanh").double()
     return Case(
-        "regression, 1 input and 2 outputs",
+        "regression 1 to 2",
         model,
         partial(mlp, activation="tanh", hidden=2),
         normal(4, 1),
@@ -345,7 +347,7 @@ def curve() -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "mlp": lambda: classification(
-        "mlp, tabular",
+        "mlp on tabular data",
         MLP(input_shape=(6,), outputs=4, widths=[8, 7], activation="relu"),
         partial(mlp, activation="relu", hidden=2),
         (6,),
@@ -359,15 +361,17 @@ CASES: dict[str, Callable[[], Case]] = {
         ("relu1", "relu3"),
     ),
     "sequence": lambda: classification(
-        "1-D convnet, sequences",
+        "1-D convnet on sequences",
         Convnet(input_shape=(3, 18), outputs=4, channels=[6, 8], norm="group", activation="silu"),
         sequence_convnet,
         (3, 18),
         ("silu1", "pool2"),
     ),
     "batch_norm": normed,
-    "residual": lambda: classification("residual", Residual(), residual, (1, 9, 9), ("stem", "tanh1")),
-    "in_place": lambda: classification("in-place layers", InPlace(), in_place, (3, 10, 20), ("conv1", "conv2")),
+    "residual": lambda: classification("residual net", Residual(), residual, (1, 9, 9), ("stem", "tanh1")),
+    "in_place": lambda: classification(
+        "in-place layers, 3x10x20", InPlace(), in_place, (3, 10, 20), ("conv1", "conv2")
+    ),
     "shared": lambda: classification("shared module", Shared(), shared, (6,), ("fc1", "last")),
     "dropout": with_dropout,
     "regression": regression,

@@ -46,7 +46,6 @@ def large_margin(model: nn.Module, x: Tensor, target: Tensor, direction: Tensor)
     return GAMMA - distance.clamp(GAMMA * (1 - ALPHA), GAMMA)
 
 
-pytestmark = pytest.mark.xdist_group("resnet")
 ROWS: list[tuple[str, Penalty, Callable[..., Tensor]]] = [
     ("Jacobian, 1 rademacher", Jacobian(), jacobian),
     ("input gradient", InputGradient(), input_gradient),
