@@ -205,13 +205,13 @@ ROWS = [
 def test_value_and_gradient(name: str, judged: Callable[..., None]) -> None:
     """All in one test, so that one process compiles the derivatives of a network."""
     judge = Judge(case_of(name))
-    for row in ROWS:
-        if row.suits(judge):
-            found = judge.value_and_gradient(row.theirs(judge))
-            judged(row.method, "JAX", judge.case.name, *differences(judge.case, row.ours(judge.case), *found))
-    for differentiate_norm in (False, True) if judge.case.has_classes else ():
-        options = {"scores": "probability", "norm": 2, "differentiate_norm": differentiate_norm}
-        margins(judge, judged, layers=("inputs", *judge.case.layers), aggregation="min_distance", **options)
+    rows = [row for row in ROWS if row.suits(judge)]
+    expected = judge.values_and_gradients([row.theirs(judge) for row in rows])
+    for row, found in zip(rows, expected, strict=True):
+        judged(row.method, "JAX", judge.case.name, *differences(judge.case, row.ours(judge.case), *found))
+    if judge.case.has_classes:
+        options = {"layers": ("inputs", *judge.case.layers), "aggregation": "min_distance", "scores": "probability"}
+        compare_margins(judge, judged, [{**options, "norm": 2, "differentiate_norm": flag} for flag in (False, True)])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -224,32 +224,40 @@ def test_weight_gradient(name: str, judged: Callable[..., None]) -> None:
 # --- large margin ---
 
 
-def margins(
-    judge: Judge, judged: Callable[..., None], *, layers: tuple[str, ...], aggregation: str, **options: Any
-) -> None:
-    """Compare with a margin and a clip that some distances lie below, some between, some above."""
-    options = {"top_k": 2, "eps": 0.01, **options}
-    distances = definitions.distances(judge, layers, **options)
-    found = np.sort(np.asarray(jax.jit(distances)(judge.derivatives)).ravel())
-    low, gamma = 0.3 * found[2] + 0.7 * found[3], 0.3 * found[-3] + 0.7 * found[-4]  # not a mean of two: that is one
+def compare_margins(judge: Judge, judged: Callable[..., None], options: list[dict[str, Any]]) -> None:
+    """Compare with margins and clips that some distances lie below, some between, some above."""
+    options = [{"top_k": 2, "eps": 0.01, **option} for option in options]
+    distances = [
+        definitions.distances(judge, **{name: value for name, value in option.items() if name != "aggregation"})
+        for option in options
+    ]
+    found = jax.jit(lambda derivatives: [function(derivatives) for function in distances])(judge.derivatives)
+    options = [{**option, **clip_amid(np.asarray(values))} for option, values in zip(options, found, strict=True)]
+    theirs = [
+        definitions.large_margin(function, option["aggregation"], option["gamma"], option["alpha"])
+        for function, option in zip(distances, options, strict=True)
+    ]
+    for option, expected in zip(options, judge.values_and_gradients(theirs), strict=True):
+        what = f"large margin, norm {'differentiated' if option['differentiate_norm'] else 'held constant'}"
+        ours = differences(judge.case, LargeMargin(**option), *expected)
+        judged(what, "JAX", judge.case.name, *ours)
+
+
+def clip_amid(distances: np.ndarray) -> dict[str, float]:
+    """Return gamma and alpha with three distances below the clip and three above; no mean of two is an end of it."""
+    found = np.sort(distances.ravel())
+    low, gamma = 0.3 * found[2] + 0.7 * found[3], 0.3 * found[-3] + 0.7 * found[-4]
     assert low < gamma
     assert gamma > 0
-    ours: Any = {"aggregation": aggregation, "gamma": gamma, "alpha": 1 - low / gamma, **options}
-    theirs = definitions.large_margin(distances, aggregation, gamma, ours["alpha"])
-    expected = judge.value_and_gradient(theirs)
-    what = "norm differentiated" if options["differentiate_norm"] else "norm held constant"
-    found = differences(judge.case, LargeMargin(layers=layers, **ours), *expected)
-    judged(f"large margin, {what}", "JAX", judge.case.name, *found)
+    return {"gamma": gamma, "alpha": 1 - low / gamma}
 
 
 def test_large_margin_in_all_its_options(judged: Callable[..., None]) -> None:
-    judge = Judge(case_of("dropout"))
     aggregations = ("min_distance", "sum_of_hinges", "mean_distance")
-    for scores, aggregation, norm, differentiate_norm in product(
-        definitions.SCORES, aggregations, definitions.DUAL_NORMS, (False, True)
-    ):
-        options = {"scores": scores, "norm": norm, "differentiate_norm": differentiate_norm}
-        margins(judge, judged, layers=("inputs", "gelu1"), aggregation=aggregation, **options)
+    names = ("scores", "aggregation", "norm", "differentiate_norm")
+    choices = product(definitions.SCORES, aggregations, definitions.DUAL_NORMS, (False, True))
+    options = [{"layers": ("inputs", "gelu1"), **dict(zip(names, choice, strict=True))} for choice in choices]
+    compare_margins(Judge(case_of("dropout")), judged, options)
 
 
 # --- penalties on the weights: values, and proximal steps by their optimality ---
