@@ -610,6 +610,7 @@ def test_there_is_a_config_file_for_every_source():
     assert targets == {f"data.{name}" for name in data.__all__ if hasattr(getattr(data, name), "load")}
 
 
+@pytest.mark.process
 def test_small_sources_import_nothing_slow():
     code = "import sys, data; data.Line().load(); print({'torchvision', 'sklearn'} & {*sys.modules})"
     root = Path(__file__).parents[1]
