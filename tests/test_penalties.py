@@ -676,3 +676,11 @@ def test_config_gives_every_option_of_its_class(path: Path) -> None:
     proximal_only = {"every"} if penalty == "ElasticNet" else set()
     assert set(options) == {*own, *COMMON["penalty"]} - proximal_only
     assert all(option.kind is option.KEYWORD_ONLY for option in own.values())
+
+
+@pytest.mark.parametrize("noise", ["rademacher", "sphere", "orthonormal"])
+def test_as_many_directions_as_outputs_are_exact(noise: str) -> None:
+    problem = smooth_problem()
+    penalty = losses.Jacobian(projections=3, noise=noise)
+    value, _ = evaluated(penalty, forward_of(problem, penalty))
+    torch.testing.assert_close(value, jacobian_oracle(problem), rtol=1e-12, atol=0)
