@@ -23,6 +23,7 @@ from losses import (
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["conv", "relu"]
+from losses.passes import TorchDraws
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -371,3 +372,14 @@ def test_stacked_models_are_worth_what_each_is_alone() -> None:
             torch.testing.assert_close(values[index], alone, rtol=1e-10, atol=1e-12)
             expected = torch.autograd.grad(alone, forward.params["conv.weight"])[0]
             torch.testing.assert_close(gradients["conv.weight"][index], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_gpus_draws_are_those_of_the_first_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the inputs were on a GPU, whose generator has a state of its own."""
+    state = {"cuda:1": "first"}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state[str(device)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: state.update({str(device): value}))
+    draws = TorchDraws(torch.device("cuda:1"))
+    state["cuda:1"] = "moved on"
+    draws.restore()
+    assert state == {"cuda:1": "first"}
