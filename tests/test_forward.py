@@ -20,10 +20,10 @@ from losses import (
     Tangent,
     TangentProp,
 )
+from losses.passes import TorchDraws
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["conv", "relu"]
-from losses.passes import TorchDraws
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
