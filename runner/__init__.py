@@ -33,6 +33,7 @@ Rooms beside it:
         directory      a run and its directory: result, config, lock
         identity       the run's id, and the name of its directory; what does not count for them
         status         the states of a run
+        members        which runs belong to a sweep, and what each is there for
         checkpoint     states that are whole and verified, or not used
         atomic         files written whole or not at all
         provenance     versions, commit, device
@@ -50,10 +51,14 @@ Rooms beside it:
         settings       which keys tell the groups apart: the table's first columns
         runs           what can be read of a run's directory
         table          the table's columns, on the terminal, as Markdown and as CSV
-        figure, axis   the picture
+        compare        differences to a baseline: pairs, intervals, Holm's correction
+        answer         the same in words
+        figure, axis   the picture of a metric against what was swept
+        forest         the picture of the differences
+        trials         the picture of the trials, each arm over its weight
     sweep/         many runs, each a job
         conclude       before a sweep and after it: configs checked, statuses, exit code
-        members        which runs belong to a sweep
+        arms           several grids in one sweep: weights tried, then compared on fresh seeds
         pool           jobs in processes of their own, some at a time
         job            one job, under any launcher
         overview       what a user sees of a sweep

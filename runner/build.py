@@ -99,7 +99,9 @@ def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems
     for name, node in sorted(config["penalty"].items()):
         with problems.at(f"penalty.{name}"):
             penalty = construct(own_options(node, "penalty"), dataset)
-            terms.append(Term(name, penalty, **common_options(node, "penalty")))
+            options = common_options(node, "penalty")
+            options.pop("weight_range", None)  # a sweep's
+            terms.append(Term(name, penalty, **options))
     return terms
 
 

@@ -259,6 +259,7 @@ class Session:
             "epoch": self.loop.epoch,
             "epochs": self.config["epochs"],
             "seed": self.config["seed"],
+            "data_seed": self.config["data"]["seed"],
             **numbers,
             **{f"best/{key}": value for key, value in self.best.items()},
             "best/by": self.monitor,

@@ -59,8 +59,15 @@ mapping = _Rule("a mapping of names to options", lambda value: isinstance(value,
 
 not_negative = number("a finite number of at least 0", lambda value: value >= 0)
 positive = number("a finite number above 0", lambda value: value > 0)
+number_range = _Rule(
+    "two numbers above 0, the least first",
+    lambda value: (
+        isinstance(value, list) and len(value) == 2 and all(map(positive.accepts, value)) and value[0] < value[1]
+    ),
+)
+
 RULES = (  # a rule, and the keys that it holds for
-    (whole(0), "seed data.seed"),
+    (whole(0), "seed data.seed sweep.trials"),
     (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every"),
     (_optional(whole(0)), "evaluate_every data.validation_size"),
     (_optional(whole(1)), "threads data.train_size optimizer.max_eval sweep.n_jobs"),
@@ -75,8 +82,12 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(text), "objective_metric"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
-    (mapping, "penalty penalty.* probe probe.* sweep"),
-    (_optional(mapping), "optimizer.groups"),
+    (mapping, "penalty penalty.* probe probe.* sweep sweep.arms.*"),
+    (_optional(mapping), "optimizer.groups sweep.arms sweep.ranges"),
+    (number_range, "penalty.*.weight_range"),
+    (each(whole(0)), "sweep.tuning_seeds"),
+    (_optional(text), "sweep.baseline sweep.arm"),
+    (_optional(choice("trial", "comparison")), "sweep.stage"),
     (choice("auto", "cpu", "cuda"), "device"),
     (choice("fp32", "bf16"), "precision"),
     (choice("batch", "frozen"), "batch_norm"),

@@ -16,7 +16,7 @@ from runner.config.check import exit_with_problems, problems_of
 from runner.config.compose import composed_by_hydra
 from runner.config.tree import as_yaml
 from runner.storage.atomic import read_json, write_atomic, write_json
-from runner.storage.identity import directory_name, identity, ids
+from runner.storage.identity import SEEDS, directory_name, identity, ids
 from runner.storage.status import ENDED, FINISHED, Status
 
 
@@ -50,7 +50,8 @@ class Run:
     @cached_property
     def group_name(self) -> str:
         """The directory's name that the first seed would have, with the id of the group."""
-        return directory_name({**self.config, "seed": 0}, self.group_id)
+        first = {**self.config, "seed": 0, "data": {**self.config["data"], "seed": 0}}
+        return directory_name(first, self.group_id)
 
     @property
     def hparams(self) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class Run:
 
         The names of the penalties stand first: TensorBoard shows few columns, and those that differ.
         """
-        left_out = ("seed", "penalty", "probe")
+        left_out = (*SEEDS, "penalty", "probe")
         leaves = {path: value for path, value in identity(self.config).items() if path not in left_out}
         plain = {
             path: value if isinstance(value, int | float | str) else as_yaml(value) for path, value in leaves.items()

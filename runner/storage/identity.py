@@ -18,9 +18,10 @@ from runner.config.conf_files import GROUPS, NAMED, SINGLE, chosen_options, defa
 from runner.config.tree import as_yaml, walk
 
 RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
-SWEEPING = ("sweep.n_jobs", "sweep.on_error", "sweep.retry_failed")
 WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
-NOT_IDENTITY = (*RECORDING, *SWEEPING, *WHERE)  # keys that cannot change a result
+NOT_IDENTITY = (*RECORDING, *WHERE)  # keys that cannot change a result
+OF_A_SWEEP = re.compile(r"sweep\.|penalty\.[^.]+\.weight_range")  # nor can these: they tell which runs there are
+SEEDS = ("seed", "data.seed")  # of a run, and of its data's split and noise: what the runs of a group differ in
 FIRST = ("penalty", "seed", "optimizer", "model", "data")  # in a directory's name; the other keys follow
 LONGEST_NAME = 100
 
@@ -31,7 +32,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         path: int(value) if isinstance(value, float) and value.is_integer() else value
         for path, value in leaves.items()
-        if path not in NOT_IDENTITY
+        if path not in NOT_IDENTITY and not OF_A_SWEEP.match(path)
     }
 
 
@@ -60,9 +61,9 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 
 def ids(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the id of a run, and the id of its group, which is the same for all seeds."""
+    """Return the id of a run, and the id of its group, which is the same for all seeds, those of the data included."""
     leaves = identity(config) | _data_contents(config)
-    return digest(leaves), digest({path: value for path, value in leaves.items() if path != "seed"})
+    return digest(leaves), digest({path: value for path, value in leaves.items() if path not in SEEDS})
 
 
 def directory_name(config: Mapping[str, Any], run_id: str) -> str:
