@@ -23,6 +23,7 @@ from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, members
 from runner.storage.directory import locked
+from runner.storage.members import Member
 from runner.sweep.conclude import _final_status, titles_of
 from runner.sweep.job import train_job
 
@@ -277,7 +278,7 @@ def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
 def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> None:
     with locked(tmp_path):
         assert _final_status(Member(tmp_path)) == "busy"
-    assert _final_status(tmp_path) == "failed"  # nobody has it, and it left no result
+    assert _final_status(Member(tmp_path)) == "failed"  # nobody has it, and it left no result
 
 
 SEARCH = (
