@@ -30,7 +30,7 @@ def _table_of(summary: Summary, found: Sequence[Difference]) -> list[str]:
     lines = []
     for each in found:
         interval, (n, p) = each.interval, (each.n, each.p)
-        ends = "" if math.isnan(interval.low) else f"[{interval.low:+{form}}, {interval.high:+{form}}]"
+        ends = "(no interval)" if math.isnan(interval.low) else f"[{interval.low:+{form}}, {interval.high:+{form}}]"
         again = f"  bootstrap [{each.bootstrap[0]:+{form}}, {each.bootstrap[1]:+{form}}]" if each.bootstrap else ""
         p_value = "" if math.isnan(p) else f"  p={p:.2g}"
         mark = "*" if each.is_different else " "

@@ -20,6 +20,7 @@ from runner.summary.settings import BLANK, as_typed, is_number, sort_key
 
 COLORS = {"train": "#7f7f7f", "validation": "#1f77b4", "test": "#d95f02"}
 OTHER = "#1f77b4"
+STYLES = {"train": "s:", "validation": "^--", "test": "o-"}  # marker and line, to be told apart in grey
 MOST_ROWS = 60  # of the picture with a row for each group: more could not be read
 LONGEST_LABEL = 48
 
@@ -73,7 +74,7 @@ def draw_lines(axes: Axes, summary: Summary, metric: str) -> None:
         x = [places[row.typed(column)] for row in rows]
         means = [row.metrics[name].mean for row in rows]
         deviations = [0.0 if math.isnan(d := row.metrics[name].deviation) else d for row in rows]
-        axes.plot(x, means, "o-", color=color, markersize=4, label=name, zorder=3)
+        axes.plot(x, means, style_of(name), color=color, markersize=4, label=name, zorder=3)
         low, high = ([m + s * d for m, d in zip(means, deviations, strict=True)] for s in (-1, 1))
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         dots = [(place, value) for place, row in zip(x, rows, strict=True) for value in row.metrics[name].values]
@@ -84,6 +85,11 @@ def draw_lines(axes: Axes, summary: Summary, metric: str) -> None:
     axes.figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     axes.grid(axis="y", color="0.92")
     axes.figure.suptitle(caption(summary), fontsize=9)
+
+
+def style_of(metric: str) -> str:
+    """Return the marker and the line of a metric, by the part of the data that it is of."""
+    return STYLES.get(metric.partition("/")[0], "o-")
 
 
 def draw_dots(axes: Axes, dots: Sequence[tuple[float, float]], color: str) -> None:
@@ -139,7 +145,8 @@ def draw_rows(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str) ->
         means = [spread.mean for _, spread in found]
         deviations = [0.0 if math.isnan(spread.deviation) else spread.deviation for _, spread in found]
         y = [place for place, _ in found]
-        axes.errorbar(means, y, xerr=deviations, fmt="o", color=color, markersize=4, elinewidth=0.8, label=name)
+        marker = style_of(name)[0]
+        axes.errorbar(means, y, xerr=deviations, fmt=marker, color=color, markersize=4, elinewidth=0.8, label=name)
     axes.set_yticks(range(len(shown)), [label_with_failures(row, summary) for row in shown], fontsize=8)
     for tick, row in zip(axes.get_yticklabels(), shown, strict=True):
         tick.set_fontweight("bold" if row in summary.best else "normal")

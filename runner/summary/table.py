@@ -39,7 +39,7 @@ def columns_of(summary: Summary, metric: str | None) -> list[Column]:
     rows = summary.rows
     columns = [Column("", ["*" if row in summary.best else "" for row in rows], 0, False)]
     for key in summary.columns:
-        columns.append(Column(key, [row.typed(key) for row in rows], 0))
+        columns.append(Column(key, [row.typed(key) for row in rows], 0, is_number=key not in ("arm", "chosen")))
     columns.append(Column("n", [str(len(row.done)) for row in rows], 0))
     if any(row.diverged for row in rows):
         columns.append(Column("diverged", [str(row.diverged or "") for row in rows], 0))

@@ -48,16 +48,18 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
             print(f"{point.arm}: no trial ended well, so that it cannot be compared", file=sys.stderr, flush=True)
             continue
         if tried:
-            print(f"{point.arm}: {' '.join(choice)}{_warning(choice, point.ranges)}", flush=True)
+            print(f"{point.arm}: {' '.join(choice)}{_hint(choice, point.ranges)}", flush=True)
         jobs += point.comparison(choice)
     launch(jobs)
 
 
-def _warning(choice: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> str:
-    """Return a hint if a number that was chosen stands at an end of its range: the best one may lie beyond."""
-    ends = {f"{key}={_between(low, high, end)}" for key, (low, high) in ranges.items() for end in (0, 1)}
-    at_end = [line.partition("=")[0] for line in choice if line in ends]
-    return f" (at an end of the range of {' and '.join(at_end)}: widen it)" if at_end else ""
+def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> str:
+    """Return what it means if a number that was chosen stands at an end of its range."""
+    hints = {}
+    for key, (low, high) in ranges.items():
+        hints[f"{key}={_between(low, high, 1)}"] = "the largest of its range: widen it"
+        hints[f"{key}={_between(low, high, 0)}"] = "the least of its range: larger ones were worse on validation"
+    return "".join(f" ({hints[line]})" for line in choice if line in hints)
 
 
 @dataclass
