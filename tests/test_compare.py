@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,7 +259,7 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
 
 @pytest.mark.process
 def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> None:
-    tiny = [*(line for line in TINY if not line.startswith("data=")), "data=sine", "epochs=3"]
+    tiny = ["data=sine", *TINY[1:], "epochs=3"]
     arms = "sweep.arms={none:{penalty:none},l2:{penalty:l2},both:{penalty:[l2,jacobian]}}"
     line = [*tiny, arms, "sweep.trials=2", "seed=range(3)"]
     said = sweeps.run(*line)
@@ -273,6 +275,32 @@ def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> N
     again = sweeps.run_without_torch(*line)  # all of it is done
     assert said[said.index("Difference to") :] == again[again.index("Difference to") :]
     assert before == {path.name: path.read_bytes() for path in sweeps.folder.glob("runs/train/*.csv")}
+
+
+@pytest.mark.process
+def test_a_sweep_of_arms_killed_in_both_stages_ends_in_the_same_table(sweeps: Sweeps) -> None:
+    arms = "sweep.arms={none:{penalty:none},l2:{penalty:l2},jacobian:{penalty:jacobian}}"
+    line = ["data=sine", *TINY[1:], "epochs=300", arms, "sweep.trials=2", "seed=range(2)"]
+
+    def numbers_in(name: str) -> pd.DataFrame:
+        frame = pd.read_csv(sweeps.folder / "runs" / name / "summary.csv")
+        return frame[~frame.metric.isin(["seconds", "time/examples_per_second"])]
+
+    sweeps.run(*line, name="whole")
+    for ended in (2, 10):  # of 8 trials, and of 6 runs after them
+        process = sweeps.start(*line, name="killed")
+        sweeps.wait_until(lambda ended=ended: _done(sweeps) >= ended, process)  # type: ignore[misc]
+        os.kill(process, signal.SIGKILL)
+        sweeps.wait(process)
+        assert _done(sweeps) < 14
+    said = sweeps.run(*line, name="killed")
+    assert "Difference to none" in said
+    pd.testing.assert_frame_equal(numbers_in("whole"), numbers_in("killed"), check_exact=True)
+
+
+def _done(sweeps: Sweeps) -> int:
+    """Return how many runs of the sweep `killed` have ended well."""
+    return sum(result["status"] == "done" for result in sweeps.results("killed").values())
 
 
 @pytest.mark.process
