@@ -280,7 +280,7 @@ def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> N
 @pytest.mark.process
 def test_a_sweep_of_arms_killed_in_both_stages_ends_in_the_same_table(sweeps: Sweeps) -> None:
     arms = "sweep.arms={none:{penalty:none},l2:{penalty:l2},jacobian:{penalty:jacobian}}"
-    line = ["data=sine", *TINY[1:], "epochs=300", arms, "sweep.trials=2", "seed=range(2)"]
+    line = ["data=sine", *TINY[1:], "epochs=100", arms, "sweep.trials=2", "seed=range(2)"]
 
     def numbers_in(name: str) -> pd.DataFrame:
         frame = pd.read_csv(sweeps.folder / "runs" / name / "summary.csv")
