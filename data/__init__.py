@@ -1,5 +1,6 @@
-"""Data sets as tensors on a device, and tangent vectors of images."""
+"""Data sets as tensors on a device, tangent vectors of images, and augmentations."""
 
+from data.augment import Adversarial, Augmentation, Distortion, GaussianNoise, Unchanged
 from data.dataset import Dataset, Raw, Split, prepare
 from data.files import DataError
 from data.npz import Npz
@@ -10,10 +11,14 @@ from data.tangents import Tangents
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "Adversarial",
+    "Augmentation",
     "DataError",
     "Dataset",
     "Digits",
+    "Distortion",
     "FashionMNIST",
+    "GaussianNoise",
     "Line",
     "Npz",
     "Plateaus",
@@ -21,5 +26,6 @@ __all__ = [
     "Sine",
     "Split",
     "Tangents",
+    "Unchanged",
     "prepare",
 ]

@@ -143,10 +143,10 @@ class Tangents:
             raise ValueError(f"derivatives must be null for images (invariances), got {self.derivatives}")
         names = list(self.names or FIELDS)
         height, width = inputs.shape[2:]
-        self._down, self._across = _filters(height, self.sigma, inputs), _filters(width, self.sigma, inputs)
-        coordinates = _coordinates(height, width, inputs)
+        self._down, self._across = filters(height, self.sigma, inputs), filters(width, self.sigma, inputs)
+        places = coordinates(height, width, inputs)
         fields = torch.tensor([FIELDS[name] for name in names]).to(inputs)
-        self._u, self._v = fields[:, 0] @ coordinates, fields[:, 1] @ coordinates
+        self._u, self._v = fields[:, 0] @ places, fields[:, 1] @ places
         self._thickness = torch.tensor([name == "thickness" for name in names]).to(inputs)
         self._has_thickness = "thickness" in names
         self.shape = tuple(inputs.shape[1:])
@@ -193,7 +193,7 @@ def _check(names: list[str] | None, sigma: float, derivatives: float | list[floa
             raise ValueError(f"derivatives must be finite, got {value}")
 
 
-def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
+def coordinates(height: int, width: int, like: Tensor) -> Tensor:
     """Return rows 1, X, Y, (3, H W), in pixels from the centre."""
     y = torch.arange(height).to(like) - (height - 1) / 2
     x = torch.arange(width).to(like) - (width - 1) / 2
@@ -201,7 +201,7 @@ def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack((torch.ones_like(grid_x), grid_x, grid_y)).flatten(1)
 
 
-def _filters(size: int, sigma: float, like: Tensor) -> tuple[Tensor, Tensor]:
+def filters(size: int, sigma: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return Gaussian smoothing and its derivative as matrices (size, size).
 
     Beyond the border the last pixel goes on: the background of a normalised image is not 0, so that zeros

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, prepare
+from data import Augmentation, Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
-from runner.compatibility import check_criterion, check_metric, check_penalty, value_of, warn_of_options
+from runner.compatibility import check_augment, check_criterion, check_metric, check_penalty, value_of, warn_of_options
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
@@ -34,6 +34,7 @@ class Components:
     probes: dict[str, Probe]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    augment: Augmentation
     device: torch.device
 
 
@@ -58,6 +59,8 @@ def build(config: Mapping[str, Any]) -> Components:
     problems.raise_if_any()  # the rest depends on these
     terms = _build_terms(config, dataset, problems)
     probes = _build_probes(config, dataset, problems)
+    with problems.at("augment"):
+        augment = construct(config["augment"]).fit(dataset)
     with problems.at("model"):
         model = _build_model(config, dataset, device)
     problems.raise_if_any()
@@ -66,7 +69,7 @@ def build(config: Mapping[str, Any]) -> Components:
     with problems.at("optimizer"):
         optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
-    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
+    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, augment, device)
     _check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
         with problems.at("batch_norm"):
@@ -79,6 +82,8 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
     """Raise ConfigError with a sentence for each component that does not fit the others; try each penalty."""
     with problems.at("loss"):
         check_criterion(components.criterion, components.model, components.dataset)
+    with problems.at("augment"):
+        check_augment(components.augment, components.model, components.criterion, components.dataset)
     with problems.at(""):
         check_metric(config, components.dataset)
     for term in components.terms:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data import Dataset
+from data import Augmentation, Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
 from runner.schedule import Schedule
@@ -39,6 +39,15 @@ def gives_log_probabilities(model: nn.Module, dataset: Dataset) -> bool:
     outputs = model(dataset.train.inputs[:2])
     model.train()
     return bool((outputs.exp().sum(1) - 1).abs().max() < 0.01)
+
+
+def check_augment(augment: Augmentation, model: nn.Module, criterion: Criterion, dataset: Dataset) -> None:
+    """Raise ValueError if an augmentation changes the shape of the inputs, tried on two examples."""
+    two = dataset.train[:2]
+    changed = augment(two, model, criterion, torch.Generator(two.inputs.device).manual_seed(0))
+    if changed.shape != two.inputs.shape:
+        shapes = f"{tuple(two.inputs.shape)} into {tuple(changed.shape)}"
+        raise ValueError(f"it must leave the shape of the inputs as it is, and turned {shapes}")
 
 
 def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:

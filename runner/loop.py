@@ -47,14 +47,15 @@ class Loop:
 
     Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the components' own states,
     the generators and the sums for the means of the epoch (`state_dict`). The order of the examples is a pure
-    function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions have a generator of
-    their own; torch's own generators serve what a model draws by itself (dropout).
+    function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions and
+    augmentation each have a generator of their own; torch's own serve what a model draws by itself (dropout).
     """
 
     def __init__(self, components: Components, config: dict[str, Any]) -> None:
         self.components, self.config = components, config
         self.params = [param for param in components.model.parameters() if param.requires_grad]
         self.generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "penalty"))
+        self.augment_generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "augment"))
         torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
         self.epoch, self.batch, self.checked = 0, 0, 0
@@ -98,11 +99,13 @@ class Loop:
         steps_done = self.epoch * self.steps_per_epoch + self.batch
         epoch = steps_done / self.steps_per_epoch
         due = [term for term in self.components.terms if term.is_due(steps_done)]
-        directions, draws = self.generator.get_state(), TorchDraws(self.components.device)
+        directions, changes = self.generator.get_state(), self.augment_generator.get_state()
+        draws = TorchDraws(self.components.device)
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            self.generator.set_state(directions)  # the same function in each trial: random directions and dropout
+            self.generator.set_state(directions)  # the same function in each trial: random numbers
+            self.augment_generator.set_state(changes)
             draws.restore()
             self.components.optimizer.zero_grad()
             total = torch.zeros((), device=self.components.device)
@@ -132,7 +135,8 @@ class Loop:
         """
         batch, penalties = self.components.dataset.train[indices], [term.penalty for term in terms]
         model, criterion = self.components.model, self.components.criterion
-        forward = EagerForward(model, criterion, batch.inputs, batch.targets, penalties, self.generator)
+        inputs = self.components.augment(batch, model, criterion, self.augment_generator)
+        forward = EagerForward(model, criterion, inputs, batch.targets, penalties, self.generator)
         objective = self.config["loss"]["weight"] * forward.losses.mean()
         for term in terms:
             value = term.penalty(forward).mean()
@@ -170,6 +174,7 @@ class Loop:
             "optimizer": self.components.optimizer.state_dict(),
             "device": device.type,
             "generator": self.generator.get_state(),
+            "augment_generator": self.augment_generator.get_state(),
             "torch_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
@@ -184,8 +189,11 @@ class Loop:
         self.components.optimizer.load_state_dict(state["optimizer"])
         if state["device"] == self.components.device.type:
             self.generator.set_state(state["generator"])
+            if "augment_generator" in state:  # not in those of before there was augmentation
+                self.augment_generator.set_state(state["augment_generator"])
         else:  # its state is of no use here: other directions, but reproducible ones
             self.generator.manual_seed(stream_seed(self.config["seed"], "penalty", self.epoch, self.batch))
+            self.augment_generator.manual_seed(stream_seed(self.config["seed"], "augment", self.epoch, self.batch))
         torch.set_rng_state(state["torch_generator"])
         if self.components.device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.components.device)

@@ -54,7 +54,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "logging.FileHandler": {"filename": "FILE"},
     "models.MLP.__init__.__globals__": {},
 }
-GROUPS = ("model", "data", "loss", "optimizer", "scheduler", "init")
+GROUPS = ("model", "data", "loss", "optimizer", "scheduler", "init", "augment")
 
 
 def said_by(check: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> list[str]:

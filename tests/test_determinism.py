@@ -97,7 +97,14 @@ def test_another_seed_differs_in_every_way(ended: Callable[..., Any], seed: int)
 def test_each_stream_of_random_numbers_has_a_seed_of_its_own(composed: Composed) -> None:
     from runner.seeds import stream_seed
 
-    purposes = [("init",), ("penalty",), ("model",), *(("order", epoch) for epoch in range(100)), ("probe", "noise")]
+    purposes = [
+        ("init",),
+        ("penalty",),
+        ("augment",),
+        ("model",),
+        *(("order", epoch) for epoch in range(100)),
+        ("probe", "noise"),
+    ]
     seeds = {stream_seed(seed, *purpose) for seed in range(100) for purpose in purposes}
     assert len(seeds) == 100 * len(purposes)
 

@@ -86,7 +86,7 @@ def test_every_tangent_is_tested():
 
 def test_shift_of_real_digits_follows_the_tangent(digits):
     tangents = data.Tangents(["translation_x", "translation_y"]).fit(digits)(digits)
-    smooth = data.tangents._filters(28, SIGMA, digits)[0]
+    smooth = data.tangents.filters(28, SIGMA, digits)[0]
     smoothed = smooth @ digits @ smooth.T
     for tangent, dim in zip(tangents, (3, 2), strict=True):
         difference = (smoothed.roll(-1, dim) - smoothed.roll(1, dim))[..., 2:-2, 2:-2].flatten(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-SINGLE = ("data", "model", "init", "loss", "optimizer", "scheduler")  # groups of which a run has one option
+SINGLE = ("data", "model", "init", "loss", "optimizer", "scheduler", "augment")  # groups of which a run has one option
 NAMED = ("penalty", "probe")  # groups of which a run has any number, each under a name
 GROUPS = (*SINGLE, *NAMED)
 

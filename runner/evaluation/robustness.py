@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from data import Dataset, Split
+from data.attack import attacked
 from runner.evaluation.evaluate import BATCH, evaluate
 from runner.evaluation.probes import Probe, Subject, require_classes
 
@@ -118,26 +119,11 @@ class Attack(Perturbation):
 
     def ascend(self, subject: Subject, inputs: Tensor, targets: Tensor, size: float) -> Tensor:
         """Return the perturbed inputs of one batch."""
-        data = subject.dataset
-        radius = size * data.unit / data.scale
-        low, high = inputs - radius, inputs + radius
-        if data.unit == 255:
-            low = torch.maximum(low, -data.offset / data.scale)
-            high = torch.minimum(high, (data.unit - data.offset) / data.scale)
-        moved, step = inputs, radius
-        if self.steps > 1:
-            start = inputs.new_empty(inputs.shape).uniform_(-1, 1, generator=subject.generator)
-            moved, step = clipped(inputs + radius * start, low, high), radius * 2.5 / self.steps
-        for _ in range(self.steps):
-            moved = moved.detach().requires_grad_()
-            losses = subject.criterion(subject.model(moved), targets)
-            (ascent,) = torch.autograd.grad(losses.sum(), moved)
-            moved = clipped(moved.detach() + step * ascent.sign(), low, high)
-        return moved
 
+        def losses(moved: Tensor) -> Tensor:
+            return subject.criterion(subject.model(moved), targets)
 
-def clipped(inputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(inputs, low), high)
+        return attacked(inputs, losses, subject.dataset, size, self.steps, subject.generator)
 
 
 def warped(inputs: Tensor, matrix: list[list[float]], data: Dataset) -> Tensor:

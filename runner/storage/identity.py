@@ -20,6 +20,7 @@ from runner.config.tree import as_yaml, walk
 RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
 WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
 NOT_IDENTITY = (*RECORDING, *WHERE)  # keys that cannot change a result
+WITHOUT = {"augment._target_": "data.Unchanged"}  # as if not there: runs from before the key have the same id
 OF_A_SWEEP = re.compile(r"sweep\.|penalty\.[^.]+\.weight_range")  # nor can these: they tell which runs there are
 SEEDS = ("seed", "data.seed")  # of a run, and of its data's split and noise: what the runs of a group differ in
 FIRST = ("penalty", "seed", "optimizer", "model", "data")  # in a directory's name; the other keys follow
@@ -32,7 +33,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         path: int(value) if isinstance(value, float) and value.is_integer() else value
         for path, value in leaves.items()
-        if path not in NOT_IDENTITY and not OF_A_SWEEP.match(path)
+        if path not in NOT_IDENTITY and WITHOUT.get(path, ...) != value and not OF_A_SWEEP.match(path)
     }
 
 
