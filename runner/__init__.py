@@ -40,6 +40,8 @@ Rooms beside it:
     evaluation/    what a trained model is worth
         evaluate       losses and errors
         probes         numbers on the function: Jacobian, zeros, margins, slopes
+        layers         strength of activations and gradients, layer by layer
+        penalties      value of a penalty that a run may be trained without
         robustness     errors under noise, shifts, rotations, attacks
     recording/     what is recorded while a run trains
         recorder       TensorBoard and metrics.csv

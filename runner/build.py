@@ -14,8 +14,17 @@ from torch import Tensor, nn
 from data import Augmentation, Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
-from runner.compatibility import check_augment, check_criterion, check_metric, check_penalty, value_of, warn_of_options
+from runner.compatibility import (
+    check_augment,
+    check_criterion,
+    check_layers,
+    check_metric,
+    check_penalty,
+    value_of,
+    warn_of_options,
+)
 from runner.config.check import ConfigError
+from runner.evaluation.penalties import PenaltyValue
 from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
 from runner.schedule import Schedule
@@ -91,6 +100,11 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
             check_penalty(term.penalty, config, components.model, components.dataset)
             if term.weight:
                 warn_of_options(term.penalty, config, components.model, components.dataset, components.schedule)
+    for name, probe in components.probes.items():
+        if isinstance(probe, PenaltyValue):
+            with problems.at(f"probe.{name}.penalty"):
+                check_layers(probe.penalty, components.model)
+                value_of(probe.penalty, components.model, components.criterion, components.dataset)
     problems.raise_if_any()
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):

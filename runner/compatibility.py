@@ -63,12 +63,17 @@ def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
     """Raise ValueError for layers that are not there or batch norm where examples must not mix."""
+    check_layers(penalty, model)
+    if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        check_batch_norm(penalty)
+
+
+def check_layers(penalty: Penalty, model: nn.Module) -> None:
+    """Raise ValueError for layers that the model does not have."""
     names = [name for name, _ in model.named_modules() if name]
     missing = [layer for layer in penalty.layers if layer not in ("inputs", *names)]
     if missing:
         raise ValueError(f"layers must be among inputs, {', '.join(names)}, got {', '.join(missing)}")
-    if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
-        check_batch_norm(penalty)
 
 
 def warn_of_options(

@@ -68,6 +68,8 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
     | dict.fromkeys(("input_gradient", "activation_gradient", "weight_gradient"), SMALL),
     "probe": {
         **dict.fromkeys(["jacobian_norm", "zeros", "boundary", "noise", "shift", "rotation", "fgsm", "pgd"], SMALL),
+        "signal": SMALL,
+        "penalty_value": (*SMALL, "probe.penalty_value.penalty={{_target_: losses.L2}}"),
         "slope": LINE,
     },
 }

@@ -7,6 +7,7 @@ A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolve
 from __future__ import annotations
 
 import importlib
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -28,7 +29,7 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
     """Return a sentence for each `_target_` that may not be built, wherever in the config it stands."""
     problems = []
     for path, value in walk(config):
-        group, key = path.partition(".")[0], path.rpartition(".")[2]
+        group, key = _group_of(path), path.rpartition(".")[2]
         if key in ("_args_", "_partial_", "_convert_", "_recursive_"):
             problems.append(f"{path} is not allowed: give the arguments by name")
         if key == "_target_" and not _is_allowed(group, value, packages):
@@ -39,6 +40,11 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
                 "For a class of your own, add allow_targets=[its_package] to the command line"
             )
     return problems
+
+
+def _group_of(path: str) -> str:
+    """Return the config group whose files name what may stand at a path; a probe may have a penalty to measure."""
+    return "penalty" if re.match(r"probe\.[^.]+\.penalty\.", path) else path.partition(".")[0]
 
 
 def _is_allowed(group: str, target: Any, packages: list[str]) -> bool:
