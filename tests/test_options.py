@@ -65,7 +65,7 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
     "penalty": dict.fromkeys(("l2", "l1", "elastic_net"), (*SMALL, "optimizer=sgd"))
     | dict.fromkeys(("jacobian", "jacobian_spectral", "tangent_prop", "large_margin"), SMALL)
     | {"large_margin_reference": (*SMALL, "loss.weight=0", "optimizer=adam", "optimizer.clip=5")}
-    | dict.fromkeys(("input_gradient", "activation_gradient", "weight_gradient"), SMALL),
+    | dict.fromkeys(("input_gradient", "activation_gradient", "weight_gradient", "none"), SMALL),
     "probe": {
         **dict.fromkeys(["jacobian_norm", "zeros", "boundary", "noise", "shift", "rotation", "fgsm", "pgd"], SMALL),
         "signal": SMALL,
