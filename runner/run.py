@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import torch
 
+from losses.passes import TorchDraws
 from runner.build import Components, build
 from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
@@ -117,6 +118,9 @@ class Session:
     def train_epochs(self) -> None:
         """Train the epochs that are left, evaluating and saving in between."""
         epochs = self.config["epochs"]
+        if self.steps == 0 and not self.history and self.is_evaluated(0):
+            with TorchDraws(self.components.device).replayed():  # training draws as if nothing had been evaluated
+                self.evaluate({})  # what the initialisation does
         while self.loop.epoch < epochs:
             began = time.perf_counter()
             means = self.loop.run_epoch(self.before_step)
@@ -140,7 +144,7 @@ class Session:
         self.console.progress(done, self.config["epochs"], self.latest)
 
     def is_evaluated(self, epoch: int) -> bool:
-        """Tell whether an epoch ends in an evaluation; the last one always does."""
+        """Tell whether an epoch ends in an evaluation; the last one always does. Epoch 0 ends before the first step."""
         epochs, every = self.config["epochs"], self.config["evaluate_every"]
         if every is None:
             every = math.ceil(epochs / MOST_EVALUATIONS)
@@ -154,16 +158,19 @@ class Session:
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
         row |= values_of_proximal_penalties(components)
-        if epoch == self.config["epochs"]:
+        if epoch == self.config["epochs"] or (epoch == 0 and math.isfinite(row["train/loss"])):
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
             for tag, tensor in tensors.items():
                 self.recorder.record_histogram(epoch, tag, tensor)
         row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
-        row["time/examples_per_second"] = self.examples_per_second
+        if epoch:
+            row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
         self.draw(evaluations)
+        if epoch == 0:
+            return  # the console, the result and the best epoch are about trained models
         self.console.epoch(epoch, self.config["epochs"], row)
         self.write(Status.RUNNING)
         if not math.isfinite(row["train/loss"]) and self.config["on_nan"] == "stop":
@@ -183,11 +190,11 @@ class Session:
 
     @property
     def latest(self) -> dict[str, float]:
-        return self.history[-1] if self.history else {}
+        return self.history[-1] if self.history and self.history[-1]["epoch"] else {}
 
     @property
     def best(self) -> dict[str, float]:
-        return best_of(self.history, self.monitor)
+        return best_of([row for row in self.history if row["epoch"]], self.monitor)
 
     @property
     def steps(self) -> int:

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.forked import Forks
+from support.records import table, values
 
 from losses import LargeMargin
 from runner.config.check import ConfigError
@@ -54,7 +56,7 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     assert yaml.safe_load((directory / "overrides.yaml").read_text()) == [*SMALL, "threads=1", "device=cpu"]
     assert yaml.safe_load((directory / "config.yaml").read_text())["data"]["train_size"] == 100
     rows = list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert float(rows[-1]["test/error"]) == result["test/error"]
     assert lines[-6] in (directory / "train.log").read_text()
 
@@ -239,6 +241,58 @@ def test_evaluate_every_does_not_change_training(train: Train) -> None:
     assert often["best/epoch"] <= never["best/epoch"] == 4
 
 
+def test_epoch_0_is_before_the_first_step(composed: Callable[..., Any]) -> None:
+    """And it is in the record alone: neither the result nor the best epoch come from it."""
+    from runner.build import build
+    from runner.metrics import evaluations_of
+    from runner.run import train_run
+
+    # Each step makes it worse, so that the best epoch would be epoch 0.
+    worse = ("optimizer=sgd", "optimizer.lr=1.2", "epochs=2")
+    directory = composed(*LINE, *worse, "penalty=l1", "probe=zeros", "histograms=true")
+    result = train_run(directory)
+    rows = table(directory.path)
+    expected = evaluations_of(build(directory.config))["train"].loss
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert float(rows[0]["train/loss"]) == expected
+    assert expected < min(float(row["train/loss"]) for row in rows[1:])
+    assert result["best/epoch"] > 0
+    assert result["best/train/loss"] == min(float(row["train/loss"]) for row in rows[1:])
+    assert float(rows[0]["train/penalty/l1"]) > 0
+    assert rows[0]["probe/zeros/all"] == "0.0"
+    assert (rows[0]["train/objective"], rows[0]["time/examples_per_second"], rows[1]["probe/zeros/all"]) == ("", "", "")
+    recorded = values(directory.path)
+    for tag in ("train/loss", "probe/zeros/all", "losses/train", "weights/fc1", "optimizer/lr"):
+        assert recorded[tag][0][0] == 0, tag
+
+
+def test_without_a_trained_epoch_there_are_no_numbers(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.loop import Loop
+    from runner.run import train_run
+
+    monkeypatch.setattr(Loop, "step", lambda *_: 1 / 0)
+    directory = composed(*LINE)
+    with pytest.raises(ZeroDivisionError):
+        train_run(directory)
+    assert len(table(directory.path)) == 1
+    assert not any("loss" in key for key in directory.result())
+
+
+def test_what_is_drawn_before_the_first_step_shifts_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(Zeros, "__call__", lambda self, subject: drawn.append(torch.rand(3)) or {})
+    line = (*MLP, "model.dropout=0.5")
+    assert train(*line, "probe=zeros")["train/objective"] == train(*line)["train/objective"]
+    assert len(drawn) == 2
+
+
+def test_a_run_that_cannot_be_measured_at_first_is_told_by_its_first_step(train: Train) -> None:
+    result = train(*MLP, "init=normal", "init.std=1e30", "probe=jacobian_norm")
+    assert (result["status"], result["diverged_at_step"]) == ("diverged", 1)
+
+
 def test_recording_does_not_change_training(composed: Callable[..., Any], train: Train) -> None:
     from runner.run import train_run
 
@@ -333,7 +387,7 @@ def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pyte
     modes: list[bool] = []
     monkeypatch.setattr(Zeros, "__call__", lambda self, subject: modes.append(subject.model.training) or {})
     train(*MLP, "penalty=l1", "probe=zeros")
-    assert modes == [False]
+    assert modes == [False, False]  # before the first step, and after the last
 
 
 def test_a_probe_has_the_number_that_is_to_be_minimised(

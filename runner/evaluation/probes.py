@@ -1,7 +1,8 @@
 """Probes: what training with a penalty has done to the function, in numbers, on the test set.
 
-Each is asked once, of the trained model; its numbers stand as `probe/<name>/<number>` in TensorBoard, metrics.csv
-and result.json. Derivatives here need no graph, so they are taken in plain loops and exactly.
+Each is asked twice, before the first step (epoch 0) and of the trained model; its numbers stand as
+`probe/<name>/<number>` in TensorBoard and metrics.csv, those of the trained model also in result.json. Derivatives
+here need no graph, so they are taken in plain loops and exactly.
 """
 
 from __future__ import annotations
