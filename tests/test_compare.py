@@ -241,10 +241,10 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     class Result:
         def __init__(self, validation: float, loss: float, test: float, status: str = "done") -> None:
             self.numbers = {"validation/error": validation, "validation/loss": loss, "test/error": test}
-            self.status = status
+            self.status, self.monitor = status, "validation/error"
 
         def result(self) -> dict[str, Any]:
-            return {**self.numbers, "status": self.status, "best/by": "validation/error"}
+            return {**self.numbers, "status": self.status, "best/by": self.monitor}
 
     runs = {
         "a": Result(0.3, 1.0, 0.0),
@@ -255,6 +255,9 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     trials = {(name,): [[name]] for name in runs}
     assert chosen(trials, lambda job: runs[job[0]]) == ("c",)  # type: ignore[arg-type,return-value]
     assert chosen({("d",): [["d"]]}, lambda job: runs[job[0]]) is None  # type: ignore[arg-type,return-value]
+    runs["a"].monitor = "train/error"
+    with pytest.raises(SystemExit):  # no validation examples
+        chosen(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -99,7 +100,8 @@ def _problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[st
 
 def _problems_of_arms(sweep: dict[str, Any], overrides: Sequence[Override], composer: Composer) -> list[str]:
     """Return what is wrong with the arms of a sweep, each problem behind its arm's name."""
-    problems = []
+    named = "sweep.arms must have names of letters, digits, _ and -"
+    problems = [f"{named}, got {arm!r}" for arm in sweep["arms"] or () if not re.fullmatch(r"[\w-]+", str(arm))]
     for arm, own in (sweep["arms"] or {}).items():
         lines = {o.key_or_group: o for o in [*overrides, *map(parsed, typed_lines(own))]}  # the arm's own win
         found = islice(_problems_of_overrides(list(lines.values()), composer), PROBLEMS_SHOWN)
