@@ -236,7 +236,7 @@ class Session:
         self.write(Status.INTERRUPTED, reason="the launcher's signal")
 
     def save(self) -> None:
-        """Save everything that an undisturbed continuation needs; first the best weights, whose epoch the history names."""
+        """Save everything that an undisturbed continuation needs; the best weights first, to which it belongs."""
         state = {
             "loop": self.loop.state_dict(),
             "history": self.history,
