@@ -128,7 +128,7 @@ def load_model(
         raise ValueError(f"the weights of {run} do not fit its network, whose code has changed since: {wrong}")
     network.load_state_dict(state["model"])
     if facts["channels_last"]:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     return Predictor(network, **facts).to(device).eval()
 
 
