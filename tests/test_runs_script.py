@@ -167,7 +167,7 @@ def test_export_writes_the_files(call: Called, composed: Callable[..., Run], tmp
     from runner.run import train_run
 
     run = composed("epochs=1", "data.train_size=50", "model=mlp", "model.widths=[4]", "histograms=false")
-    train_run(run)
+    train_run(run, io.StringIO())
     assert call("export", run.run_id, "out", "--epoch", "best") == "out/model.safetensors\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.yaml"}
     for path in checkpoint.checkpoints(run.path):
@@ -189,7 +189,7 @@ def test_curves_are_means_with_bands_over_seeds(call: Called, sweep: dict[tuple[
     assert lines["l2.weight=0.01 (n = 2)"].get_ydata() == pytest.approx([0.9, 0.505, 0.255])
     assert list(lines["l2.weight=0.01 (n = 2)"].get_xdata()) == [1, 2, 3]
     order = [line.get_label() for line in axes.lines]
-    assert order == [f"l2.weight={weight} (n = 2)" for weight in ("0.01", "0.0", "0.02")]  # as they end
+    assert order == [f"l2.weight={weight} (n = 2)" for weight in ("0.01", "0", "0.02")]  # as they end
     styles = {(line.get_linestyle(), line.get_marker()) for line in axes.lines}
     assert len(styles) == 3  # in grey too
     (band,) = {path.get_extents().y1 for path in axes.collections[0].get_paths()}

@@ -92,8 +92,8 @@ def read(source: str) -> dict[str, Tensor]:
         return _of_network(_refusing(load, path))
     from runner.storage import checkpoint
 
-    state = checkpoint.load(path)
-    if state is None or digest_of(state["loop"]["model"]) != _recorded_digest(path):
+    recorded, state = _recorded_digest(path), checkpoint.load(path)
+    if state is None or digest_of(state["loop"]["model"]) != recorded:
         fault = f"got {path}: train it again with force=true"
         raise ValueError(f"init_from must be a run with the checkpoint of its end, {fault}")
     return state["loop"]["model"]
