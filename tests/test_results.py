@@ -363,7 +363,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
         ("model.widths=[9]", "fc1.weight is 8x784, and 9x784 in the model; fc1.bias is 8, and 9 in the model; fc2.w"),
         (
             "model.widths=[8,8]",
-            "fc3.weight is missing; fc3.bias is missing; fc2.weight is 10x8, and 8x8 in the .* more",
+            "fc3.weight is missing; fc3.bias is missing; fc2.weight is 10x8, and 8x8 .* more",
         ),
         ("model.widths=[]", "there is no fc2.weight in the model; there is no fc2.bias in the model; fc1.weight is"),
     ):
