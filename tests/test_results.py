@@ -323,7 +323,8 @@ def test_a_warm_start_begins_with_the_weights(trained: Composed, composed: Compo
     assert last
     file = export(donor.path, tmp_path / "out")
     pattern = f"{donor.path.parent}/*{donor.run_id}"
-    runs = [composed(*SHORT, "model.width=0.25", f'init_from="{source}"') for source in (donor.path, file, pattern)]
+    sources = (f'"{donor.path}"', file, pattern)  # the first in quotes, since it holds = and ,
+    runs = [composed(*SHORT, "model.width=0.25", f"init_from={source}") for source in sources]
     for run in runs:
         model = build(run.config).model
         for name, value in last["loop"]["model"].items():
@@ -383,6 +384,7 @@ def test_what_holds_no_weights_is_one_sentence(trained: Composed, composed: Comp
     (changed / "result.json").write_text(json.dumps({**donor.result(), "weights_sha256": "0" * 64}))
     for source, sentence in {
         "absent": "got .*absent: there is none",
+        "x" * 3000: "got .*: .*File name too long",
         "*": "got .*: [0-9]+ fit it",
         "bad.safetensors": "got .*bad.safetensors: ",
         "empty": "must be a run that is done, or a .safetensors file, got .*empty: train it first",
@@ -393,6 +395,8 @@ def test_what_holds_no_weights_is_one_sentence(trained: Composed, composed: Comp
         with pytest.raises(ConfigError, match=f"^init_from .*{sentence}") as refusal:
             build(run.config)
         assert len(str(refusal.value).splitlines()) == 1
+    with pytest.raises(ConfigError, match=r"^init_from must be .*, got ~nobody-here/x: Could not determine"):
+        build(composed(*MLP, "init_from='~nobody-here/x'").config)
 
 
 def test_a_file_of_another_program_is_taken(composed: Composed, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def digest_at(source: str) -> str:
         source: as for `read`.
 
     Raises:
-        ValueError, OSError: if there are none; one sentence.
+        ValueError: if there are none; one sentence.
     """
     path = _located(source)
     if path.is_dir():
@@ -59,7 +59,12 @@ def _digest(named: Iterable[tuple[str, Sequence[int], Any]]) -> str:
 
 def _recorded_digest(run: Path) -> str:
     """Return the digest that a run has recorded at its end."""
-    result = read_json(run / "result.json") if (run / "result.json").exists() else {}
+    try:
+        result = read_json(run / "result.json")
+    except FileNotFoundError:
+        result = {}
+    except OSError as error:
+        raise ValueError(f"init_from must be a run that can be read, got {run}: {error.strerror}") from error
     found = result.get("weights_sha256") if isinstance(result, dict) else None
     if not isinstance(found, str) or result.get("status") != Status.DONE:
         raise ValueError(f"init_from must be a run that is done, or a .safetensors file, got {run}: train it first")
@@ -139,10 +144,13 @@ def _times(tensor: Tensor) -> str:
 
 def _located(source: str) -> Path:
     """Return the one directory or file that a path or pattern names."""
-    path = Path(source).expanduser()
-    found = [path] if path.exists() else [Path(name) for name in glob(str(path))]
-    if len(found) != 1:
+    try:
+        path = Path(source).expanduser()
+        found = [path] if path.exists() else [Path(name) for name in glob(str(path))]
         fault = f"{len(found)} fit it" if found else "there is none"
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, with a byte 0
+        found, fault = [], str(error)
+    if len(found) != 1:
         raise ValueError(f"init_from must be the directory of a run or a .safetensors file, got {source}: {fault}")
     return found[0].resolve()
 
