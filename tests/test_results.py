@@ -126,6 +126,21 @@ def test_more_examples_than_a_batch_and_gradients_by_the_raw_inputs(trained: Com
     torch.testing.assert_close(slope[:, 0, 14, 14].float(), difference / 2, rtol=0.02, atol=1e-4)
 
 
+@pytest.mark.parametrize("overrides", [(), ("penalty=jacobian",)])
+def test_the_network_sees_what_it_saw_in_the_run(trained: Composed, overrides: tuple[str, ...]) -> None:
+    """In the same memory layout and in batches of the same size: the bits of a sum may depend on both."""
+    run = trained(*SHORT, "model.width=0.25", *overrides)
+    seen: list[torch.Tensor] = []
+    model, dataset = load_model(run.path), build(run.config).dataset
+    model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model(construct(own_options(run.config["data"], "data")).load().test.inputs.repeat(3, 1, 1, 1))
+    assert [len(batch) for batch in seen] == [500, 500, 80]
+    assert torch.equal(seen[0][:360], dataset.test.inputs)
+    assert seen[0].stride() == dataset.test.inputs.stride()
+    weight, trained_weight = (net.get_submodule("conv2").weight for net in (model.network, build(run.config).model))
+    assert weight.stride() == trained_weight.stride()
+
+
 def test_inputs_of_another_shape_are_refused(trained: Composed) -> None:
     model = load_model(trained(*MLP).path)
     with pytest.raises(ValueError, match=r"inputs must be of shape \(N, 1, 28, 28\), got \(2, 28, 28\)"):

@@ -56,7 +56,7 @@ def curves(epochs: pandas.DataFrame, metric: str, group: str = "setting", band: 
     about = {"range": "least to greatest seed", "sd": "± standard deviation"}[band]
     axes.set_title(f"mean over seeds; band: {about}" if most > 1 else "one seed", fontsize=9)
     if len(tables) > 1:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=group, title_fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=group, handlelength=3.5)
     return figure
 
 
@@ -88,7 +88,7 @@ def _draw(axes: Axes, table: pandas.DataFrame, name: str, index: int) -> None:
         label=f"{name or 'all runs'} (n = {int(table['n'].max())})",
     )
     if table["n"].max() > 1:
-        axes.fill_between(table.index, table["low"], table["high"], color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(table.index, table["low"], table["high"], color=color, alpha=0.2, linewidth=0)
 
 
 def _is_wide(tables: dict[str, pandas.DataFrame]) -> bool:
