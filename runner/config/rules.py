@@ -79,7 +79,7 @@ RULES = (  # a rule, and the keys that it holds for
     (flag, "shuffle histograms pictures force sweep.retry_failed"),
     (_optional(flag), "channels_last"),
     (text, "runs_dir"),
-    (_optional(text), "objective_metric"),
+    (_optional(text), "objective_metric init_from"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
     (mapping, "penalty penalty.* probe probe.* sweep sweep.arms.*"),
