@@ -13,7 +13,7 @@ from runner.storage.atomic import write_atomic
 from runner.storage.members import Member
 from runner.summary import curves, figure, forest, table, trials
 from runner.summary.answer import answer_of
-from runner.summary.compare import differences_of
+from runner.summary.compare import Difference, differences_of
 from runner.summary.groups import NothingToShow, Summary, summarize
 
 
@@ -48,6 +48,15 @@ def report(
     found = differences_of(summary, metric)
     answer = answer_of(summary, found, str(metric))
     table.write(summary, out, metric, answer)
+    _draw(summary, found, out, metric)
+    table.show(summary, out, metric)
+    for line in answer:
+        print(line, flush=True)
+    return summary
+
+
+def _draw(summary: Summary, found: Sequence[Difference], out: Path, metric: str | None) -> None:
+    """Write the pictures for which there is something to show."""
     _write(figure.figure_of(summary, metric), out / "summary.png")
     if found:
         _write(forest.figure_of(summary, found, str(metric)), out / "differences.png")
@@ -56,10 +65,6 @@ def report(
     epochs = _epochs_of(summary, metric)
     if epochs is not None:
         _write(curves.curves(epochs, str(metric), "row"), out / "curves.png")
-    table.show(summary, out, metric)
-    for line in answer:
-        print(line, flush=True)
-    return summary
 
 
 def _epochs_of(summary: Summary, metric: str | None) -> pd.DataFrame | None:
