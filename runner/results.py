@@ -19,6 +19,7 @@ from runner.config.tree import walk
 from runner.storage import weights
 from runner.storage.atomic import write_atomic
 from runner.storage.directory import locked
+from runner.storage.members import Member, members_of
 from runner.storage.status import FINISHED, Status
 from runner.summary.groups import NothingToShow
 from runner.summary.runs import RunRecord, config_of, directories, read_run
@@ -42,6 +43,7 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
         run_id, group_id    the group is the same for all seeds
         path, status        status: done, diverged, failed, interrupted, running or unreadable
         reason              why it is not done
+        arm, stage          of a sweep with arms: the arm, and whether it was a trial or part of the comparison
         setting             what tells it from the others but for the seed, such as "l2.weight=0.01"
         epoch               epochs trained
         best/by             the metric by which epochs are compared
@@ -64,7 +66,11 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
         raise NothingToShow(f"there are no runs in {', '.join(map(str, folders))}: give a folder such as runs/<name>")
     configs = [config_of([run]) or {} for run in runs]
     settings = _settings_of(runs, configs)
-    facts = [{**_facts_of(run), "setting": settings.get(run.result.get("group_id"), "")} for run in runs]
+    arms = {member.path: member for folder in {run.path.parent for run in runs} for member in members_of(folder)}
+    facts = [
+        {**_facts_of(run), **_purpose_of(arms.get(run.path)), "setting": settings.get(run.result.get("group_id"), "")}
+        for run in runs
+    ]
     parts = (facts, [_flat(config) for config in configs], [_metrics_of(run) for run in runs])
     columns = dict.fromkeys(key for part in parts for row in part for key in row)
     rows = [{**fact, **config, **metrics} for fact, config, metrics in zip(*parts, strict=True)]
@@ -185,6 +191,11 @@ def _facts_of(run: RunRecord) -> dict[str, Any]:
         "epoch": run.result.get("epoch"),
         "best/by": run.result.get("best/by"),
     }
+
+
+def _purpose_of(member: Member | None) -> dict[str, str]:
+    """Return what a run is in a sweep with arms for."""
+    return {"arm": member.arm, "stage": member.stage} if member and member.arm else {}
 
 
 def _metrics_of(run: RunRecord) -> dict[str, float]:

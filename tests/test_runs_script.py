@@ -128,6 +128,7 @@ def test_best_is_by_validation_and_never_by_the_test(call: Called, sweep: dict[t
         ("penalty=[jacobian,l2]", "penalty.jacobian.weight=0.5", "penalty.jacobian.projections=null"),
         ("optimizer=sgd", "+optimizer.momentum=0.9", "model=mlp", "model.widths=[5,6]", "threads=1"),
         ("experiment=l2_digits", "seed=3", "name=a/b"),
+        ("penalty=l2", "sweep.arms={l2: {penalty: l2}}", "sweep.arm=l2", "sweep.stage=comparison", "sweep.trials=2"),
         ("data=npz", "data.path='a b,c=d.npz'", "model=mlp", "evaluate_every=5"),
         ("optimizer.groups={fc2: {lr: 0.01}}", "objective_metric=test/loss", "probe=noise", "optimizer.clip=1e-3"),
         ("penalty=tangent_prop", "penalty.tangent_prop.weight=1e-05", "init_from=runs/x*", "data.root=null")[:3],
@@ -136,6 +137,7 @@ def test_best_is_by_validation_and_never_by_the_test(call: Called, sweep: dict[t
 def test_the_command_composes_the_same_run(forge: Forge, overrides: tuple[str, ...]) -> None:
     run = forge(*overrides)
     lines = overrides_of(run.config)
+    assert not any(line.startswith("sweep") for line in lines)  # it is one run, and no sweep
     again = Run(project_composer().compose(lines).values)
     assert (again.run_id, again.path) == (run.run_id, run.path)
 

@@ -10,7 +10,7 @@ from typing import Any
 from runner.config.compose import project_composer
 from runner.config.conf_files import NAMED, SINGLE, chosen_options, default_options, usual_values
 from runner.config.tree import as_yaml, walk
-from runner.storage.identity import ids
+from runner.storage.identity import OF_A_SWEEP, ids
 from runner.summary.settings import MEMBER
 
 PLAIN = re.compile(r"[A-Za-z_./][\w./+-]*")  # a word that Hydra takes for one
@@ -32,7 +32,7 @@ def overrides_of(config: Mapping[str, Any], typed: Sequence[str] = ()) -> list[s
             return lines
     except Exception:  # whatever Hydra makes of lines that need the user's own files
         pass
-    return [line for line in typed if not line.startswith(("force=", "sweep="))]
+    return [line for line in typed if not line.startswith(("force=", "sweep=", "sweep."))]
 
 
 def command_of(overrides: Sequence[str], seeds: range | None = None) -> str:
@@ -55,7 +55,7 @@ def _differences(config: Mapping[str, Any]) -> list[str]:
         lines += [f"{group}=[{names}]" if "," in names else f"{group}={names}"] if names else []
     usual = _leaves(usual_values(config))
     for path, value in _leaves(config).items():
-        if path != "force" and usual.get(path, ...) != value:
+        if path != "force" and not OF_A_SWEEP.match(path) and usual.get(path, ...) != value:
             lines.append(f"{'' if path in usual else '+'}{path}={_typed(value)}")
     return lines
 
