@@ -100,6 +100,19 @@ RULES = (  # a rule, and the keys that it holds for
     (choice("scalar", "component", "none"), "data.normalize"),
 )
 
+SHAPES = {  # of one example: of the data that have always the same, and what the models of one shape take
+    "models.MNISTConvnet": "1x28x28",
+    "models.LargeMarginConvnet": "1x28x28",
+    "models.CIFAR10Convnet": "3x32x32",
+    "data.Digits": "1x28x28",
+    "data.MNIST": "1x28x28",
+    "data.FashionMNIST": "1x28x28",
+    "data.CIFAR10": "3x32x32",
+    "data.Line": "1",
+    "data.Plateaus": "1",
+    "data.Sine": "1",
+}
+
 
 def problems_of_values(config: dict[str, Any]) -> list[str]:
     """Return a sentence for each value that breaks its rule."""
