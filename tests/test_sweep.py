@@ -371,6 +371,10 @@ def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:
     batch = [["data=line", f"penalty.l2.weight={weight}", f"seed={seed}"] for weight in (0, 0.01) for seed in (0, 1)]
     assert titles_of(batch)[2:] == ["penalty.l2.weight=0.01 seed=0", "penalty.l2.weight=0.01 seed=1"]
     assert titles_of(batch[:1]) == [""]  # then the directory's name takes its place
+    searched = [["optimizer.lr=0.0123456789", "seed=0"], ["optimizer.lr=1.23456e-05", "seed=0"]]
+    assert titles_of(searched) == ["optimizer.lr=0.01235", "optimizer.lr=1.235e-05"]
+    near = [["optimizer.lr=0.01234561"], ["optimizer.lr=0.01234562"]]
+    assert titles_of(near) == ["optimizer.lr=0.01234561", "optimizer.lr=0.01234562"]
 
 
 def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

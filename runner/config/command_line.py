@@ -185,11 +185,12 @@ def _hint_for(key: str, known: set[str]) -> str:
     parent, _, name = key.rpartition(".")
     group, _, member = parent.partition(".")
     name = SYNONYMS.get(name, name)
-    ours = sorted(path for path in known if not path.startswith("hydra"))
+    ours = sorted(path for path in known if path.startswith("hydra") == key.startswith("hydra"))
     if meant := [path for path in ours if _is_short_for(path.split("."), [*filter(None, parent.split(".")), name])]:
         return f"did you mean {' or '.join(meant)}?"
-    if others := [option for option in options(group) if parent == group and name in load(file_of(group, option))]:
-        return f"it comes with {' or '.join(f'{group}={other}' for other in others)}"
+    choice = parent.replace(".", "/")  # if that is a group
+    if others := [option for option in options(choice) if name in load(file_of(choice, option))]:
+        return f"it comes with {' or '.join(f'{choice}={other}' for other in others)}"
     siblings = {path.rpartition(".")[2]: path for path in ours if path.rpartition(".")[0] == parent}
     if siblings:
         near = [siblings[match] for match in get_close_matches(name, siblings, 1)]
