@@ -80,6 +80,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["epochs", "5", "seed=1"], "epochs is not key=value: write epochs=5\n"),
         (["penalty=l2", "seed"], "seed is not key=value: write seed=...\n"),
         (["penalty=l2", "-m", "seed=1,2"], "flags such as -m cannot stand between options: put them first\n"),
+        ([f"runs_dir={__file__}/x"], f"runs_dir must be a folder, existing or new, got '{__file__}/x'"),
         (["hydra.launcher.njobs=2"], "did you mean hydra.launcher.n_jobs?"),
         (["hydra.sweeper.n_trials=2"], "it comes with hydra/sweeper=optuna_tpe"),
         (["lr=0.01"], "lr is not a key of the config: did you mean optimizer.lr?"),

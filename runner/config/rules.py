@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.config.tree import as_yaml, walk
@@ -65,6 +66,10 @@ def _optional(rule: _Rule) -> _Rule:
 
 
 flag = _Rule("true or false", lambda value: type(value) is bool)
+folder = _Rule(
+    "a folder, existing or new",
+    lambda value: text.accepts(value) and not any(path.is_file() for path in (Path(value), *Path(value).parents)),
+)
 text = _Rule("a word", lambda value: isinstance(value, str) and value != "")
 folder_name = _Rule(
     "a folder name without '..' and not absolute",
@@ -84,7 +89,7 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(number(above=0)), "optimizer.clip"),
     (flag, "shuffle histograms pictures force sweep.retry_failed"),
     (_optional(flag), "channels_last"),
-    (text, "runs_dir"),
+    (folder, "runs_dir"),
     (_optional(text), "objective_metric"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
