@@ -66,11 +66,11 @@ def _optional(rule: _Rule) -> _Rule:
 
 
 flag = _Rule("true or false", lambda value: type(value) is bool)
+text = _Rule("a word", lambda value: isinstance(value, str) and value != "")
 folder = _Rule(
     "a folder, existing or new",
     lambda value: text.accepts(value) and not any(path.is_file() for path in (Path(value), *Path(value).parents)),
 )
-text = _Rule("a word", lambda value: isinstance(value, str) and value != "")
 folder_name = _Rule(
     "a folder name without '..' and not absolute",
     lambda value: isinstance(value, str) and value != "" and ".." not in value and not value.startswith("/"),
