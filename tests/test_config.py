@@ -14,10 +14,12 @@ import yaml
 from support import ROOT
 
 from runner.config import command_line
+from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import CONF
 from runner.config.help import INTRODUCTION, keys_of, show
 from runner.config.help import PRINTED as GROUPS
+from runner.config.rules import SHAPES
 
 Refused = Callable[..., str]
 
@@ -197,6 +199,14 @@ def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
         pytest.skip("this machine has CUDA")
     with pytest.raises(ConfigError, match="device must be auto or cpu on this machine, got cuda"):
         train_run(composed("device=cuda"))
+
+
+def test_the_shapes_that_are_known_without_torch() -> None:
+    for name, shape in SHAPES.items():
+        if name.startswith("models."):
+            resolve(name)(input_shape=tuple(map(int, shape.split("x"))), outputs=2)
+        elif name in ("data.Digits", "data.Line", "data.Plateaus", "data.Sine"):  # the others are downloaded
+            assert "x".join(map(str, resolve(name)().load().train.inputs.shape[1:])) == shape
 
 
 @pytest.mark.process

@@ -25,7 +25,7 @@ from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint
 from runner.storage.directory import locked
 from runner.sweep import members
-from runner.sweep.conclude import _final_status, titles_of
+from runner.sweep.conclude import _final_status, sweep_report, titles_of
 from runner.sweep.job import train_job
 
 
@@ -365,6 +365,25 @@ def test_a_sweep_ends_by_its_own_runs_alone(sweeps: Sweeps) -> None:
     assert len(sweeps.results()) == 3
     assert len(sweeps.paths("", "summary.csv")) == 1
     assert ",2," in (sweeps.folder / "runs" / "train" / "summary.csv").read_text().splitlines()[1]
+
+
+def test_a_sweep_that_is_stopped_before_its_first_job_has_no_table(
+    composed: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable in ("PYTHONPATH", "OPENBLAS_NUM_THREADS", members.VARIABLE):
+        monkeypatch.setenv(variable, "")  # restored at the end
+    runs, folder = [composed(f"seed={seed}") for seed in (0, 1)], tmp_path / "runs" / "train"
+    with pytest.raises(SystemExit) as stop, sweep_report(folder):
+        members.add_to_list(runs)
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("stopped; go on with: ")
+    assert [path.name for path in folder.iterdir()] == [".sweeps"]
 
 
 def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:

@@ -90,8 +90,8 @@ def _problems_of_shapes(model: str, data: str) -> list[str]:
     if not takes or not got or takes == got:
         return []
     fitting = [name for name in options("model") if SHAPES.get(load(file_of("model", name)).get("_target_", "")) == got]
-    choices = [f"model={name}" for name in (*fitting, *(["convnet"] if "x" in got else []), "mlp")]
-    return [f"model: {model.rpartition('.')[2]} takes {takes} inputs, got {got}: choose {' or '.join(choices)}"]
+    choices = " or ".join(f"model={name}" for name in (*fitting, *(["convnet"] if "x" in got else []), "mlp"))
+    return [f"model: {model.rpartition('.')[2]} takes {takes} inputs, got {got}: choose {choices}"]
 
 
 def _names_class(node: Any) -> bool:

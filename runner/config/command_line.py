@@ -65,15 +65,12 @@ def _problems_of_words(arguments: Sequence[str], words: Sequence[str], flag_in_t
     """
     problems, rest = [], iter(zip(arguments, [*arguments[1:], ""], strict=True))
     for word, following in rest:
-        key = word.lstrip("-")
-        if word not in words or not (word.startswith("-") or re.fullmatch(r"[a-z][\w./]*", word)):
+        if word not in words or not re.fullmatch(r"--?[a-z].*|[a-z][\w./]*", word):
             continue
-        if "=" not in key:
-            is_value = following and not re.match("-[a-z-]", following) and "=" not in following
-            key += f"={following if is_value else '...'}"
-            if is_value:
-                next(rest)
-        problems.append(f"{word} is not {'a flag' if word.startswith('-') else 'key=value'}: write {key}")
+        option = word.lstrip("-")
+        if "=" not in word:
+            option += f"={following}" if re.fullmatch(r"(?!-[a-z-])[^=]+", following) and next(rest) else "=..."
+        problems.append(f"{word} is not {'a flag' if word.startswith('-') else 'key=value'}: write {option}")
     if not problems and flag_in_the_middle:
         problems.append("flags such as -m cannot stand between options: put them first")
     return problems

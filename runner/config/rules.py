@@ -106,16 +106,13 @@ RULES = (  # a rule, and the keys that it holds for
 )
 
 SHAPES = {  # of one example: of the data that have always the same, and what the models of one shape take
-    "models.MNISTConvnet": "1x28x28",
-    "models.LargeMarginConvnet": "1x28x28",
-    "models.CIFAR10Convnet": "3x32x32",
-    "data.Digits": "1x28x28",
-    "data.MNIST": "1x28x28",
-    "data.FashionMNIST": "1x28x28",
-    "data.CIFAR10": "3x32x32",
-    "data.Line": "1",
-    "data.Plateaus": "1",
-    "data.Sine": "1",
+    name: shape
+    for shape, names in (
+        ("1x28x28", "models.MNISTConvnet models.LargeMarginConvnet data.Digits data.MNIST data.FashionMNIST"),
+        ("3x32x32", "models.CIFAR10Convnet data.CIFAR10"),
+        ("1", "data.Line data.Plateaus data.Sine"),
+    )
+    for name in names.split()
 }
 
 
