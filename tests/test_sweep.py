@@ -376,9 +376,13 @@ def test_a_sweep_that_is_stopped_before_its_first_job_has_no_table(
     for variable in ("PYTHONPATH", "OPENBLAS_NUM_THREADS", members.VARIABLE):
         monkeypatch.setenv(variable, "")  # restored at the end
     runs, folder = [composed(f"seed={seed}") for seed in (0, 1)], tmp_path / "runs" / "train"
-    with pytest.raises(SystemExit) as stop, sweep_report(folder):
+
+    def stop_after_the_list() -> None:
         members.add_to_list(runs)
         raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop, sweep_report(folder):
+        stop_after_the_list()
     assert stop.value.code == 130
     said = capsys.readouterr()
     assert said.out == ""
