@@ -12,7 +12,7 @@ from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import NAMED, SINGLE
 from runner.config.signature import problems_of_options
-from runner.outcome import place_of
+from runner.outcome import is_lack_of_memory, place_of
 
 # Keys of a group that are the runner's own; all others go to the constructor.
 COMMON = {
@@ -39,13 +39,14 @@ class Problems:
     def at(self, path: str) -> Iterator[None]:
         """Keep the sentence of an error that is raised in this context, behind the option's path.
 
-        A ValueError or TypeError of ours is a sentence; any error of a user's own class becomes one, with its place.
+        A ValueError or TypeError of ours is a sentence; any error of a user's own class becomes one, with its place,
+        unless it is a lack of memory, which is no mistake of the config.
         """
         try:
             yield
         except Exception as error:
             sentence, place = str(error), place_of(error, self.packages)
-            if not (place or isinstance(error, ValueError | TypeError)):
+            if is_lack_of_memory(error) or not (place or isinstance(error, ValueError | TypeError)):
                 raise
             if place and not error.__cause__:
                 sentence = f"{type(error).__name__}: {next(iter(sentence.splitlines()), '')}"

@@ -68,11 +68,17 @@ def uv_prefix() -> list[str]:
 def reason_of(error: Exception | SystemExit, run: Run) -> str:
     """Return an error in one line, with its place in a user's own code; for a lack of memory or disk, with a remedy."""
     text, advice = next(iter(str(error).splitlines()), ""), place_of(error, run.config["allow_targets"])
-    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
+    if is_lack_of_memory(error):
         advice += f" (out of memory with batch_size={run.config['batch_size']}: lower it)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         advice += f" ({free_space(run.path)})"
     return f"{type(error).__name__}: {text}{advice}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory was not enough, of the machine or of the GPU."""
+    first = next(iter(str(error).splitlines()), "")
+    return isinstance(error, MemoryError) or bool(re.search(OUT_OF_MEMORY, first, re.IGNORECASE))
 
 
 def place_of(error: BaseException, packages: Sequence[str]) -> str:
