@@ -50,7 +50,7 @@ def build(config: Mapping[str, Any]) -> Components:
     device = _choose_device(config["device"])
     be_deterministic(device)
     check_signatures(config)
-    problems = Problems()
+    problems = Problems(config["allow_targets"])
     with problems.at("loss"):
         criterion = construct(own_options(config["loss"], "loss"))
     with problems.at("scheduler"):

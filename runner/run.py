@@ -56,6 +56,7 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
         if run.is_finished:  # another process was faster
             return run.result()
         console.open_log(run.log)
+        console.say(run.announcement)
         console.say(f"device {components.device}, {torch.get_num_threads()} threads")
         for warning in caught:
             console.say(f"warning: {warning.message}")

@@ -21,7 +21,7 @@ from support.forked import Forks
 from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
-from runner.outcome import objective, reason_of
+from runner.outcome import objective, reason_of, report_stored_result
 from runner.storage.directory import Busy, Run
 from runner.storage.identity import digest, identity
 from runner.storage.provenance import commit
@@ -60,66 +60,18 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
 
     again = command(*SMALL, "threads=1")
     assert again.returncode == 0
-    assert "trained before; force=true trains again" in again.stdout
+    assert "trained before on cpu; force=true trains again" in again.stdout
     assert again.stdout.splitlines()[-6:] == lines[-6:]
     assert json.loads((directory / "result.json").read_text()) == result
 
 
 def test_bad_input_writes_nothing(forks: Forks, tmp_path: Path) -> None:
     assert forks.run("model=cifar10_convnet", "optimizer.lr=0.1") == 2
-    assert "takes 3x32x32 inputs, got 1x28x28" in forks.said()
-    assert "Traceback" not in forks.said()
+    assert forks.run("optimizer.groups={fc9: {lr: 0.1}}") == 2
+    first, second = forks.said().splitlines()  # no directory is announced
+    assert "takes 3x32x32 inputs, got 1x28x28" in first
+    assert second.startswith("optimizer: groups must name layers with parameters")
     assert [path.name for path in tmp_path.iterdir()] == ["said"]
-
-
-def test_a_user_brings_model_data_loss_and_penalty(forks: Forks, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "__init__.py").write_text(
-        """
-import torch
-from data import Split, Raw
-from losses import Criterion, Penalty
-
-class Model(torch.nn.Sequential):
-    def __init__(self, *, input_shape, outputs, hidden: int = 4):
-        super().__init__(torch.nn.Linear(input_shape[0], hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, outputs))
-
-class Data:
-    def __init__(self, n: int = 30):
-        self.n = n
-    def load(self):
-        inputs = torch.linspace(0, 1, self.n)[:, None]
-        return Raw(Split(inputs, inputs**2), Split(inputs, inputs**2), classes=None)
-
-class Cubic(Criterion):
-    targets = "values"
-    def losses(self, outputs, targets):
-        return (outputs - targets).abs().pow(3).sum(1)
-
-class Slope(Penalty):
-    def __init__(self, *, power: int = 2):
-        self.power = power
-    def __call__(self, forward):
-        return forward.vjp(torch.ones_like(forward.outputs))[0].abs().pow(self.power).sum(1)
-"""
-    )
-    files = {
-        "model/mine": "_target_: mine.Model\nhidden: 5\n",
-        "data/mine": "_target_: mine.Data\nnormalize: none\n",
-        "loss/mine": "_target_: mine.Cubic\n",
-        "penalty/mine": "mine:\n  _target_: mine.Slope\n  power: 2\n",
-    }
-    for name, content in files.items():
-        path = tmp_path / "conf" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    line = ["--config-dir", "conf", "model=mine", "data=mine", "loss=mine", "penalty=mine", "epochs=2"]
-    assert forks.run(*line) == 2
-    assert forks.said().count("add allow_targets=[its_package]") == 4
-    own = ("allow_targets=[mine]", "model.hidden=6", "penalty.mine.power=4", "threads=1")
-    assert forks.run(*line, *own) == 0, forks.said()
-    (result,) = tmp_path.glob("runs/train/*/result.json")
-    assert json.loads(result.read_text())["train/penalty/mine"] > 0
 
 
 PENALTIES_OF_A_USER = """
@@ -310,6 +262,37 @@ def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert commit() == "unknown"
     commit.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "words"),
+    [
+        ("auto", "cpu", " on cpu"),
+        ("cuda", "cpu", " on cpu, and not on cuda"),
+        ("cpu", "NVIDIA H200", " on NVIDIA H200, and not on cpu"),
+        ("cuda", "NVIDIA H200", " on NVIDIA H200"),
+    ],
+)
+def test_a_stored_result_of_another_device_is_told(
+    composed: Callable[..., Any], capsys: pytest.CaptureFixture[str], wanted: str, found: str, words: str
+) -> None:
+    run = composed(f"device={wanted}")
+    run.path.mkdir(parents=True)
+    numbers = dict.fromkeys(
+        ("test/error", "best/test/error", "best/epoch", "epoch", "seconds", "examples_per_second"), 1
+    )
+    run.write_result({"status": "done", "device": found, "best/by": "test/error", **numbers})
+    report_stored_result(run, trained=False)
+    assert capsys.readouterr().out.splitlines()[0] == f"trained before{words}; force=true trains again"
+
+
+def test_a_folder_that_cannot_be_is_told(forks: Forks, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for sweep in ((), ("-m", "seed=0,1")):
+        assert forks.run(*sweep, *MLP, "runs_dir=.", "name=file/x") == 2
+    one, many = forks.said().splitlines()
+    assert many == "runs_dir and name must lead to a folder that can be written, got file/x (Not a directory)"
+    assert re.sub("x/[^ ]+", "x", one) == many
 
 
 def test_cores_where_the_system_does_not_tell_ours(monkeypatch: pytest.MonkeyPatch) -> None:

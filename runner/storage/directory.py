@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from runner.config.check import exit_with_problems, problems_of
+from runner.config.check import ConfigError, exit_with_problems, problems_of
 from runner.config.compose import composed_by_hydra
 from runner.config.tree import as_yaml
 from runner.storage.atomic import read_json, write_atomic, write_json
@@ -67,6 +67,11 @@ class Run:
         return {"penalty": "+".join(self.config["penalty"]) or "none", **plain}
 
     @property
+    def announcement(self) -> str:
+        """The first line that a user sees of the run."""
+        return f"run {self.run_id} in {self.path}"
+
+    @property
     def is_finished(self) -> bool:
         return not self.config["force"] and self.status in FINISHED
 
@@ -116,14 +121,28 @@ class Run:
         write_atomic(self.path / "overrides.yaml", yaml.safe_dump(self.overrides))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for a run or a sweep, unless it exists.
+
+    Raises:
+        ConfigError: if that cannot be.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"a folder that can be written, got {path} ({error.strerror})"
+        raise ConfigError([f"runs_dir and name must lead to {where}"]) from error
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a run's directory; the lock is released when its process ends, however it ends.
 
     Raises:
         Busy: if another process holds it.
+        ConfigError: if there can be no such directory.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     with open(path / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
