@@ -16,7 +16,15 @@ from runner.build import Components, build
 from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
 from runner.loop import Diverged, Loop
-from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
+from runner.metrics import (
+    best_of,
+    evaluations_of,
+    gradient_ratios,
+    monitor_of,
+    probed,
+    values_of_proximal_penalties,
+    warning_of_chance,
+)
 from runner.outcome import reason_of, remedy_of, uv_prefix
 from runner.recording import pictures
 from runner.recording.recorder import Recorder
@@ -26,6 +34,7 @@ from runner.storage.atomic import remove_stale_temporaries
 from runner.storage.directory import Run, locked
 from runner.storage.provenance import provenance
 from runner.storage.status import Status
+from runner.summary.settings import changed
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
@@ -86,7 +95,7 @@ class Session:
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
-            run.path, hparams=run.hparams, group=run.group_name, resume_at=resume_at, history=self.history
+            run.path, hparams=changed(self.config), group=run.group_name, resume_at=resume_at, history=self.history
         )
 
     def train(self) -> dict[str, Any]:
@@ -153,7 +162,7 @@ class Session:
         row: dict[str, float] = {"epoch": epoch, **means}
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
-        row |= values_of_proximal_penalties(components)
+        row |= values_of_proximal_penalties(components) | gradient_ratios(components, self.config, epoch)
         if epoch == self.config["epochs"]:
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
@@ -241,6 +250,10 @@ class Session:
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
         """Write the final result, print it, and return it."""
+        warning = warning_of_chance(self.components, self.config, self.latest.get("train/error"))
+        if status == Status.DONE and warning:
+            facts["warning"] = warning
+            self.console.say(f"warning: {warning}")
         result = self.write(status, **facts)
         self.recorder.finish(self.best, status)
         if status == Status.DONE:

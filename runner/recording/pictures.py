@@ -23,20 +23,21 @@ MARGIN = 0.2  # of the curve beyond the data, on each side, in ranges of the dat
 TANGENTS = 20  # at most so many, spread over the points in order: more would hide each other
 TANGENT = 0.1  # a tangent's length, in widths of the picture
 READABLE = 20  # classes: beyond them the numbers in the cells would overlap
-COLUMNS = 8  # images in a row
+COLUMNS = 5  # images in a row
+WIDTH = 3.6  # inches of 100 pixels: TensorBoard shows a picture about as wide, and shrinks wider ones
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "0.65"
 
 
 def figures_of(model: nn.Module, dataset: Dataset, test: Evaluation) -> dict[str, Figure | None]:
     """Return the pictures that suit the data: confusions and mistakes of classes, or the curve of a 1-D regression."""
     if dataset.classes is None:
-        return {"curve": regression_figure(model, dataset)}
+        return {"pictures/curve": regression_figure(model, dataset)}
     inputs, targets = dataset.test.inputs, dataset.test.targets
     figures: dict[str, Figure | None] = {
-        "test/confusion": confusion_figure(test.outputs, targets, dataset.classes, "test")
+        "pictures/confusion": confusion_figure(test.outputs, targets, dataset.classes, "test")
     }
     if len(dataset.shape) == 3:
-        figures["test/mistakes"] = mistakes_figure(inputs, test.outputs, targets, test.losses, dataset)
+        figures["pictures/mistakes"] = mistakes_figure(inputs, test.outputs, targets, test.losses, dataset)
     return figures
 
 
@@ -49,7 +50,7 @@ def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
         return None
     offset, scale = float(dataset.offset), float(dataset.scale)
     train, test = ((_array(part.inputs) * scale + offset, part) for part in (dataset.train, dataset.test))
-    figure, axes = _figure(6.4, 4.4)
+    figure, axes = _figure(WIDTH, 3.0)
     if not torch.equal(dataset.test.inputs, dataset.train.inputs):
         axes.plot(test[0], _array(test[1].targets), ".", markersize=2, color=GREY, label="test points")
     targets = _array(dataset.train.targets)
@@ -57,7 +58,7 @@ def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
     _curve(axes, model, dataset)
     _tangents(axes, model, dataset)
     axes.set(xlabel="input (units of the data)", ylabel="output (units of the data)")
-    axes.set_title("Learned curve, and its slope at the training points", fontsize=10)
+    axes.set_title("learned curve, and its slope at the points", fontsize=9)
     axes.legend(fontsize=8)
     return figure
 
@@ -75,21 +76,21 @@ def confusion_figure(outputs: Tensor, targets: Tensor, classes: int, title: str)
     counts = pairs.reshape(classes, classes).cpu().numpy()
     total, wrong = counts.sum(), counts.sum() - counts.trace()
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    side = 2.0 + 0.3 * min(classes, READABLE)
+    side = max(WIDTH, 0.9 + 0.26 * min(classes, READABLE))
     figure, axes = _figure(side, side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if classes <= READABLE:
         axes.set(xticks=range(classes), yticks=range(classes))
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=7)
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{title}: error {wrong / max(total, 1):.2%} ({wrong} of {total})", fontsize=9)
     return figure
 
 
 def mistakes_figure(
-    inputs: Tensor, outputs: Tensor, targets: Tensor, losses: Tensor, dataset: Dataset, count: int = 24
+    inputs: Tensor, outputs: Tensor, targets: Tensor, losses: Tensor, dataset: Dataset, count: int = 15
 ) -> Figure | None:
     """Draw the worst mistakes: wrongly classified images, those with the highest losses first.
 
@@ -111,15 +112,15 @@ def mistakes_figure(
     worst = wrong[losses[wrong].nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)[:count]]
     probabilities = outputs[worst].float().softmax(1).amax(1).tolist()
     rows = max(1, ceil(len(worst) / COLUMNS))
-    figure, axes = _figure(COLUMNS * 0.95, rows * 1.15 + 0.4, left=0.15, bottom=0.1)
+    figure, axes = _figure(WIDTH, rows * 0.9 + 0.4, left=0.05, bottom=0.05)
     axes.axis("off")
-    axes.set_title(f"{len(wrong)} of {len(targets)} wrong; true → predicted, probability", fontsize=10)
+    axes.set_title(f"{len(wrong)} of {len(targets)} wrong: true → predicted", fontsize=9)
     if len(worst):
         height, width = _mosaic(axes, _array(inputs[worst] * dataset.scale + dataset.offset))
     for index, (true, taken) in enumerate(zip(targets[worst].tolist(), predicted[worst].tolist(), strict=True)):
         row, column = divmod(index, COLUMNS)
         text = f"{true} → {taken}  {probabilities[index]:.0%}"
-        axes.text((column + 0.5) * width, (row + 0.9) * height, text, ha="center", va="center", fontsize=7)
+        axes.text((column + 0.5) * width, (row + 0.9) * height, text, ha="center", va="center", fontsize=8)
     return figure
 
 

@@ -1,0 +1,88 @@
+"""A sweep in TensorBoard: for each group of seeds a run with mean and band; hyperparameters that differ, no others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.recording.events import BANDS, Events, band, band_charts, scalars, write_session
+from runner.storage.directory import Run
+from runner.summary.runs import config_of, read_run
+from runner.summary.settings import swept
+
+MEANS = "mean"  # folder of the groups beside the runs; it holds event files alone, so no summary takes it for a run
+
+
+def write_groups(folder: Path, paths: Sequence[Path]) -> None:
+    """Write what TensorBoard shows of a sweep as a whole.
+
+    Args:
+        folder: of the runs; for each group of seeds it gets an event file, `mean/<group>`, which is written anew.
+        paths: directories of the sweep's runs.
+
+    Raises:
+        OSError: if a file cannot be written.
+        ValueError: if a metrics.csv is damaged.
+    """
+    records = [read_run(path.absolute()) for path in paths]
+    configs = {record.path: config for record in records if (config := config_of([record])) is not None}
+    _write_hyperparameters(folder.absolute(), configs)
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for record in records:
+        if record.status == "done" and record.path in configs:
+            groups[Run(configs[record.path]).group_name].append(record.path)
+    for name, runs in groups.items():
+        _write_means(folder / MEANS / name, runs)
+
+
+def hyperparameters(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, dict[str, Any]]:
+    """Return what tells each run from the others of its sweep, and of the other sweeps in the folder that it is in.
+
+    Args:
+        folder: of the runs and of the lists of sweeps, `.sweeps/<id>`.
+        runs: directory -> config.
+    """
+    found: dict[Path, dict[str, Any]] = {path: {} for path in runs}
+    for listing in sorted((folder / ".sweeps").glob("*")):
+        members = [folder / name for name in dict.fromkeys(listing.read_text().splitlines())]
+        if found.keys() & set(members):
+            configs = {path: runs.get(path) or config_of([read_run(path)]) for path in members}
+            known = {path: config for path, config in configs.items() if config}
+            for path, values in zip(known, swept(list(known.values())), strict=True):
+                found.get(path, {}).update(values)
+    return found
+
+
+def _write_hyperparameters(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Write each run's row in TensorBoard's table of hyperparameters anew, where it is another one now."""
+    for path, values in hyperparameters(folder, runs).items():
+        if values:  # else only the seed differs
+            write_session(path, values, Run(dict(runs[path])).group_name)
+
+
+def _write_means(directory: Path, runs: Sequence[Path]) -> None:
+    """Write the mean over some runs, by epoch, of all that is in their metrics.csv; for losses and errors also a band.
+
+    The band is the mean plus and minus the standard deviation (n - 1) over the runs; of one run it has no width.
+    """
+    import pandas  # late: half a second
+
+    tables = [pandas.read_csv(path / "metrics.csv", index_col="epoch") for path in runs]
+    columns = [column for column in tables[0] if all(column in table for table in tables)]
+    epochs = sorted(set.intersection(*(set(table.index) for table in tables)))
+    values = np.stack([table.loc[epochs, columns].to_numpy(float) for table in tables])
+    means, widths = values.mean(0), values.std(0, ddof=len(runs) > 1)
+    directory.mkdir(parents=True, exist_ok=True)
+    events = Events(directory, None)
+    events.add(0, [band_charts()])
+    for epoch, mean, width in zip(epochs, means, widths, strict=True):
+        measured = [n for n in range(len(columns)) if not np.isnan(mean[n])]  # probes are there in the last epoch alone
+        events.add(int(epoch), scalars({columns[n]: mean[n] for n in measured}))
+        for n in measured:
+            if columns[n] in BANDS:
+                events.add(int(epoch), band(columns[n], mean[n] - width[n], mean[n] + width[n]))
+    events.close()
