@@ -171,6 +171,7 @@ class Session:
         row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
+        self.recorder.record_best(epoch, self.best)
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
         self.draw(evaluations)
         self.console.epoch(epoch, self.config["epochs"], row)
@@ -255,7 +256,7 @@ class Session:
             facts["warning"] = warning
             self.console.say(f"warning: {warning}")
         result = self.write(status, **facts)
-        self.recorder.finish(self.best, status)
+        self.recorder.finish(status)
         if status == Status.DONE:
             for line in summary_lines(result, self.run.path, uv_prefix()):
                 self.console.say(line)

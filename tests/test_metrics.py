@@ -20,7 +20,7 @@ from runner.storage import checkpoint
 from runner.storage.directory import Run
 from runner.term import Term
 
-LINE = ("data=line", "model=mlp", "model.widths=[]", "loss=mse", "batch_size=5")
+LINE = ("data=line", "model=mlp", "model.activation=tanh", "model.widths=[]", "loss=mse", "batch_size=5")
 SMALL = ("epochs=2", "data.train_size=100", "model=convnet", "model.norm=batch", "model.dropout=0.5")
 
 
@@ -61,12 +61,14 @@ def test_the_ratio_grows_with_the_weight_and_its_warmup(composed: Callable[..., 
 
 
 def test_there_is_a_ratio_for_each_penalty_in_the_objective_alone(composed: Callable[..., Run]) -> None:
-    several = composed(*LINE, "penalty=[l2,jacobian,l1,weight_gradient]", "penalty.weight_gradient.weight=0")
+    several = composed(
+        *LINE, "model.widths=[4]", "penalty=[l2,jacobian,l1,weight_gradient]", "penalty.weight_gradient.weight=0"
+    )
     assert sorted(ratios(several)) == ["train/gradient_ratio/jacobian", "train/gradient_ratio/l2"]
     assert ratios(composed(*LINE)) == {}
     assert ratios(composed(*LINE, "penalty=l2", "loss.weight=0")) == {}
     flat = Term("flat", type("Flat", (Penalty,), {"__call__": lambda self, forward: torch.ones(5)})())
-    assert ratios(several, terms=[flat]) == {"train/gradient_ratio/flat": 0}
+    assert ratios(composed(*LINE), terms=[flat]) == {"train/gradient_ratio/flat": 0}
 
 
 def test_the_ratio_touches_nothing_and_is_the_same_again(composed: Callable[..., Run]) -> None:

@@ -53,13 +53,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             figure = Figure(figsize=(2, 1), dpi=100)
             figure.subplots().plot([0, 1])
             recorder.record_figure(3, "confusion/test", figure)
-            recorder.finish({"validation/error": 0.25 + 0.5 * seed, "test/error": 0.5, "epoch": 2}, "done")
+            recorder.record_best(3, {"validation/error": 0.25 + 0.5 * seed, "test/error": 0.5, "epoch": 2})
+            recorder.finish("done")
             recorder.close()
     for status in ("diverged", "failed", "interrupted"):
         recorder = Recorder(root / status, hparams={"lr": float("nan")}, group=status)
         recorder.record_histogram(1, "losses/train", torch.tensor([float("nan"), float("inf")]))
         recorder.record_scalars(1, {"train/loss": float("nan")})
-        recorder.finish({}, status)
+        recorder.finish(status)
         recorder.close()
     history = []
     recorder = start(root / "resumed")
@@ -228,7 +229,8 @@ def test_resuming_twice_and_from_a_finished_run_keeps_steps_strictly_increasing(
     for resume_at, last in ((2, 5), (4, 6), (6, 6)):
         recorder = start(tmp_path, resume_at, recorder.history[:resume_at])
         epochs(recorder, resume_at + 1, last)
-        recorder.finish({"validation/error": 0.5}, "done")
+        recorder.record_best(last, {"validation/error": 0.5})
+        recorder.finish("done")
         recorder.close()
     found = values(tmp_path)
     assert [step for step, _ in found["Train/loss"]] == [1, 2, 3, 4, 5, 6]
@@ -242,7 +244,7 @@ def test_resuming_twice_and_from_a_finished_run_keeps_steps_strictly_increasing(
 def test_a_run_that_goes_on_takes_back_how_it_ended(tmp_path: Path) -> None:
     recorder = start(tmp_path)
     epochs(recorder, 1, 2)
-    recorder.finish({}, "failed")
+    recorder.finish("failed")
     recorder.close()
     assert "_hparams_/session_end_info" in values(tmp_path)
     start(tmp_path, 2, recorder.history).close()

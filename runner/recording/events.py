@@ -31,7 +31,8 @@ FIRST = ("test", "train", "validation")  # groups of tags that TensorBoard is to
 CHARTS = {
     "error": [r"^(Train|Validation|Test)/error$"],
     "loss": [r"^(Train|Validation|Test)/loss$"],
-    "objective and penalties": [r"^Train/(objective|loss|penalty/[^/]+)$"],
+    "objective and loss": [r"^Train/(objective|loss)$"],
+    "penalties, unweighted": [r"^Train/penalty/[^/]+$"],
     "gradient of each penalty / gradient of the loss": [r"^Train/gradient_ratio/"],
 }
 BANDS = [f"{part}/{kind}" for kind in ("error", "loss") for part in FIRST]  # what has a band over seeds

@@ -24,7 +24,7 @@ TANGENTS = 20  # at most so many, spread over the points in order: more would hi
 TANGENT = 0.1  # a tangent's length, in widths of the picture
 READABLE = 20  # classes: beyond them the numbers in the cells would overlap
 COLUMNS = 5  # images in a row
-WIDTH = 3.6  # inches of 100 pixels: TensorBoard shows a picture about as wide, and shrinks wider ones
+WIDTH = 3.4  # inches of 100 pixels: TensorBoard shows a picture about as wide, and shrinks wider ones
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "0.65"
 
 
@@ -119,7 +119,7 @@ def mistakes_figure(
         height, width = _mosaic(axes, _array(inputs[worst] * dataset.scale + dataset.offset))
     for index, (true, taken) in enumerate(zip(targets[worst].tolist(), predicted[worst].tolist(), strict=True)):
         row, column = divmod(index, COLUMNS)
-        text = f"{true} → {taken}  {probabilities[index]:.0%}"
+        text = f"{true}→{taken} {probabilities[index]:.0%}"
         axes.text((column + 0.5) * width, (row + 0.9) * height, text, ha="center", va="center", fontsize=8)
     return figure
 

@@ -100,16 +100,18 @@ class Recorder:
         width, height = (round(side) for side in figure.bbox.size)
         self._events.add(epoch, [image(tag, png.getvalue(), width, height)])
 
-    def finish(self, best: Mapping[str, float], status: str) -> None:
-        """Record the best values, as `best/<key>`, and how the run ended.
+    def record_best(self, epoch: int, best: Mapping[str, float]) -> None:
+        """Record the numbers of the epoch that is the best so far, in TensorBoard alone: `Test/when_best/error`."""
+        self._events.add(epoch, scalars({f"best/{key}": float(value) for key, value in best.items()}))
+
+    def finish(self, status: str) -> None:
+        """Record how the run ended.
 
         Args:
-            best: numbers of the best epoch, by key.
             status: done shows as success in TensorBoard's table, diverged and failed as failure; any other (the run
                 was interrupted and will go on) as unknown. A run that is resumed takes it back.
         """
         epoch = int(self.history[-1]["epoch"]) if self.history else 0
-        self._events.add(epoch, scalars({f"best/{key}": float(value) for key, value in best.items()}))
         if status in END_STATUS:
             self._events.add(epoch, [session_end(END_STATUS[status])])
         self._events.flush()
