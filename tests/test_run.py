@@ -200,7 +200,8 @@ def test_a_run_is_found_again_by_its_config(composed: Callable[..., Any]) -> Non
     same = composed("penalty=[l2,jacobian]", "penalty.l2.weight=0.50", "optimizer.lr=3e-1", "threads=2", "name=train")
     assert first.path == same.path
     assert "lr=0.3" in first.path.name
-    assert "l2.weight=0.5" in first.path.name
+    assert first.path.name.startswith("jacobian=0.01,l2=0.5,")
+    assert composed("penalty=l2", "penalty.l2.weight=1").path == composed("penalty=l2", "penalty.l2.weight=1.0").path
     assert composed("optimizer.lr=0.2").path != composed("optimizer.lr=0.3").path
     assert composed("seed=1").group_id == composed("seed=2").group_id
     assert composed("seed=1").run_id != composed("seed=2").run_id

@@ -213,7 +213,7 @@ def custom_charts() -> Summary.Value:
 def band_charts() -> Summary.Value:
     """Means over seeds with their bands: one more section of the "Custom Scalars" page, to write at step 0."""
     charts = []
-    for tag in BANDS:
+    for tag in reversed(BANDS):  # TensorBoard 2.21 shows charts with bands from the last to the first
         series = layout_pb2.MarginChartContent.Series(value=shown(tag), lower=_end(tag, "low"), upper=_end(tag, "high"))
         charts.append(layout_pb2.Chart(title=tag, margin=layout_pb2.MarginChartContent(series=[series])))
     return _layout("mean and standard deviation over seeds", charts)
