@@ -96,15 +96,18 @@ def chance_error(dataset: Dataset) -> float:
     return 1.0 - torch.bincount(dataset.train.targets).max().item() / len(dataset.train)
 
 
-def warning_of_chance(components: Components, config: Mapping[str, Any], error: float | None) -> str | None:
-    """Return a sentence if a trained classification is no better than a guess; None if it is.
+def warning_of_chance(components: Components, config: Mapping[str, Any], row: Mapping[str, float]) -> str | None:
+    """Return a sentence if a trained classification is no better than a guess; None if it is, and for a regression.
 
     Args:
         components: of the run.
         config: of the run.
-        error: the final training error; None for a regression.
+        row: numbers of the last epoch, by tag.
     """
-    if error is None or error < AT_CHANCE * (chance := chance_error(components.dataset)):
+    if "train/error" not in row:
+        return None
+    error, chance = row["train/error"], chance_error(components.dataset)
+    if error < AT_CHANCE * chance:
         return None
     weights = [f"penalty.{term.name}.weight={term.weight:g}" for term in components.terms if term.weight]
     causes = [f"optimizer.lr={config['optimizer'].get('lr')} is too large or too small"]

@@ -251,8 +251,7 @@ class Session:
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
         """Write the final result, print it, and return it."""
-        warning = warning_of_chance(self.components, self.config, self.latest.get("train/error"))
-        if status == Status.DONE and warning:
+        if status == Status.DONE and (warning := warning_of_chance(self.components, self.config, self.latest)):
             facts["warning"] = warning
             self.console.say(f"warning: {warning}")
         result = self.write(status, **facts)

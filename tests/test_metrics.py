@@ -127,8 +127,8 @@ def test_the_error_of_a_guess_depends_on_the_classes(
     composed: Callable[..., Run], labels: list[int], error: float, is_told: bool
 ) -> None:
     run = composed(*LINE, "penalty=l2")
-    assert bool(warning_of_chance(classified(labels, composed), run.config, error)) == is_told
-    assert warning_of_chance(classified(labels, composed), run.config, None) is None
+    assert bool(warning_of_chance(classified(labels, composed), run.config, {"train/error": error})) == is_told
+    assert warning_of_chance(classified(labels, composed), run.config, {"train/loss": 9.0}) is None
 
 
 def test_a_run_that_has_learned_nothing_says_so(composed: Callable[..., Run], capsys: pytest.CaptureFixture) -> None:
