@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.recording.events import BANDS, Events, band, band_charts, scalars, write_session
 from runner.storage.directory import Run
-from runner.summary.runs import config_of, read_run
+from runner.summary.runs import RunRecord, config_of, read_run
 from runner.summary.settings import swept
 
 MEANS = "mean"  # folder of the groups beside the runs; it holds event files alone, so no summary takes it for a run
@@ -28,40 +28,43 @@ def write_groups(folder: Path, paths: Sequence[Path]) -> None:
         OSError: if a file cannot be written.
         ValueError: if a metrics.csv is damaged.
     """
-    records = [read_run(path.absolute()) for path in paths]
-    configs = {record.path: config for record in records if (config := config_of([record])) is not None}
-    _write_hyperparameters(folder.absolute(), configs)
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for record in records:
-        if record.status == "done" and record.path in configs:
-            groups[Run(configs[record.path]).group_name].append(record.path)
-    for name, runs in groups.items():
-        _write_means(folder / MEANS / name, runs)
+    groups = _groups_of(paths)
+    configs = {group: config for group, runs in groups.items() if (config := config_of(runs)) is not None}
+    rows = hyperparameters(folder, configs)
+    for group, config in configs.items():
+        name = Run(config).group_name
+        for run in groups[group]:
+            if rows[group]:  # else only the seed differs
+                write_session(run.path, rows[group], name)
+        if done := [run.path for run in groups[group] if run.status == "done"]:
+            _write_means(folder / MEANS / name, done)
 
 
-def hyperparameters(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, dict[str, Any]]:
-    """Return what tells each run from the others of its sweep, and of the other sweeps in the folder that it is in.
+def hyperparameters(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what tells each group of seeds from the others of its sweep, and of the other sweeps that it is in.
 
     Args:
         folder: of the runs and of the lists of sweeps, `.sweeps/<id>`.
-        runs: directory -> config.
+        configs: group id -> config.
     """
-    found: dict[Path, dict[str, Any]] = {path: {} for path in runs}
+    found: dict[str, dict[str, Any]] = {group: {} for group in configs}
     for listing in sorted((folder / ".sweeps").glob("*")):
-        members = [folder / name for name in dict.fromkeys(listing.read_text().splitlines())]
-        if found.keys() & set(members):
-            configs = {path: runs.get(path) or config_of([read_run(path)]) for path in members}
-            known = {path: config for path, config in configs.items() if config}
-            for path, values in zip(known, swept(list(known.values())), strict=True):
-                found.get(path, {}).update(values)
+        members = _groups_of([folder / name for name in dict.fromkeys(listing.read_text().splitlines())])
+        if found.keys() & members.keys():
+            readable = {group: configs.get(group) or config_of(runs) for group, runs in members.items()}
+            known = {group: config for group, config in readable.items() if config}
+            for group, values in zip(known, swept(list(known.values())), strict=True):
+                found.get(group, {}).update(values)
     return found
 
 
-def _write_hyperparameters(folder: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Write each run's row in TensorBoard's table of hyperparameters anew, where it is another one now."""
-    for path, values in hyperparameters(folder, runs).items():
-        if values:  # else only the seed differs
-            write_session(path, values, Run(dict(runs[path])).group_name)
+def _groups_of(paths: Sequence[Path]) -> dict[str, list[RunRecord]]:
+    """Return the runs that can be read, by the id of their group."""
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in map(read_run, paths):
+        if "group_id" in run.result:
+            groups[run.result["group_id"]].append(run)
+    return groups
 
 
 def _write_means(directory: Path, runs: Sequence[Path]) -> None:
