@@ -18,7 +18,7 @@ COMMON = {
     "data": ("train_size", "validation_size", "normalize", "label_noise", "seed"),
     "loss": ("weight",),
     "optimizer": ("groups", "gradient", "clip"),
-    "penalty": ("weight", "every", "warmup"),
+    "penalty": ("weight", "every", "warmup", "weight_range"),
 }
 # What the runner hands to a constructor beside its options.
 GIVEN = {"model": ("input_shape", "outputs"), "optimizer": ("params",)}

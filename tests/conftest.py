@@ -13,6 +13,7 @@ import pytest
 import torch
 from support import ROOT
 from support.forked import Forks, forking
+from support.sweeps import Sweeps
 
 # Whoever uses one of these starts processes; the other tests that do so are marked where they stand.
 STARTING = {"command", "forking_process", "board"}
@@ -56,6 +57,24 @@ def composed(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def write(composed: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes the two files of a run of a sweep, and returns the run's directory."""
+    from runner.storage.directory import Run
+
+    bases: dict[tuple[str, ...], Any] = {}
+
+    def written(*overrides: str, seed: int = 0, folder: str = "a", status: str = "done", **result: Any) -> Path:
+        base = bases.setdefault(overrides, bases.get(overrides) or composed(*overrides))
+        directory = Run({**base.config, "seed": seed, "name": folder}, {})
+        directory.write_config()
+        seeds = {"seed": seed, "data_seed": directory.config["data"]["seed"]}
+        directory.write_result({"status": status, **seeds, **{k.replace("_", "/"): v for k, v in result.items()}})
+        return directory.path
+
+    return written
+
+
+@pytest.fixture
 def train(composed: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     """Return a function of overrides that trains in this process and returns the result."""
     from runner.run import train_run
@@ -89,3 +108,8 @@ def forking_process() -> Iterator[Any]:
 def forks(forking_process: Any, tmp_path: Path) -> Forks:
     """Runs of train.py in a temporary folder, in processes that start at once and may be killed."""
     return Forks(forking_process, tmp_path)
+
+
+@pytest.fixture
+def sweeps(forks: Forks) -> Sweeps:
+    return Sweeps(forks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def listed(runs: list[Run], name: str = "one") -> list[Path]:
     """Write the list of a sweep, and return the directories of its runs."""
     listing = runs[0].path.parent / ".sweeps" / name
     listing.parent.mkdir(exist_ok=True)
-    listing.write_text("".join(f"{run.path.name}\n" for run in runs))
+    listing.write_text("".join(json.dumps({"run": run.path.name}) + "\n" for run in runs))
     return [run.path for run in runs]
 
 

@@ -45,9 +45,9 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     assert heads == ["error, last", "error, best", "seconds", "examples/s", "directory", "look at it"]
     assert lines[-1].endswith(f"tensorboard --logdir {found[2]}")
     directory = tmp_path / found[2]
-    files = {path.name.split(".tfevents")[0] for path in directory.iterdir() if "checkpoint" not in path.name}
+    files = {path.name.split(".tfevents")[0] for path in directory.iterdir() if path.suffix != ".pt"}
     assert files == {".lock", "config.yaml", "overrides.yaml", "train.log", "result.json", "metrics.csv", "events.out"}
-    assert any("checkpoint" in path.name for path in directory.iterdir())
+    assert {path.name.partition("-")[0] for path in directory.glob("*.pt")} == {"checkpoint", "best"}
     result = json.loads((directory / "result.json").read_text())
     assert {"test/error", "train/loss", "best/validation/error", "status", "run_id", "seconds", "torch"} <= set(result)
     assert {"git_commit", "threads", "device", "seed", "examples_per_second"} <= set(result)

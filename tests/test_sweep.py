@@ -17,21 +17,15 @@ from typing import Any
 import psutil
 import pytest
 from hydra.types import RunMode
-from support.forked import Forks
 from support.sweeps import FAULTY, REASONS, TIMES, TINY, Sweeps
 
 from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
-from runner.storage import checkpoint
+from runner.storage import checkpoint, members
 from runner.storage.directory import locked
-from runner.sweep import members
+from runner.storage.members import Member
 from runner.sweep.conclude import _final_status, titles_of
 from runner.sweep.job import train_job
-
-
-@pytest.fixture
-def sweeps(forks: Forks) -> Sweeps:
-    return Sweeps(forks)
 
 
 def outcome(sweeps: Sweeps, name: str) -> dict[str, Any]:
@@ -54,7 +48,7 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert "[4/4] done: " in said
     assert "l2.weight" in said
     folder = sweeps.folder / "runs" / "train"
-    assert (folder / "summary.csv").read_text().count("\n") == 3  # a line of names, and one for each weight
+    assert (folder / "groups.csv").read_text().count("\n") == 3  # a line of names, and one for each weight
     assert (folder / "summary.png").stat().st_size > 1000
     logs = {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run_without_torch(*grid, "penalty.l2.weight=0.01,0")
@@ -64,9 +58,9 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert "[2/2] done: " in said
     assert sorted(sweeps.times_trained().values()) == [1] * 6
     assert logs.items() <= {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}.items()
-    assert (folder / "summary.csv").read_text().count("\n") == 4
+    assert (folder / "groups.csv").read_text().count("\n") == 4
     sweeps.run(*TINY, "epochs=2", "optimizer.lr=0.01,0.02")
-    assert (folder / "summary.csv").read_text().count(
+    assert (folder / "groups.csv").read_text().count(
         "\n"
     ) == 3  # of what this sweep looked at, not of all in the folder
 
@@ -283,8 +277,8 @@ def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
 
 def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> None:
     with locked(tmp_path):
-        assert _final_status(tmp_path) == "busy"
-    assert _final_status(tmp_path) == "failed"  # nobody has it, and it left no result
+        assert _final_status(Member(tmp_path)) == "busy"
+    assert _final_status(Member(tmp_path)) == "failed"  # nobody has it, and it left no result
 
 
 SEARCH = (
@@ -363,8 +357,8 @@ def test_a_sweep_ends_by_its_own_runs_alone(sweeps: Sweeps) -> None:
     code, said = sweeps.wait(good)
     assert (code, "ArithmeticError" in said) == (0, False), said
     assert len(sweeps.results()) == 3
-    assert len(sweeps.paths("", "summary.csv")) == 1
-    assert ",2," in (sweeps.folder / "runs" / "train" / "summary.csv").read_text().splitlines()[1]
+    assert len(sweeps.paths("", "groups.csv")) == 1
+    assert ",2," in (sweeps.folder / "runs" / "train" / "groups.csv").read_text().splitlines()[1]
 
 
 def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:
@@ -376,7 +370,7 @@ def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:
 def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Named:
         def __init__(self, name: str) -> None:
-            self.path = tmp_path / name
+            self.path, self.config = tmp_path / name, {"sweep": {"arm": None, "baseline": None}}
 
     monkeypatch.setenv(members.VARIABLE, "")
     members.use_list_of(["-m", "seed=1,2"], tmp_path)
@@ -385,7 +379,7 @@ def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch:
     members.add_to_list([Named("c")])  # type: ignore[list-item]
     members.use_list_of(["-m", "force=true", "seed=1,2"], tmp_path)
     members.add_to_list([Named("b"), Named("d")])  # type: ignore[list-item]
-    assert members.listed() == [tmp_path / name for name in "abd"]
+    assert [member.path for member in members.listed()] == [tmp_path / name for name in "abd"]
     members.start_list()
     assert members.listed() == []
 

@@ -39,14 +39,23 @@ class LocalLauncher(Launcher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, with one difference: the configs of all jobs are checked before any job starts."""
+    """Hydra's own sweeper, with two differences: all configs are checked before any job starts, and it knows arms."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run a job for each point of the grid."""
-        from runner.sweep.members import start_list
+        """Run a job for each point of the grid, or of the grids of all arms."""
+        from runner.storage.members import start_list
+        from runner.sweep.arms import run_arms
 
         start_list()
-        return super().sweep(arguments)
+        if not self.config.sweep.arms:
+            return super().sweep(arguments)
+        return run_arms(self.hydra_context.config_loader, self.config, [*self._parse_config(), *arguments], self.launch)
+
+    def launch(self, jobs: list[list[str]]) -> None:
+        """Run some jobs, all of them checked before."""
+        self.validate_batch_is_legal(jobs)
+        for job in self.launcher.launch(jobs, initial_job_idx=0):
+            _ = job.return_value  # raises what the job has raised
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Exit with code 2 and a sentence for each problem; the local launcher does so by itself."""

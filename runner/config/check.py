@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -71,8 +72,8 @@ def _problems_of_keys(config: dict[str, Any]) -> list[str]:
     if problems:
         return problems
     present = {path for path, _ in walk(config)}
-    wanted = [path for path, _ in walk(main_config()) if "." in path and path.partition(".")[0] in keys]
-    return [f"{path} is missing" for path in wanted if path not in present]
+    wanted = [path for path, _ in walk(main_config()) if re.fullmatch(r"(\w+\.)+[a-z_]+", path)]  # no member of a list
+    return [f"{path} is missing" for path in wanted if path not in present and path.partition(".")[0] in keys]
 
 
 def _problems_together(config: dict[str, Any]) -> list[str]:

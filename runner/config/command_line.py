@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -16,7 +17,16 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.check import exit_with_problems, problems_of
-from runner.config.compose import SEARCH_PATH, Composer, get_args_parser, loader_with, project_composer, with_value
+from runner.config.compose import (
+    SEARCH_PATH,
+    Composer,
+    get_args_parser,
+    loader_with,
+    parsed,
+    project_composer,
+    typed_lines,
+    with_value,
+)
 from runner.config.conf_files import file_of, load, options
 from runner.config.tree import walk
 
@@ -41,6 +51,7 @@ def check(arguments: Sequence[str]) -> Path | None:
         composer = _composer_for(parsed.config_dir, overrides)
         problems = list(islice(_problems_of_overrides(overrides, composer), PROBLEMS_SHOWN))
         config = None if problems else composer.compose(next(_variants(overrides)))
+        problems += _problems_of_arms(config.values["sweep"], overrides, composer) if config else []
     except COMPOSITION_ERRORS as error:
         problems, config = [_one_line(error)], None
     in_sweep = parsed.multirun or (config is not None and str(config.hydra["mode"]).endswith("MULTIRUN"))
@@ -85,6 +96,19 @@ def _problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[st
         return [f"{o.key_or_group} has several values, {o.get_value_string()}: add -m for a sweep" for o in swept]
     fixed = [o.key_or_group for o in swept if o.key_or_group in ("name", "runs_dir")]
     return [f"{key} cannot be swept: the sweep lies in ${{runs_dir}}/${{name}}" for key in fixed]
+
+
+def _problems_of_arms(sweep: dict[str, Any], overrides: Sequence[Override], composer: Composer) -> list[str]:
+    """Return what is wrong with the arms of a sweep, each problem behind its arm's name."""
+    named = "sweep.arms must have names of letters, digits, _ and -"
+    problems = [f"{named}, got {arm!r}" for arm in sweep["arms"] or () if not re.fullmatch(r"[\w-]+", str(arm))]
+    for arm, own in (sweep["arms"] or {}).items():
+        lines = {o.key_or_group: o for o in [*overrides, *map(parsed, typed_lines(own))]}  # the arm's own win
+        found = islice(_problems_of_overrides(list(lines.values()), composer), PROBLEMS_SHOWN)
+        problems += [f"sweep.arms.{arm}: {problem}" for problem in found]
+    if sweep["arms"] and sweep["baseline"] not in (None, *sweep["arms"]):
+        problems.append(f"sweep.baseline must be one of {', '.join(sweep['arms'])}, got {sweep['baseline']}")
+    return problems
 
 
 def _composer_for(folder: str | None, overrides: Sequence[Override]) -> Composer:

@@ -8,8 +8,9 @@ executes the modules of its plugins anew when it looks for them, so `hydra_plugi
 from __future__ import annotations
 
 import copy
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.conf_files import CONF
-from runner.config.tree import value_at
+from runner.config.tree import as_yaml, value_at
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -149,6 +150,30 @@ def parsed(line: str) -> Override:
 def with_value(override: Override, value: Any) -> str:
     """Return a swept override with one value, as it is typed."""
     return f"{override.get_key_element()}={Override._get_value_element_as_str(value)}"
+
+
+def grid(lines: Sequence[str]) -> list[list[str]]:
+    """Return all combinations of the values that some overrides have, each as overrides with one value."""
+    overrides = [(line, parsed(line)) for line in lines]
+    values = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [line]
+        for line, override in overrides
+    ]
+    return [list(combination) for combination in itertools.product(*values)]
+
+
+def typed_lines(node: Mapping[str, Any]) -> list[str]:
+    """Return keys and values as overrides; the values are written as on the command line: "0.1,0.2" is a grid."""
+    return [f"{key}={_typed(value)}" for key, value in node.items()]
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed: a list without quotes around its words."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return value if isinstance(value, str) else as_yaml(value)
 
 
 def allowed_packages(lines: Sequence[str]) -> list[str]:

@@ -18,13 +18,9 @@ from runner.config.tree import as_yaml, value_at, walk
 
 PLAIN = ("launcher", "sweeper", "mode", "searchpath", "job.name", "job.id", "job.num", "job.env_set")  # may be set
 RECORDS = ("overrides", "runtime", "job.override_dirname", "job.config_name")  # what was typed
-BUILDS = "any class that is named there would be built"
-REASONS = {
-    "callbacks": BUILDS,
-    "job_logging": BUILDS,
-    "hydra_logging": BUILDS,
-    "sweep": "runs_dir and name tell where a sweep lies",
-}
+REASONS = dict.fromkeys(
+    ("callbacks", "job_logging", "hydra_logging"), "any class that is named there would be built"
+) | {"sweep": "runs_dir and name tell where a sweep lies"}
 MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launchers that have no option for them
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
 DATABASES = ("sqlite:", "mysql", "postgresql")  # optuna's other storages unpickle what they find

@@ -27,24 +27,9 @@ def whole(low: int) -> _Rule:
     return _Rule(f"a whole number of at least {low}", lambda value: type(value) is int and low <= value < 2**63)
 
 
-def number(
-    *, low: float | None = None, above: float | None = None, high: float = math.inf, below: float = math.inf
-) -> _Rule:
-    """A finite number: at least `low` or above `above`, at most `high` or below `below`."""
-    if high < math.inf:
-        expected = f"between {low} and {high}"
-    elif below < math.inf:
-        expected = f"at least {low} and below {below}"
-    else:
-        expected = f"a finite number of at least {low}" if above is None else f"a finite number above {above}"
-    least = -math.inf if low is None else low
-    beyond = -math.inf if above is None else above
-
-    def accepts(value: Any) -> bool:
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        return is_number and least <= value <= high and beyond < value < below
-
-    return _Rule(expected, accepts)
+def number(expected: str, holds: Callable[[float], bool]) -> _Rule:
+    """A finite number for which `holds`, which `expected` says in words."""
+    return _Rule(expected, lambda value: type(value) in (int, float) and math.isfinite(value) and holds(value))
 
 
 def choice(*names: str) -> _Rule:
@@ -72,24 +57,37 @@ folder_name = _Rule(
 )
 mapping = _Rule("a mapping of names to options", lambda value: isinstance(value, dict))
 
+not_negative = number("a finite number of at least 0", lambda value: value >= 0)
+positive = number("a finite number above 0", lambda value: value > 0)
+number_range = _Rule(
+    "two numbers above 0, the least first",
+    lambda value: (
+        isinstance(value, list) and len(value) == 2 and all(map(positive.accepts, value)) and value[0] < value[1]
+    ),
+)
+
 RULES = (  # a rule, and the keys that it holds for
-    (whole(0), "seed data.seed"),
+    (whole(0), "seed data.seed sweep.trials"),
     (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every"),
     (_optional(whole(0)), "evaluate_every data.validation_size"),
     (_optional(whole(1)), "threads data.train_size optimizer.max_eval sweep.n_jobs"),
-    (number(low=0), "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
-    (number(low=0, high=1), "data.label_noise"),
-    (number(low=0, below=1), "optimizer.momentum model.dropout"),
-    (number(above=0), "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width"),
-    (_optional(number(above=0)), "optimizer.clip"),
+    (not_negative, "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
+    (number("between 0 and 1", lambda value: 0 <= value <= 1), "data.label_noise"),
+    (number("at least 0 and below 1", lambda value: 0 <= value < 1), "optimizer.momentum model.dropout"),
+    (positive, "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width"),
+    (_optional(positive), "optimizer.clip"),
     (flag, "shuffle histograms pictures force sweep.retry_failed"),
     (_optional(flag), "channels_last"),
     (text, "runs_dir"),
-    (_optional(text), "objective_metric"),
+    (_optional(text), "objective_metric init_from"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
-    (mapping, "penalty penalty.* probe probe.* sweep"),
-    (_optional(mapping), "optimizer.groups"),
+    (mapping, "penalty penalty.* probe probe.* sweep sweep.arms.*"),
+    (_optional(mapping), "optimizer.groups sweep.arms sweep.ranges"),
+    (number_range, "penalty.*.weight_range"),
+    (each(whole(0)), "sweep.tuning_seeds"),
+    (_optional(text), "sweep.baseline sweep.arm"),
+    (_optional(choice("trial", "comparison")), "sweep.stage"),
     (choice("auto", "cpu", "cuda"), "device"),
     (choice("fp32", "bf16"), "precision"),
     (choice("batch", "frozen"), "batch_norm"),

@@ -49,7 +49,8 @@ class Run:
     @cached_property
     def group_name(self) -> str:
         """The directory's name that the first seed would have, with the id of the group."""
-        return directory_name({**self.config, "seed": 0}, self.group_id)
+        first = {**self.config, "seed": 0, "data": {**self.config["data"], "seed": 0}}
+        return directory_name(first, self.group_id)
 
     @property
     def is_finished(self) -> bool:

@@ -5,10 +5,8 @@ One swept number: lines, with all seeds as dots. Two swept keys: a heat map. Any
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,26 +14,15 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from runner.storage.atomic import write_atomic
 from runner.summary.axis import LOG_RATIO, set_ticks
 from runner.summary.groups import Row, Summary
 from runner.summary.settings import BLANK, as_typed, is_number, sort_key
 
 COLORS = {"train": "#7f7f7f", "validation": "#1f77b4", "test": "#d95f02"}
 OTHER = "#1f77b4"
+STYLES = {"train": "s:", "validation": "^--", "test": "o-"}  # marker and line, to be told apart in grey
 MOST_ROWS = 60  # of the picture with a row for each group: more could not be read
 LONGEST_LABEL = 48
-
-
-def write(summary: Summary, folder: Path, metric: str | None) -> None:
-    """Write summary.png, whole or not at all.
-
-    Raises:
-        WriteError: if the system refuses.
-    """
-    png = io.BytesIO()
-    figure_of(summary, metric).savefig(png, format="png")
-    write_atomic(folder / "summary.png", png.getvalue())
 
 
 def figure_of(summary: Summary, metric: str | None) -> Figure:
@@ -57,8 +44,7 @@ def figure_of(summary: Summary, metric: str | None) -> Figure:
 
 def values_of(rows: Sequence[Row], column: str) -> list[Any]:
     """Return the different values of a swept key, in order."""
-    values = {as_typed(row.keys.get(column, BLANK)): row.keys.get(column, BLANK) for row in rows}
-    return sorted(values.values(), key=sort_key)
+    return sorted({row.typed(column): row.keys.get(column, BLANK) for row in rows}.values(), key=sort_key)
 
 
 def is_grid(rows: Sequence[Row], columns: Sequence[str]) -> bool:
@@ -80,24 +66,29 @@ def draw_lines(axes: Axes, summary: Summary, metric: str) -> None:
     """Draw means, standard deviations and all seeds against one number."""
     (column,) = summary.columns
     values = values_of(summary.rows, column)
-    diverged = {as_typed(row.keys.get(column, BLANK)): row.diverged for row in summary.rows}
+    diverged = {row.typed(column): row.diverged for row in summary.rows}
     places = set_ticks(axes, values, diverged)
     for name, color in lines_of(summary, metric).items():
         rows = [row for row in summary.rows if math.isfinite(row.mean(name))]
-        x = [places[as_typed(row.keys.get(column, BLANK))] for row in rows]
+        x = [places[row.typed(column)] for row in rows]
         means = [row.metrics[name].mean for row in rows]
         deviations = [0.0 if math.isnan(d := row.metrics[name].deviation) else d for row in rows]
-        axes.plot(x, means, "o-", color=color, markersize=4, label=name, zorder=3)
+        axes.plot(x, means, style_of(name), color=color, markersize=4, label=name, zorder=3)
         low, high = ([m + s * d for m, d in zip(means, deviations, strict=True)] for s in (-1, 1))
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         dots = [(place, value) for place, row in zip(x, rows, strict=True) for value in row.metrics[name].values]
         draw_dots(axes, dots, color)
     for row in summary.best:
-        axes.axvline(places[as_typed(row.keys.get(column, BLANK))], color="0.6", linewidth=1, linestyle=":", zorder=0)
+        axes.axvline(places[row.typed(column)], color="0.6", linewidth=1, linestyle=":", zorder=0)
     axes.set(xlabel=column, ylabel=metric.rpartition("/")[2] if len(lines_of(summary, metric)) > 1 else metric)
     axes.figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     axes.grid(axis="y", color="0.92")
     axes.figure.suptitle(caption(summary), fontsize=9)
+
+
+def style_of(metric: str) -> str:
+    """Return the marker and the line of a metric, by the part of the data that it is of."""
+    return STYLES.get(metric.partition("/")[0], "o-")
 
 
 def draw_dots(axes: Axes, dots: Sequence[tuple[float, float]], color: str) -> None:
@@ -110,10 +101,7 @@ def draw_heat_map(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str
     """Draw the means of a metric over two keys: that with more values along the picture, the best group framed."""
     across, down = sorted(summary.columns, key=lambda column: -len(values_of(rows, column)))
     wide, high = ([as_typed(value) for value in values_of(rows, column)] for column in (across, down))
-    places = [
-        (wide.index(as_typed(row.keys.get(across, BLANK))), high.index(as_typed(row.keys.get(down, BLANK))))
-        for row in rows
-    ]
+    places = [(wide.index(row.typed(across)), high.index(row.typed(down))) for row in rows]
     grid = [[math.nan] * len(wide) for _ in high]
     for (x, y), row in zip(places, rows, strict=True):
         grid[y][x] = row.mean(metric)
@@ -156,8 +144,9 @@ def draw_rows(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str) ->
         means = [spread.mean for _, spread in found]
         deviations = [0.0 if math.isnan(spread.deviation) else spread.deviation for _, spread in found]
         y = [place for place, _ in found]
-        axes.errorbar(means, y, xerr=deviations, fmt="o", color=color, markersize=4, elinewidth=0.8, label=name)
-    axes.set_yticks(range(len(shown)), [label_of(row, summary) for row in shown], fontsize=8)
+        marker = style_of(name)[0]
+        axes.errorbar(means, y, xerr=deviations, fmt=marker, color=color, markersize=4, elinewidth=0.8, label=name)
+    axes.set_yticks(range(len(shown)), [label_with_failures(row, summary) for row in shown], fontsize=8)
     for tick, row in zip(axes.get_yticklabels(), shown, strict=True):
         tick.set_fontweight("bold" if row in summary.best else "normal")
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -168,12 +157,9 @@ def draw_rows(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str) ->
     axes.figure.suptitle(caption(summary, "bold"), fontsize=9)
 
 
-def label_of(row: Row, summary: Summary) -> str:
-    """Return what tells a group from the others, and how many of its runs diverged."""
-    if len(summary.columns) == 1:
-        label = as_typed(row.keys.get(summary.columns[0], BLANK)) or "none"
-    else:
-        label = ", ".join(f"{key}={as_typed(value)}" for key, value in row.keys.items())
+def label_with_failures(row: Row, summary: Summary) -> str:
+    """Return a row's label, cut to a length that fits, and how many of its runs diverged."""
+    label = summary.label(row)
     label = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
     return label + (f" ({row.diverged} diverged)" if row.diverged else "")
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from runner.storage.identity import identity
+from runner.storage.members import Member, members_of
 from runner.summary.runs import RunRecord, config_of, directories, read_run
-from runner.summary.settings import BLANK, sort_key, swept
+from runner.summary.settings import BLANK, as_typed, short_names, sort_key, swept
 
 # Of the best row; never the test set. An error means the same for all criteria, a loss for one criterion only.
 MONITORS = ("validation/error", "validation/loss", "train/error", "train/loss")
-TIE = 1e-9  # relative difference of two means that is rounding
+TIE = 1e-6  # relative difference of two means that is rounding: sums of float32 in another order
 
 
 class NothingToShow(ValueError):
@@ -32,32 +34,47 @@ class NothingToShow(ValueError):
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over the seeds of a group."""
+    """A metric over the seeds of a group.
 
-    values: tuple[float, ...]
+    Args:
+        values: one for each run, under the run's seeds.
+    """
+
+    values: pd.Series
 
     @property
     def mean(self) -> float:
-        return sum(self.values) / len(self.values)
+        return float(self.values.mean(skipna=False))
 
     @property
     def deviation(self) -> float:
         """The sample standard deviation (n - 1); NaN for a single value, and if a value is not finite."""
-        usable = len(self.values) > 1 and all(map(math.isfinite, self.values))
-        return statistics.stdev(self.values) if usable else math.nan
+        return float(self.values.std(skipna=False))
 
     @property
     def median(self) -> float:
-        return math.nan if any(map(math.isnan, self.values)) else statistics.median(self.values)
+        return float(self.values.median(skipna=False))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One group: what tells it from the others, its runs, and the criterion that their losses are of."""
+    """One group.
+
+    Args:
+        keys: what tells it from the others, by the columns' names.
+        runs: of all its seeds.
+        criterion: what a loss of these runs is.
+        setting: what a row must share with another one to be compared with it.
+        options: of an arm, by name: what its trials have chosen, or are trying, and what else it alone has.
+        is_baseline: whether it is what others are compared with.
+    """
 
     keys: Mapping[str, Any]
     runs: Sequence[RunRecord]
     criterion: str = ""
+    setting: str = ""
+    is_baseline: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def done(self) -> list[RunRecord]:
@@ -70,11 +87,12 @@ class Row:
 
     @cached_property
     def metrics(self) -> dict[str, Spread]:
-        values: dict[str, list[float]] = defaultdict(list)
-        for run in self.done:
-            for tag, number in run.numbers.items():
-                values[tag].append(number)
-        return {tag: Spread(tuple(numbers)) for tag, numbers in values.items()}
+        frame = pd.DataFrame([run.numbers for run in self.done], [run.seeds for run in self.done], dtype=float)
+        return {tag: Spread(frame[tag][[tag in run.numbers for run in self.done]]) for tag in frame}
+
+    def typed(self, column: str) -> str:
+        """Return the value of a column as it is typed; nothing where the row has none."""
+        return as_typed(self.keys.get(column, BLANK))
 
     def mean(self, metric: str | None) -> float:
         """Return the mean of a metric; NaN if no run that ended well has it."""
@@ -83,15 +101,31 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows in the order of their keys, and the runs that are in none of the means, with the reasons."""
+    """Rows in the order of their keys.
+
+    Args:
+        rows: the groups.
+        others: the runs that are in none of the means, with the reasons.
+        trials: the rows of the runs that have chosen, on validation, what is compared; empty without `sweep.trials`.
+        baseline: what rows are compared with, where it is named: an arm, or KEY=VALUE.
+    """
 
     rows: Sequence[Row]
     others: Sequence[RunRecord]
+    trials: Sequence[Row] = ()
+    baseline: str | None = None
 
     @cached_property
     def columns(self) -> list[str]:
         """The swept keys, by short names."""
         return list(dict.fromkeys(key for row in self.rows for key in row.keys))
+
+    def label(self, row: Row) -> str:
+        """Return what tells a row from the others: its arm, the value of the only column, or all keys and values."""
+        if len(self.columns) == 1:
+            return row.typed(self.columns[0]) or "none"
+        words = [f"{key}={as_typed(value)}" for key, value in row.keys.items() if key not in ("arm", "chosen")]
+        return " ".join([row.keys["arm"], *words]) if "arm" in row.keys else ", ".join(words)
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -162,34 +196,91 @@ def _least(rows: Sequence[Row], metric: str | None) -> list[Row]:
     return [row for row, mean in zip(rows, means, strict=True) if math.isclose(mean, lowest, rel_tol=TIE)]
 
 
-def summarize(*folders: Path) -> Summary:
+def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline: str | None = None) -> Summary:
     """Return the summary of all runs below some folders; nothing that is missing or damaged in them raises.
 
     Runs of one group are pooled over the folders, unless a run stands in two of them: then the folders are compared,
     in a column `sweep`.
+
+    Args:
+        folders: of runs.
+        members: what the runs are in their sweep for (null: as the lists in the folders say).
+        baseline: what rows are compared with: an arm, or KEY=VALUE (null: as the sweep says, or what has no penalty).
     """
     runs = [read_run(path) for path in directories(folders)]
-    found = {(run.path.parent, run.result["run_id"]): run for run in runs if "group_id" in run.result}
-    known = list(found.values())  # a run counts once, though it be in two directories side by side
-    ids = [run.result.get("run_id") for run in known]
-    compared = len(set(ids)) < len(ids)
-    groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for run in known:
-        groups[str(run.path.parent) if compared else "", run.result["group_id"]].append(run)
-    configs = {group: config_of(members) for group, members in groups.items()}
-    lost = [run for group, members in groups.items() if configs[group] is None for run in members]
-    readable = [(group, config) for group, config in configs.items() if config is not None]
-    keys = swept([config for _, config in readable])
-    names = [name for (name, _), _ in readable]
-    if len(set(names)) > 1:
-        common = os.path.commonpath(names)
-        keys = [{"sweep": os.path.relpath(name, common)} | own for name, own in zip(names, keys, strict=True)]
-    rows = [Row(own, groups[group], _criterion_of(config)) for (group, config), own in zip(readable, keys, strict=True)]
-    others = [run for run in runs if run.status != "done" and run not in lost]
+    if members is None:
+        members = [member for folder in {run.path.parent for run in runs} for member in members_of(folder)]
+    groups = _grouped(runs, members)
+    configs = {group: config_of(some) for group, some in groups.items()}
+    lost = [run for group, some in groups.items() if configs[group] is None for run in some]
+    tried = [run for group, some in groups.items() if group.is_trial for run in some if run.status == "diverged"]
+    others = [run for run in runs if run.status != "done" and run not in lost and run not in tried]
     others += [
         RunRecord(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost
     ]
-    return Summary(in_order(rows), others)
+    named = baseline or next((member.baseline for member in members if member.baseline), None)
+    readable = {group: (config, groups[group]) for group, config in configs.items() if config is not None}
+    rows, trials = (
+        in_order(_rows({group: both for group, both in readable.items() if group.is_trial == is_trial}, named))
+        for is_trial in (False, True)
+    )
+    return Summary(rows, others, trials, named)
+
+
+def _grouped(runs: Sequence[RunRecord], members: Sequence[Member]) -> dict[_Group, list[RunRecord]]:
+    """Return the runs that have a result, by their groups."""
+    purposes = {member.path.resolve(): member for member in members}
+    found = {(run.path.parent, run.result["run_id"]): run for run in runs if "group_id" in run.result}
+    known = list(found.values())  # a run counts once, though it be in two directories side by side
+    compared = len({run.result.get("run_id") for run in known}) < len(known)
+    groups: dict[_Group, list[RunRecord]] = defaultdict(list)
+    for run in known:
+        purpose = purposes.get(run.path.resolve(), Member(run.path))
+        folder, is_trial = str(run.path.parent) if compared else "", purpose.stage == "trial"
+        groups[_Group(folder, is_trial, purpose.arm, tuple(purpose.setting), run.result["group_id"])].append(run)
+    return groups
+
+
+class _Group(NamedTuple):
+    """What the runs of a row share."""
+
+    folder: str
+    is_trial: bool
+    arm: str
+    setting: tuple[str, ...]
+    group_id: str
+
+
+def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], baseline: str | None) -> list[Row]:
+    """Return a row for each group, named by what tells it from the others."""
+    values = swept([config for config, _ in groups.values()])
+    names = short_names(path for own in values for path in own)
+    folders = {group.folder for group in groups}
+    rows = []
+    for (group, (config, runs)), own in zip(groups.items(), values, strict=True):
+        shared = {line.partition("=")[0] for line in group.setting}
+        keys = {names[path]: value for path, value in own.items() if path in shared or not group.arm}
+        options = {names[path]: value for path, value in own.items() if path not in shared and path != "penalty"}
+        if group.arm:
+            chosen = " ".join(f"{name}={as_typed(value)}" for name, value in options.items())
+            keys = {"arm": group.arm, **keys, "chosen": chosen}
+        if len(folders) > 1:
+            keys = {"sweep": os.path.relpath(group.folder, os.path.commonpath(folders)), **keys}
+        setting, is_baseline = _place(group, config, own, baseline)
+        rows.append(Row(keys, runs, _criterion_of(config), setting, is_baseline, options))
+    return rows
+
+
+def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], baseline: str | None) -> tuple[str, bool]:
+    """Return what a row must share with those it is compared with, and whether it is what they are compared with."""
+    if group.arm:
+        return json.dumps([group.folder, group.setting]), group.arm == (baseline or "none")
+    key, _, value = (baseline or "").partition("=")
+    compared = key.partition(".")[0] if value else "penalty"
+    setting = {path: as_typed(v) for path, v in own.items() if path.partition(".")[0] != compared}
+    acts = any(options.get("weight", 1) for options in config.get("penalty", {}).values())
+    is_baseline = as_typed(own.get(key, BLANK)) == value if value else not acts
+    return json.dumps([group.folder, setting]), is_baseline
 
 
 def _criterion_of(config: Mapping[str, Any]) -> str:

@@ -30,6 +30,11 @@ class RunRecord:
         return self.path / "train.log"
 
     @property
+    def seeds(self) -> tuple[int, int]:
+        """The run's seed and that of its data: runs of two groups are paired by them."""
+        return self.result.get("seed", 0), self.result.get("data_seed", 0)
+
+    @property
     def numbers(self) -> dict[str, float]:
         """What was measured, by tag."""
         return {

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.config.conf_files import GROUPS, chosen_options, default_values, usual_values
 from runner.config.tree import as_yaml
-from runner.storage.identity import identity, short
+from runner.storage.identity import SEEDS, identity, short
 
 Config = Mapping[str, Any]
-RESERVED = {"best", "n", "diverged", "sweep"}  # columns of the table itself
+RESERVED = {"arm", "best", "chosen", "n", "diverged", "seed", "sweep"}  # columns of the table itself
 MEMBER = re.compile(r"\.\d+(\.|$)")  # of a list, which is a value as a whole
 BLANK = object()  # no value, which is another thing than null
 
 
 def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
-    """Return for each config the values that tell it from the others, by short names; keys that it lacks are left out.
+    """Return for each config the values that tell it from the others, by path; keys that it lacks are left out.
 
-    The order of the columns is that of the configs, choices before options. The seed is never one.
+    The order of the columns is that of the configs, choices before options. The seeds are never among them.
     """
     tables = [_flat(config) for config in configs]
     usual = [identity(usual_values(config)) for config in configs]
@@ -38,13 +38,14 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
         )
 
     kept = [path for path in paths if path in choices or (path in differing and not comes_with_a_choice(path))]
-    names = _short_names(kept)
-    return [{names[path]: table[path] for path in kept if path in table} for table in tables]
+    return [{path: table[path] for path in kept if path in table} for table in tables]
 
 
 def changed(config: Config) -> dict[str, Any]:
     """Return the names of a config's penalties, and what else tells it from the defaults, by short names."""
-    return {"penalty": _flat(config)["penalty"], **swept([default_values(), config])[1]}
+    values = {"penalty": _flat(config)["penalty"], **swept([default_values(), config])[1]}
+    names = short_names(values)
+    return {names[path]: value for path, value in values.items()}
 
 
 def _flat(config: Config) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _flat(config: Config) -> dict[str, Any]:
     leaves = {
         path: value
         for path, value in identity(config).items()
-        if path not in ("seed", *GROUPS) and not MEMBER.search(path) and not _is_choice(path)
+        if path not in (*SEEDS, *GROUPS) and not MEMBER.search(path) and not _is_choice(path)
     }
     return choices | leaves
 
@@ -64,8 +65,9 @@ def _is_choice(path: str) -> bool:
     return path.endswith("._target_") and path.count(".") == depth
 
 
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
+def short_names(paths: Iterable[str]) -> dict[str, str]:
     """Return a short name for each path; the whole path where the short one would be taken for something else."""
+    paths = list(dict.fromkeys(paths))
     taken = Counter(map(short, paths))
     return {path: path if taken[short(path)] > 1 or short(path) in RESERVED else short(path) for path in paths}
 

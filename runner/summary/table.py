@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -18,10 +17,10 @@ from rich.text import Text
 from runner.storage.atomic import write_atomic
 from runner.summary.groups import Row, Summary
 from runner.summary.runs import RunRecord
-from runner.summary.settings import BLANK, as_typed
 
 WIDTH = 100  # characters of the table where there is no terminal
 DIGITS = 4  # that count, of the largest number of a column
+MOST_NAMED = 4  # rows in a sentence
 MOST_SHOWN = 20  # runs listed on the terminal; the Markdown lists all
 RANKS = {"probe": 2, "seconds": 3, "best": 4}  # of metrics, by what they begin with
 
@@ -40,7 +39,7 @@ def columns_of(summary: Summary, metric: str | None) -> list[Column]:
     rows = summary.rows
     columns = [Column("", ["*" if row in summary.best else "" for row in rows], 0, False)]
     for key in summary.columns:
-        columns.append(Column(key, [as_typed(row.keys.get(key, BLANK)) for row in rows], 0))
+        columns.append(Column(key, [row.typed(key) for row in rows], 0, is_number=key not in ("arm", "chosen")))
     columns.append(Column("n", [str(len(row.done)) for row in rows], 0))
     if any(row.diverged for row in rows):
         columns.append(Column("diverged", [str(row.diverged or "") for row in rows], 0))
@@ -108,7 +107,8 @@ def notes_on_best(summary: Summary) -> list[str]:
         undecided = all(row in summary.best for row in tied)
         loss = f"{summary.monitor.partition('/')[0]}/loss{' of their criterion' if len(summary.criteria) > 1 else ''}"
         marked = "all of them" if undecided else f"those with the least {loss}"
-        notes.append(f"{len(tied)} rows tie in {summary.monitor}: {marked} are marked.")
+        names = "; ".join(map(summary.label, tied[:MOST_NAMED])) + ("; ..." if len(tied) > MOST_NAMED else "")
+        notes.append(f"{len(tied)} rows tie in {summary.monitor}: {marked} are marked. The rows are {names}.")
     return notes
 
 
@@ -160,11 +160,11 @@ def show(summary: Summary, folder: Path, metric: str | None, console: Console | 
         console.print(Text(f"    {run.log}"), soft_wrap=True)
     if len(summary.others) > MOST_SHOWN:
         console.print(Text(f"and {len(summary.others) - MOST_SHOWN} more in summary.md"))
-    console.print(Text(f"summary.csv, summary.md and summary.png are in {folder}"), soft_wrap=True)
+    console.print(Text(f"tables and pictures are in {folder}"), soft_wrap=True)
 
 
-def markdown(summary: Summary, title: str, metric: str | None) -> str:
-    """Return the table and the list as Markdown."""
+def markdown(summary: Summary, title: str, metric: str | None, answer: Sequence[str] = ()) -> str:
+    """Return the table, the answer and the list as Markdown."""
     columns = columns_of(summary, metric)
     lines = [f"# {title}", ""]
     if summary.rows:
@@ -173,6 +173,9 @@ def markdown(summary: Summary, title: str, metric: str | None) -> str:
         lines += [line_of(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
         lines += ["", " ".join(escaped(note) for note in notes_of(summary)), ""]
         lines += ["![The metric against what was swept](summary.png)", ""]
+    if len(answer) > 1:
+        lines += ["```", *answer[:-2], "```", "", *(escaped(line) for line in answer[-2:]), ""]
+        lines += ["![Differences to the baseline](differences.png)", ""]
     if summary.others:
         lines += ["Runs that are in no mean:", ""]
         lines += [f"- {escaped(listed(run))}; log: `{run.log}`" for run in summary.others]
@@ -191,28 +194,49 @@ def escaped(cell: str) -> str:
     return cell.replace("|", r"\|").replace("*", r"\*").replace("<", "&lt;")
 
 
-def table_csv(summary: Summary) -> str:
+def groups_csv(summary: Summary) -> str:
     """Return all metrics of all groups: mean, standard deviation and median, with all digits."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    heads = [f"{metric} {kind}" for metric in summary.metrics for kind in ("mean", "sd", "median")]
-    writer.writerow([*summary.columns, "best", "n", "diverged", *heads])
+    lines = []
     for row in summary.rows:
-        cells: list[object] = [as_typed(row.keys.get(key, BLANK)) for key in summary.columns]
-        cells += [int(row in summary.best), len(row.done), row.diverged]
-        for metric in summary.metrics:
-            spread = row.metrics.get(metric)
-            numbers = [spread.mean, spread.deviation, spread.median] if spread else [math.nan] * 3
-            cells += ["" if math.isnan(number) else number for number in numbers]
-        writer.writerow(cells)
-    return file.getvalue()
+        keys = {key: row.typed(key) for key in summary.columns}
+        line: dict[str, object] = {
+            **keys,
+            "best": int(row in summary.best),
+            "n": len(row.done),
+            "diverged": row.diverged,
+        }
+        for metric, spread in row.metrics.items():
+            line |= {f"{metric} mean": spread.mean, f"{metric} sd": spread.deviation, f"{metric} median": spread.median}
+        lines.append(line)
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 
-def write(summary: Summary, folder: Path, metric: str | None) -> None:
-    """Write summary.csv and summary.md, each whole or not at all.
+def values_csv(summary: Summary) -> str:
+    """Return every number of every run in a line of its own, with all digits: the long form that plotting takes."""
+    lines = [
+        {
+            **({"stage": stage} if summary.trials else {}),
+            **{key: row.typed(key) for key in summary.columns},
+            "seed": run.seeds[0],
+            "data.seed": run.seeds[1],
+            "status": run.status,
+            "metric": metric,
+            "value": value,
+        }
+        for stage, rows in (("comparison", summary.rows), ("trial", summary.trials))
+        for row in rows
+        for run in row.runs
+        for metric, value in run.numbers.items()
+    ]
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def write(summary: Summary, folder: Path, metric: str | None, answer: Sequence[str]) -> None:
+    """Write summary.csv, groups.csv and summary.md, each whole or not at all.
 
     Raises:
         WriteError: if the system refuses.
     """
-    write_atomic(folder / "summary.csv", table_csv(summary))
-    write_atomic(folder / "summary.md", markdown(summary, folder.name, metric))
+    write_atomic(folder / "summary.csv", values_csv(summary))
+    write_atomic(folder / "groups.csv", groups_csv(summary))
+    write_atomic(folder / "summary.md", markdown(summary, folder.name, metric, answer))

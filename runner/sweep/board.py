@@ -11,8 +11,9 @@ import numpy as np
 
 from runner.recording.events import BANDS, Events, band, band_charts, scalars, write_session
 from runner.storage.directory import Run
+from runner.storage.members import listed
 from runner.summary.runs import RunRecord, config_of, read_run
-from runner.summary.settings import swept
+from runner.summary.settings import short_names, swept
 
 MEANS = "mean"  # folder of the groups beside the runs; it holds event files alone, so no summary takes it for a run
 
@@ -48,14 +49,15 @@ def hyperparameters(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> d
         configs: group id -> config.
     """
     found: dict[str, dict[str, Any]] = {group: {} for group in configs}
-    for listing in sorted((folder / ".sweeps").glob("*")):
-        members = _groups_of([folder / name for name in dict.fromkeys(listing.read_text().splitlines())])
+    for path in sorted((folder / ".sweeps").glob("*")):
+        members = _groups_of([member.path for member in listed(path)])
         if found.keys() & members.keys():
             readable = {group: configs.get(group) or config_of(runs) for group, runs in members.items()}
             known = {group: config for group, config in readable.items() if config}
             for group, values in zip(known, swept(list(known.values())), strict=True):
                 found.get(group, {}).update(values)
-    return found
+    names = short_names(path for values in found.values() for path in values)
+    return {group: {names[path]: value for path, value in values.items()} for group, values in found.items()}
 
 
 def _groups_of(paths: Sequence[Path]) -> dict[str, list[RunRecord]]:

@@ -20,8 +20,8 @@ from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command
 from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
 from runner.storage.directory import Busy, Run, locked
+from runner.storage.members import Member, add_to_list, listed, use_list_of
 from runner.storage.status import Status
-from runner.sweep.members import add_to_list, listed, use_list_of
 
 DIED = "its process died during training (killed, or a crash in native code)"
 
@@ -50,9 +50,20 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
 
 
 def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
-    """Return the overrides of each job that tell it from the others, such as "penalty.l2.weight=0.01 seed=1"."""
-    shared = set(batch[0]).intersection(*batch)
-    return [" ".join(line for line in lines if line not in shared) for lines in batch]
+    """Return the overrides of each job that tell it from the others, such as "penalty.l2.weight=0.01 seed=1".
+
+    In a sweep with arms the arm's name stands first, and what tells the job from the others of its arm behind it.
+    """
+    arms = [next((line for line in lines if line.startswith("sweep.arm=")), "") for lines in batch]
+    shared = {
+        arm: set.intersection(*(set(lines) for lines, of in zip(batch, arms, strict=True) if of == arm))
+        for arm in set(arms)
+    }
+    titles = [
+        [arm.partition("=")[2], *(line for line in lines if line not in shared[arm])]
+        for lines, arm in zip(batch, arms, strict=True)
+    ]
+    return [" ".join(filter(None, words)) for words in titles]
 
 
 @contextmanager
@@ -81,9 +92,9 @@ def sweep_report(folder: Path) -> Iterator[None]:
         code = leaving.code
     if code == BAD_CONFIG:  # nothing has been started
         sys.exit(code)
-    runs = [path for path in listed() if path.exists() or not code]  # a sweep that was stopped did not start all
-    statuses = [_final_status(path) for path in runs]
-    _show_table([path for path in runs if path.exists()], folder)
+    members = [member for member in listed() if member.path.exists() or not code]  # if stopped, not all were started
+    statuses = [_final_status(member) for member in members]
+    _show_table([member for member in members if member.path.exists()], folder)
     if code in STOP_CODES:
         print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
     sys.exit(code or _exit_code_of(statuses))
@@ -97,8 +108,17 @@ def _prepare_environment() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _final_status(path: Path) -> str:
-    """Return how a run stands after the sweep; one whose process died without a record is recorded as failed."""
+def _final_status(member: Member) -> str:
+    """Return how a run stands after the sweep; one whose process died without a record is recorded as failed.
+
+    A trial that diverged has done what it was there for.
+    """
+    status = _recorded_status(member.path)
+    return Status.DONE if member.stage == "trial" and status == Status.DIVERGED else status
+
+
+def _recorded_status(path: Path) -> str:
+    """Return the status in a run's directory, corrected where its process died."""
     try:  # another process may have begun the run and written no result yet
         if (path / "result.json").exists() and read_json(path / "result.json")["status"] != Status.RUNNING:
             return str(read_json(path / "result.json")["status"])
@@ -123,14 +143,14 @@ def _exit_code_of(statuses: list[str]) -> int:
     return BUSY if Status.BUSY in statuses else 0
 
 
-def _show_table(runs: Sequence[Path], folder: Path) -> None:
+def _show_table(members: Sequence[Member], folder: Path) -> None:
     """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
     from runner.summary.report import report  # late: matplotlib takes half a second
     from runner.sweep.board import write_groups
 
     try:
-        if runs:
-            report(runs, out=folder)
-            write_groups(folder, runs)
+        if members:
+            report([member.path for member in members], out=folder, members=members)
+            write_groups(folder, [member.path for member in members])
     except (ValueError, OSError) as error:
         print(f"no table: {error}", file=sys.stderr)

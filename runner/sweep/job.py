@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from runner.outcome import BUSY, objective, reason_of
 from runner.signals import Interrupted
 from runner.storage.directory import Busy, Run, locked
+from runner.storage.members import add_to_list
 from runner.storage.status import Status
-from runner.sweep.members import add_to_list
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 

@@ -1,0 +1,88 @@
+"""Which runs belong to a sweep: a list in its folder. The sweep's table and exit code are of these runs alone.
+
+The file `.sweeps/<id>` has a line of JSON for each run: the name of its directory and, in a sweep with arms, what it is
+there for. The id is a hash of the command, so the same command finds its list again, and several sweeps can share a
+folder. The processes of a sweep know the file by an environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.storage.directory import Run
+from runner.storage.identity import digest
+
+VARIABLE = "PENALTY_LAB_SWEEP"
+
+
+class Member(NamedTuple):
+    """A run's place in a sweep.
+
+    Attributes:
+        path: of the run's directory, which may not exist yet.
+        arm: its name; "" in a sweep without arms.
+        stage: "trial" of a weight, or "comparison".
+        setting: the overrides that all arms share, less the seeds: rows are compared within one setting.
+        baseline: what the others are compared with, as `sweep.baseline` says.
+    """
+
+    path: Path
+    arm: str = ""
+    stage: str = "comparison"
+    setting: Sequence[str] = ()
+    baseline: str | None = None
+
+
+def use_list_of(arguments: Sequence[str], folder: Path) -> None:
+    """Choose the list of a command for this process and those that it starts; nothing is written yet."""
+    command = digest({"arguments": [word for word in arguments if not word.startswith("force=")]})
+    os.environ[VARIABLE] = str((folder / ".sweeps" / command).absolute())
+
+
+def start_list() -> None:
+    """Remove the list, if there is one: the sweep is going to say all its runs anew."""
+    if VARIABLE in os.environ:
+        Path(os.environ[VARIABLE]).unlink(missing_ok=True)
+
+
+def add_to_list(runs: Sequence[Run]) -> None:
+    """Write down that some runs belong to the sweep, in one go, since other processes may do the same."""
+    if VARIABLE in os.environ:
+        path = Path(os.environ[VARIABLE])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write("".join(json.dumps({"run": run.path.name, **_purpose_of(run)}) + "\n" for run in runs))
+
+
+def _purpose_of(run: Run) -> dict[str, Any]:
+    """Return what a run is in its sweep for."""
+    sweep = run.config["sweep"]
+    if sweep["arm"] is None:
+        return {"baseline": sweep["baseline"]}
+    arms = sweep["arms"].values()
+    of_arms = tuple({key for arm in arms for key in arm} | {*(sweep["ranges"] or ())} | {"penalty", "sweep", "seed"})
+    shared = sorted(line for line in run.overrides if not _is_below(line.partition("=")[0], (*of_arms, "data.seed")))
+    return {key: sweep[key] for key in ("arm", "stage", "baseline")} | {"setting": shared}
+
+
+def _is_below(key: str, others: Sequence[str]) -> bool:
+    """Tell whether a key is one of the others or stands below one."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
+def listed(path: Path | None = None) -> list[Member]:
+    """Return the members of a list, each run once; of this process's own sweep if no file is given."""
+    path = path or Path(os.environ[VARIABLE])
+    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+    found = {line.pop("run"): line for line in lines}
+    return [Member(path.parent.parent / name, **purpose) for name, purpose in found.items()]
+
+
+def members_of(folder: Path) -> list[Member]:
+    """Return the members of all sweeps in a folder; of a run in several, as the last one that was begun has it."""
+    lists = sorted(folder.glob(".sweeps/*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return list({member.path: member for path in lists for member in listed(path)}.values())

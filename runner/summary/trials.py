@@ -1,0 +1,98 @@
+"""The picture of the trials: what validation measured for each arm over its weight, beside the baseline as a band."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from runner.summary.groups import Row, Summary
+from runner.summary.settings import is_number
+
+COLUMNS = 3
+BEYOND = 4.0  # times the median of all trials: what lies higher is drawn at the edge
+GREY, BLACK = "0.6", "0.0"
+
+
+def figure_of(summary: Summary) -> Figure | None:
+    """Return a panel for each number that was tuned, with the seeds as dots; None if nothing was tuned by a number."""
+    panels = _panels(summary.trials)
+    metric = next((name for name in ("validation/error", "validation/loss") if _has(summary.trials, name)), None)
+    if not panels or metric is None:
+        return None
+    height = math.ceil(len(panels) / COLUMNS)
+    figure = Figure(figsize=(2.9 * min(COLUMNS, len(panels)), 0.7 + 2.1 * height), dpi=120, layout="constrained")
+    grid = figure.subplots(height, min(COLUMNS, len(panels)), sharey=True, squeeze=False)
+    band, limits = _band(summary, metric), _limits(summary.trials, metric)
+    for axes, ((arm, key), rows) in zip(grid.flat, panels.items(), strict=False):
+        _draw(axes, key, rows, metric, band, limits[1])
+        axes.set_title(arm, fontsize=9)
+        axes.set_xlabel(key, fontsize=8)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.axis("off")
+    low, high = min(limits + (band or ())), max(limits + (band or ()))
+    grid[0, 0].set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
+    for axes in grid[:, 0]:
+        axes.set_ylabel(metric, fontsize=8)
+    band_words = "; band: the baseline, mean ± standard deviation" if band else ""
+    figure.suptitle(f"trials: seeds as dots, means as a line; at the top: ▲ beyond, × diverged{band_words}", fontsize=9)
+    return figure
+
+
+def _panels(trials: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows of each arm, by its name and the key that was tuned, in the order of the arms."""
+    panels: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in trials:
+        for key, value in row.options.items():
+            if is_number(value):
+                panels[str(row.keys.get("arm")), key].append(row)
+    return {panel: rows for panel, rows in panels.items() if len({row.options[panel[1]] for row in rows}) > 1}
+
+
+def _has(rows: Sequence[Row], metric: str) -> bool:
+    return any(metric in row.metrics for row in rows)
+
+
+def _band(summary: Summary, metric: str) -> tuple[float, float] | None:
+    """Return mean ± deviation of the baseline on the comparison's seeds; None without a baseline."""
+    found = [row.metrics[metric] for row in summary.rows if row.is_baseline and metric in row.metrics]
+    if not found:
+        return None
+    deviation = 0.0 if math.isnan(found[0].deviation) else found[0].deviation
+    return found[0].mean - deviation, found[0].mean + deviation
+
+
+def _limits(trials: Sequence[Row], metric: str) -> tuple[float, float]:
+    """Return the least value, and the largest one that is not far beyond the usual ones."""
+    values = [value for row in trials if metric in row.metrics for value in row.metrics[metric].values]
+    return min(values), max(value for value in values if value <= BEYOND * statistics.median(values))
+
+
+def _draw(
+    axes: Axes, key: str, rows: Sequence[Row], metric: str, band: tuple[float, float] | None, limit: float
+) -> None:
+    """Draw the trials of one arm over one number; at the upper edge those beyond it, with their means, or diverged."""
+    rows = sorted(rows, key=lambda row: row.options[key])
+    inside = [row for row in rows if row.mean(metric) <= limit]
+    axes.set_xscale("log")
+    if band:
+        axes.axhspan(*band, color="0.88", zorder=0)
+    means = [row.mean(metric) for row in inside]
+    axes.plot([row.options[key] for row in inside], means, "o-", color=BLACK, markersize=4)
+    at_edge = axes.get_xaxis_transform()
+    for row in rows:
+        place = row.options[key]
+        if row in inside:
+            values = [value for value in row.metrics[metric].values if value <= limit]
+            axes.plot([place] * len(values), values, ".", color=GREY, markersize=5)
+            continue
+        axes.plot(place, 0.95, "x" if row.diverged else "^", color=BLACK, transform=at_edge)
+        words = "" if math.isnan(row.mean(metric)) else f"{row.mean(metric):.2g}  "
+        axes.text(place, 0.95, words, ha="right", va="center", fontsize=7, transform=at_edge)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.93")
+    axes.set_axisbelow(True)

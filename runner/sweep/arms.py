@@ -1,0 +1,178 @@
+"""Arms: several grids in one sweep, each tuned with the same number of trials, then compared on fresh seeds.
+
+An arm is a name and its overrides (`sweep.arms`). At each point of its grid, less the seeds, `sweep.trials` weights are
+tried on the tuning seeds; the least mean of what validation measures chooses one; with it the point is trained on the
+seeds of the comparison. Test numbers choose nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config.check import exit_with_problems
+from runner.config.compose import Composer, grid, parsed, typed_lines
+from runner.storage.directory import Run
+from runner.storage.status import Status
+
+SEEDS = ("seed", "data.seed")
+Jobs = list[list[str]]
+
+
+def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], launch: Callable[[Jobs], None]) -> None:
+    """Run the trials of all arms, then the comparison with what they have chosen.
+
+    Args:
+        loader: Hydra's.
+        config: of the sweep.
+        shared: overrides of all arms, as they are typed.
+        launch: runs some jobs, however they end.
+    """
+    composer = Composer(loader, config.hydra.overrides.hydra)
+    sweep: Any = OmegaConf.to_container(config.sweep, resolve=True)
+    found = points_of(sweep, shared, composer)
+    trials = [point.trials(sweep["trials"], sweep["tuning_seeds"]) for point in found]
+    if jobs := [job for point in trials for each in point.values() for job in each]:
+        print(f"{len(jobs)} trials choose on validation what is compared then", flush=True)
+        launch(jobs)
+    jobs = []
+    for point, tried in zip(found, trials, strict=True):
+        choice = chosen(tried, lambda job: Run(composer.compose(job).values)) if tried else ()
+        if choice is None:
+            print(f"{point.arm}: no trial ended well, so that it cannot be compared", file=sys.stderr, flush=True)
+            continue
+        if tried:
+            print(f"{point.arm}: {' '.join(choice)}{_hint(choice, point.ranges)}", flush=True)
+        jobs += point.comparison(choice)
+    launch(jobs)
+
+
+def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> str:
+    """Return what it means if a number that was chosen stands at an end of its range."""
+    hints = {}
+    for key, (low, high) in ranges.items():
+        hints[f"{key}={_between(low, high, 1)}"] = "the largest of its range: widen it"
+        hints[f"{key}={_between(low, high, 0)}"] = "the least of its range: larger ones were worse on validation"
+    return "".join(f" ({hints[line]})" for line in choice if line in hints)
+
+
+@dataclass
+class Point:
+    """One point of an arm's grid, a row of the comparison.
+
+    Attributes:
+        arm: its name.
+        lines: its overrides, less the seeds.
+        seeds: overrides of the comparison's seeds, each with all its values.
+        ranges: what is tuned, from least to largest.
+    """
+
+    arm: str
+    lines: list[str]
+    seeds: list[str]
+    ranges: dict[str, Sequence[float]] = field(default_factory=dict)
+
+    def trials(self, count: int, seeds: Sequence[int]) -> dict[tuple[str, ...], Jobs]:
+        """Return the jobs of each trial, by the overrides that are tried; none without a range."""
+        first = [line for line in grid(self.seeds)[0] if not line.startswith("seed=")]
+        own = [*self.lines, *first, *_labels(self.arm, "trial")]
+        tried = points(list(self.ranges.values()), count) if self.ranges else []
+        choices = [tuple(f"{key}={value}" for key, value in zip(self.ranges, values, strict=True)) for values in tried]
+        return {choice: [[*own, *choice, f"seed={seed}"] for seed in seeds] for choice in choices}
+
+    def comparison(self, choice: Sequence[str]) -> Jobs:
+        """Return the jobs of the comparison, with what the trials have chosen."""
+        own = [*self.lines, *choice, *_labels(self.arm, "comparison")]
+        return [[*own, *seeds] for seeds in grid(self.seeds)]
+
+
+def _labels(arm: str, stage: str) -> list[str]:
+    return [f"sweep.arm={arm}", f"sweep.stage={stage}"]
+
+
+def points(ranges: Sequence[Sequence[float]], count: int) -> list[tuple[float, ...]]:
+    """Return points in a box of ranges, even by their logarithms: a grid of one range, a Halton sequence of several.
+
+    Args:
+        ranges: least and largest value of each number, above 0.
+        count: of the points, >= 1.
+    """
+    if len(ranges) == 1:
+        places = [[index / max(1, count - 1)] for index in range(count)]
+    else:
+        from scipy.stats import qmc  # late: few sweeps need it
+
+        places = qmc.Halton(len(ranges), scramble=False).random(count + 1)[1:].tolist()  # the first one is a corner
+    return [tuple(_between(low, high, place) for (low, high), place in zip(ranges, at, strict=True)) for at in places]
+
+
+def _between(low: float, high: float, place: float) -> float:
+    """Return the number at a place between two others (0 to 1) by the logarithm, with 3 digits for people to read."""
+    return float(f"{low * (high / low) ** place:.3g}")
+
+
+def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) -> list[Point]:
+    """Return the points of all arms; exit with code 2 if a trial has a seed of the comparison.
+
+    Args:
+        sweep: the config's node.
+        shared: overrides of all arms, as they are typed.
+        composer: of configs.
+    """
+    found = []
+    for arm, own in sweep["arms"].items():
+        lines = {parsed(line).get_key_element(): line for line in [*shared, *typed_lines(own)]}  # the arm's own win
+        seeds = [line for key, line in lines.items() if key in SEEDS]
+        others = [line for key, line in lines.items() if key not in SEEDS]
+        for point in grid(others):
+            ranges = ranges_of(composer.compose(point).values, set(lines)) if sweep["trials"] else {}
+            found.append(Point(arm, point, seeds, ranges))
+    if sweep["trials"]:
+        _check_seeds(found, sweep["tuning_seeds"], composer)
+    return found
+
+
+def ranges_of(config: dict[str, Any], given: set[str]) -> dict[str, Sequence[float]]:
+    """Return what is tuned at a point, by key: the weights of its penalties and `sweep.ranges`, but nothing given."""
+    weights = {
+        f"penalty.{name}.weight": options["weight_range"]
+        for name, options in config["penalty"].items()
+        if "weight_range" in options
+    }
+    ranges = weights | (config["sweep"]["ranges"] or {})
+    return {key: range for key, range in ranges.items() if key not in given}
+
+
+def _check_seeds(points: Sequence[Point], tuning: Sequence[int], composer: Composer) -> None:
+    """Exit with code 2 if a seed of the comparison is one of the trials, whose choice has seen it."""
+    compared = {composer.compose(job).values["seed"] for point in points for job in point.comparison(())}
+    if both := sorted(compared & set(tuning)):
+        exit_with_problems([f"sweep.tuning_seeds must be other seeds than those of the comparison, got {both} in both"])
+
+
+def chosen(trials: dict[tuple[str, ...], Jobs], run_of: Callable[[list[str]], Run]) -> tuple[str, ...] | None:
+    """Return the overrides of the best trial; None if none has ended well.
+
+    The best one has the least mean over its seeds of what validation measures in the last epoch; equal errors are
+    told apart by the loss, then by the order of the trials.
+    """
+    means = {choice: _validated([run_of(job).result() for job in jobs]) for choice, jobs in trials.items()}
+    best = min(means, key=lambda choice: means[choice])
+    return best if math.isfinite(means[best][0]) else None
+
+
+def _validated(results: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Return the means of the error (or loss) and of the loss on validation; infinite if a run did not end well."""
+    if any(result.get("status") != Status.DONE for result in results):
+        return math.inf, math.inf
+    monitor = results[0]["best/by"]
+    if not monitor.startswith("validation/"):
+        exit_with_problems(["sweep.trials needs validation examples, got none: choose data.validation_size above 0"])
+    means = [sum(result[key] for result in results) / len(results) for key in (monitor, "validation/loss")]
+    return means[0], means[1]

@@ -1,0 +1,350 @@
+"""Is a penalty better than none, by how much, and is it real: differences, intervals, arms, and the answer in words."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from support.sweeps import TINY, Sweeps
+
+from runner.config.compose import project_composer
+from runner.results import load_runs
+from runner.storage.members import Member
+from runner.summary.answer import answer_of
+from runner.summary.compare import bootstrap_interval, differences_of, holm, t_interval
+from runner.summary.forest import figure_of
+from runner.summary.groups import summarize
+from runner.summary.report import report
+from runner.summary.table import values_csv
+from runner.sweep.arms import chosen, points, points_of
+
+Write = Callable[..., Path]
+NONE = [0.050, 0.048, 0.053, 0.049, 0.051]
+
+
+def l2(weight: float) -> tuple[str, str]:
+    return "penalty=l2", f"penalty.l2.weight={weight}"
+
+
+def write_rows(write: Write, rows: dict[tuple[str, ...], list[float]], **facts: Any) -> None:
+    for overrides, values in rows.items():
+        for seed, value in enumerate(values):
+            write(*overrides, seed=seed, test_error=value, **facts)
+
+
+# ---- intervals and p-values
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_the_interval_is_that_of_scipys_paired_t_test(n: int) -> None:
+    first, second = np.random.default_rng(n).normal(size=(2, n))
+    found, expected = t_interval(first - second), stats.ttest_rel(first, second)
+    ends = expected.confidence_interval()
+    assert found.mean == pytest.approx(np.mean(first - second), abs=1e-15)
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), rel=1e-12)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-12)
+
+
+def test_equal_differences_have_no_interval_and_the_p_value_of_the_sign_test() -> None:
+    interval = t_interval([-0.01] * 5)
+    assert interval.mean == -0.01
+    assert math.isnan(interval.low)
+    assert interval.p == stats.binomtest(5, 5).pvalue  # 2 / 32, which no correction makes less
+    assert t_interval([0.0] * 5).p == 1.0
+    assert math.isnan(t_interval([0.1]).p)
+    assert math.isnan(t_interval([]).mean)
+
+
+def test_the_bootstrap_stands_beside_it_from_ten_pairs_on_and_repeats_itself() -> None:
+    values = np.random.default_rng(0).normal(0.3, 1.0, size=40)
+    ends = bootstrap_interval(values)
+    assert ends == bootstrap_interval(values)
+    assert ends == pytest.approx(t_interval(values)[1:3], abs=0.05)  # of a normal sample both are about the same
+    assert bootstrap_interval(values[:9]) is None
+    assert bootstrap_interval(np.ones(20)) is None
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def wrongly_called(comparisons: int, arms: int = 10, n: int = 5) -> float:
+    """Return the fraction of comparisons of arms without an effect in which any arm is called different."""
+    generator = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(comparisons):
+        runs = generator.normal(size=(arms, n))  # the first one is the baseline of all others
+        wrong += min(holm([t_interval(runs[0] - other).p for other in runs[1:]])) <= 0.05
+    return wrong / comparisons
+
+
+def test_arms_without_an_effect_are_seldom_called_different() -> None:
+    assert wrongly_called(1000) <= 0.065  # .05, and two standard errors of 1,000 comparisons
+
+
+@pytest.mark.slow
+def test_ten_thousand_comparisons_without_an_effect() -> None:
+    assert wrongly_called(10_000) <= 0.055
+
+
+# ---- pairs, baselines, words
+
+
+def test_rows_are_paired_with_the_baseline_by_seed(write: Write, tmp_path: Path) -> None:
+    better = [value - shift for value, shift in zip(NONE, (0.010, 0.012, 0.011, 0.009, 0.010), strict=True)]
+    write_rows(write, {(): NONE, l2(0.01): better, l2(0.1): NONE[::-1]})
+    write(*l2(0.01), seed=9, test_error=5.0)  # has no partner
+    summary = summarize(tmp_path)
+    found = differences_of(summary, "test/error")
+    assert [(each.row.keys["l2.weight"], each.n, each.is_different) for each in found] == [
+        (0.01, 5, True),
+        (0.1, 5, False),
+    ]
+    expected = stats.ttest_rel(better, NONE)
+    assert found[0].interval.mean == pytest.approx(-0.0104)
+    assert found[0].interval[1:3] == pytest.approx(tuple(expected.confidence_interval()), rel=1e-9)
+    assert found[0].p == pytest.approx(2 * expected.pvalue)
+    text = "\n".join(answer_of(summary, found, "test/error"))
+    assert "lowers test/error by 0.0104 [0.0090, 0.0118], 5 seeds; no difference found for" in text
+    assert "The intervals cover the seeds, not other splits of the data" in text
+
+
+def test_a_weight_of_zero_is_the_baseline_and_a_named_one_wins(write: Write, tmp_path: Path) -> None:
+    write_rows(write, {l2(0): NONE, l2(0.01): NONE})
+    assert [each.baseline.keys["l2.weight"] for each in differences_of(summarize(tmp_path), "test/error")] == [0]
+    named = differences_of(summarize(tmp_path, baseline="penalty.l2.weight=0.01"), "test/error")
+    assert [each.row.keys["l2.weight"] for each in named] == [0]
+
+
+def test_rows_are_compared_within_the_same_other_keys(write: Write, tmp_path: Path) -> None:
+    for size, penalty in itertools.product((100, 200), ((), l2(0.01))):
+        write_rows(write, {(f"data.train_size={size}", *penalty): [size + value for value in NONE]})
+    found = differences_of(summarize(tmp_path), "test/error")
+    assert len(found) == 2
+    assert all(each.row.keys["train_size"] == each.baseline.keys["train_size"] for each in found)
+    assert all(abs(each.interval.mean) < 1e-9 for each in found)
+
+
+def test_without_a_baseline_there_is_no_answer(write: Write, tmp_path: Path, capsys: Any) -> None:
+    write_rows(write, {("optimizer=sgd", "penalty=l2"): NONE, ("optimizer=adam", "penalty=l2"): NONE})
+    assert differences_of(summarize(tmp_path), "test/error") == []
+    report([tmp_path])
+    assert "Difference" not in capsys.readouterr().out
+    report([tmp_path], baseline="optimizer=sgd")
+    assert "Difference to sgd in test/error" in capsys.readouterr().out
+
+
+def test_a_row_of_which_runs_diverged_is_called_nothing(write: Write, tmp_path: Path) -> None:
+    write_rows(write, {(): NONE, l2(0.01): [value - 0.01 - index / 1e4 for index, value in enumerate(NONE)]})
+    assert differences_of(summarize(tmp_path), "test/error")[0].is_different
+    write(*l2(0.01), seed=7, status="diverged")
+    summary = summarize(tmp_path)
+    found = differences_of(summary, "test/error")
+    assert not found[0].is_different
+    assert "nothing is said of" in "\n".join(answer_of(summary, found, "test/error"))
+
+
+def test_one_seed_says_what_is_missing(write: Write, tmp_path: Path) -> None:
+    write_rows(write, {(): [0.05], l2(0.01): [0.04]})
+    summary = summarize(tmp_path)
+    text = "\n".join(answer_of(summary, differences_of(summary, "test/error"), "test/error"))
+    assert "too few pairs of seeds to tell" in text
+    assert "seed=range(5)" in text
+
+
+def test_splits_of_the_data_are_pairs_too(write: Write, tmp_path: Path) -> None:
+    for seed, value in enumerate(NONE):
+        for penalty in ((), l2(0.01)):
+            write(f"data.seed={seed}", *penalty, seed=seed, test_error=value)
+    summary = summarize(tmp_path)
+    assert [len(row.done) for row in summary.rows] == [5, 5]
+    found = differences_of(summary, "test/error")
+    assert found[0].n == 5
+    assert "the seeds and the splits of the data" in "\n".join(answer_of(summary, found, "test/error"))
+
+
+def test_every_number_of_every_run_stands_in_the_long_table(write: Write, tmp_path: Path) -> None:
+    write_rows(write, {(): NONE, l2(0.01): NONE}, train_loss=1 / 3)
+    path = tmp_path / "long.csv"
+    path.write_text(values_csv(summarize(tmp_path)))
+    frame = pd.read_csv(path)
+    assert set(frame.columns) == {"penalty", "l2.weight", "seed", "data.seed", "status", "metric", "value"}
+    assert sorted(frame[(frame.metric == "test/error") & (frame.penalty == "l2")].value) == sorted(NONE)
+    assert set(frame[frame.metric == "train/loss"].value) == {1 / 3}
+
+
+def test_the_picture_marks_what_is_different_and_what_lies_outside(write: Write, tmp_path: Path) -> None:
+    rows = {(): NONE, l2(0.01): [value - 0.01 - index / 1e4 for index, value in enumerate(NONE)], l2(0.1): NONE[::-1]}
+    write_rows(write, {**rows, l2(1.0): [value + 0.9 for value in NONE]})
+    summary = summarize(tmp_path)
+    (axes,) = figure_of(summary, differences_of(summary, "test/error"), "test/error").axes
+    assert len(axes.get_yticklabels()) == 3
+    filled = [line for line in axes.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
+    assert len(filled) == 1
+    assert any(line.get_marker() == ">" for line in axes.lines)  # the last row, with its number
+    assert "+0.9" in {text.get_text() for text in axes.texts}
+    assert axes.get_xlim()[1] < 0.1
+
+
+# ---- arms
+
+
+def test_trials_go_along_the_range_by_the_logarithm() -> None:
+    assert [x for (x,) in points([(0.001, 10)], 5)] == [0.001, 0.01, 0.1, 1.0, 10.0]
+    assert points([(2, 8)], 1) == [(2.0,)]
+    several = np.log10(points([(0.001, 10), (1, 100)], 64))
+    assert len({tuple(point) for point in several}) == 64
+    assert np.allclose(np.histogram(several[:, 0], 4, (-3, 1))[0], 16, atol=2)  # even along each range
+    assert np.allclose(np.histogram(several[:, 1], 4, (0, 2))[0], 16, atol=2)
+
+
+def test_the_jobs_of_arms(composed: Callable[..., Any]) -> None:
+    sweep: dict[str, Any] = {
+        "arms": {"none": {"penalty": "none"}, "both": {"penalty": ["l2", "l1"], "penalty.l1.weight": "0,1e-5"}},
+        "trials": 2,
+        "tuning_seeds": [7, 8],
+        "ranges": None,
+    }
+    none, first, second = points_of(sweep, ["epochs=3", "seed=range(2)"], project_composer())
+    assert none.trials(2, [7, 8]) == {}  # nothing to tune
+    assert [job[-1] for job in none.comparison(())] == ["seed=0", "seed=1"]
+    tried = first.trials(2, [7, 8])
+    assert list(tried) == [("penalty.l2.weight=1e-05",), ("penalty.l2.weight=0.01",)]  # l1's weight is given
+    job = tried["penalty.l2.weight=0.01",][1]
+    assert job == ["epochs=3", "penalty=[l2,l1]", "penalty.l1.weight=0", "sweep.arm=both", "sweep.stage=trial",
+                   "penalty.l2.weight=0.01", "seed=8"]  # fmt: skip
+    assert "penalty.l1.weight=1e-05" in second.comparison(("penalty.l2.weight=0.01",))[0]
+
+
+def test_a_seed_of_the_trials_is_refused_in_the_comparison(capsys: Any) -> None:
+    sweep = {"arms": {"l2": {"penalty": "l2"}}, "trials": 2, "tuning_seeds": [1, 8], "ranges": None}
+    with pytest.raises(SystemExit) as leaving:
+        points_of(sweep, ["seed=range(3)"], project_composer())
+    assert leaving.value.code == 2
+    assert "sweep.tuning_seeds must be other seeds than those of the comparison, got [1] in both" in (
+        capsys.readouterr().err
+    )
+
+
+def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
+    class Result:
+        def __init__(self, validation: float, loss: float, test: float, status: str = "done") -> None:
+            self.numbers = {"validation/error": validation, "validation/loss": loss, "test/error": test}
+            self.status, self.monitor = status, "validation/error"
+
+        def result(self) -> dict[str, Any]:
+            return {**self.numbers, "status": self.status, "best/by": self.monitor}
+
+    runs = {
+        "a": Result(0.3, 1.0, 0.0),
+        "b": Result(0.1, 0.9, 0.5),
+        "c": Result(0.1, 0.5, 0.9),
+        "d": Result(0.0, 0.0, 0.0, "diverged"),
+    }
+    trials = {(name,): [[name]] for name in runs}
+    assert chosen(trials, lambda job: runs[job[0]]) == ("c",)  # type: ignore[arg-type,return-value]
+    assert chosen({("d",): [["d"]]}, lambda job: runs[job[0]]) is None  # type: ignore[arg-type,return-value]
+    runs["a"].monitor = "train/error"
+    with pytest.raises(SystemExit):  # no validation examples
+        chosen(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.process
+def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> None:
+    tiny = ["data=sine", *TINY[1:], "epochs=3"]
+    arms = "sweep.arms={none:{penalty:none},l2:{penalty:l2},both:{penalty:[l2,jacobian]}}"
+    line = [*tiny, arms, "sweep.trials=2", "seed=range(3)"]
+    said = sweeps.run(*line)
+    results = sweeps.results()
+    assert len(results) == 2 * 2 * 2 + 3 * 3  # two arms with 2 weights on 2 tuning seeds; three on 3 seeds
+    frame = load_runs(sweeps.folder / "runs")
+    assert frame.value_counts(["arm", "stage"]).to_dict() == {
+        ("l2", "trial"): 4, ("both", "trial"): 4, ("none", "comparison"): 3, ("l2", "comparison"): 3,
+        ("both", "comparison"): 3,
+    }  # fmt: skip
+    assert "8 trials choose on validation what is compared then" in said
+    assert "Difference to none in test/loss, paired by seed" in said
+    assert said.rstrip().endswith("of such tables.")
+    assert {"differences.png", "trials.png", "summary.csv"} <= {
+        path.name for path in sweeps.folder.glob("runs/train/*")
+    }
+    before = {path.name: path.read_bytes() for path in sweeps.folder.glob("runs/train/*.csv")}
+    again = sweeps.run_without_torch(*line)  # all of it is done
+    assert said[said.index("Difference to") :] == again[again.index("Difference to") :]
+    assert before == {path.name: path.read_bytes() for path in sweeps.folder.glob("runs/train/*.csv")}
+
+
+@pytest.mark.process
+def test_a_sweep_of_arms_killed_in_both_stages_ends_in_the_same_table(sweeps: Sweeps) -> None:
+    arms = "sweep.arms={none:{penalty:none},l2:{penalty:l2},jacobian:{penalty:jacobian}}"
+    line = ["data=sine", *TINY[1:], "epochs=100", arms, "sweep.trials=2", "seed=range(2)"]
+
+    def numbers_in(name: str) -> pd.DataFrame:
+        frame = pd.read_csv(sweeps.folder / "runs" / name / "summary.csv")
+        return frame[~frame.metric.isin(["seconds", "time/examples_per_second"])]
+
+    sweeps.run(*line, name="whole")
+    for ended in (2, 10):  # of 8 trials, and of 6 runs after them
+        process = sweeps.start(*line, name="killed")
+        sweeps.wait_until(lambda ended=ended: _done(sweeps) >= ended, process)  # type: ignore[misc]
+        os.kill(process, signal.SIGKILL)
+        sweeps.wait(process)
+        assert _done(sweeps) < 14
+    said = sweeps.run(*line, name="killed")
+    assert "Difference to none" in said
+    pd.testing.assert_frame_equal(numbers_in("whole"), numbers_in("killed"), check_exact=True)
+
+
+def _done(sweeps: Sweeps) -> int:
+    """Return how many runs of the sweep `killed` have ended well."""
+    return sum(result["status"] == "done" for result in sweeps.results("killed").values())
+
+
+@pytest.mark.process
+def test_mistakes_in_arms_are_told_before_anything_starts(command: Callable[..., Any]) -> None:
+    done = command("-m", "sweep.arms={none:{penalty:none},a:{penalty:l3},b:{penalty.l2.weight:1}}", "sweep.baseline=x")
+    assert done.returncode == 2
+    assert "sweep.arms.a: penalty=l3 is not an option" in done.stderr
+    assert "sweep.arms.b: penalty.l2.weight is not a key of the config" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    assert "sweep.baseline must be one of none, a, b, got x" in done.stderr
+
+
+def test_arms_are_rows_by_their_purpose_in_the_sweep(write: Write, tmp_path: Path) -> None:
+    paths = {seed: write(*l2(0.01), seed=seed, test_error=0.1, validation_error=0.1) for seed in (0, 1, 100)}
+    other = {seed: write(seed=seed, test_error=0.2, validation_error=0.2) for seed in (0, 1)}
+    stage = {True: "trial", False: "comparison"}
+    members = [Member(path, "mine", stage[seed == 100]) for seed, path in paths.items()]
+    members += [Member(path, "none", "comparison") for path in other.values()]
+    summary = summarize(tmp_path, members=members)
+    assert {row.keys["arm"]: len(row.done) for row in summary.rows} == {"mine": 2, "none": 2}
+    assert [row.keys["chosen"] for row in summary.rows] == ["l2.weight=0.01", ""]
+    assert len(summary.trials) == 1
+    assert [summary.label(each.row) for each in differences_of(summary, "test/error")] == ["mine"]
+
+
+def test_the_list_says_what_each_run_is_for(composed: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
+    from runner.storage import members
+
+    monkeypatch.setenv(members.VARIABLE, "")
+    members.use_list_of(["x"], tmp_path)
+    arms = "sweep.arms={l2:{penalty:l2,model:mlp}}"
+    line = (arms, "sweep.arm=l2", "sweep.stage=trial", "penalty=l2", "epochs=7", "data=sine", "model=mlp", "loss=mse")
+    members.add_to_list([composed(*line, "seed=3", "data.seed=3")])
+    (found,) = members.listed()
+    assert (found.arm, found.stage, found.baseline) == ("l2", "trial", None)
+    shared = [setting for setting in found.setting if not setting.startswith(("runs_dir", "threads", "device"))]
+    assert shared == ["data=sine", "epochs=7", "loss=mse"]
+    assert json.loads(next((tmp_path / ".sweeps").iterdir()).read_text())["run"]
