@@ -67,4 +67,5 @@ Rooms beside it:
         pool           jobs in processes of their own, some at a time
         job            one job, under any launcher
         overview       what a user sees of a sweep
+        board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ
 """

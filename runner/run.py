@@ -18,7 +18,15 @@ from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
 from runner.evaluation.predictor import facts_of
 from runner.loop import Diverged, Loop
-from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
+from runner.metrics import (
+    best_of,
+    evaluations_of,
+    gradient_ratios,
+    monitor_of,
+    probed,
+    values_of_proximal_penalties,
+    warning_of_chance,
+)
 from runner.outcome import reason_of, remedy_of, uv_prefix
 from runner.recording import pictures
 from runner.recording.recorder import Recorder
@@ -28,6 +36,7 @@ from runner.storage.atomic import remove_stale_temporaries
 from runner.storage.directory import Run, locked
 from runner.storage.provenance import provenance
 from runner.storage.status import FINISHED, Status
+from runner.summary.settings import changed
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
@@ -92,7 +101,7 @@ class Session:
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
-            run.path, hparams=run.hparams, group=run.group_name, resume_at=resume_at, history=self.history
+            run.path, hparams=changed(self.config), group=run.group_name, resume_at=resume_at, history=self.history
         )
 
     def train(self) -> dict[str, Any]:
@@ -159,7 +168,7 @@ class Session:
         row: dict[str, float] = {"epoch": epoch, **means}
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
-        row |= values_of_proximal_penalties(components)
+        row |= values_of_proximal_penalties(components) | gradient_ratios(components, self.config, epoch)
         if epoch == self.config["epochs"]:
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
@@ -168,6 +177,7 @@ class Session:
         row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
+        self.recorder.record_best(epoch, self.best)
         if self.best["epoch"] == epoch and math.isfinite(row[self.monitor]):
             self.best_state = {"epoch": epoch, "model": copy.deepcopy(components.model.state_dict())}
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
@@ -259,12 +269,15 @@ class Session:
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
         """Write the final result, print it, and return it."""
+        if status == Status.DONE and (warning := warning_of_chance(self.components, self.config, self.latest)):
+            facts["warning"] = warning
+            self.console.say(f"warning: {warning}")
         if status in FINISHED:
             self.save_best()
         if status == Status.DONE:
             facts["weights_sha256"] = weights.digest_of(self.components.model.state_dict())
         result = self.write(status, **facts)
-        self.recorder.finish(self.best, status)
+        self.recorder.finish(status)
         if status == Status.DONE:
             for line in summary_lines(result, self.run.path, uv_prefix()):
                 self.console.say(line)

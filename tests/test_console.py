@@ -82,7 +82,8 @@ def test_overview_counts_jobs_and_estimates_the_time_left(
         view.draw()
         view.started(jobs[0])
         view.started(jobs[1])
-        jobs[0].write_result({"status": "done", "epoch": 10, "best/by": "test/loss", "test/loss": 0.5, "seconds": 2})
+        result = {"epoch": 10, "best/by": "test/loss", "test/loss": 0.5, "seconds": 2, "warning": "nothing was learned"}
+        jobs[0].write_result({"status": "done", **result})
         view.ended(jobs[0], "done")
         jobs[1].write_result({"status": "running", "epoch": 4})
         now[0] += 20
@@ -93,5 +94,5 @@ def test_overview_counts_jobs_and_estimates_the_time_left(
     assert "2 done, 4 waiting" in text
     assert "3 done, 1 running, 2 waiting, about 0:00:52 left" in text
     assert re.search(rf"{jobs[1].path.name}  epoch 4/10", text)
-    assert f"[1/4] done: {jobs[0].path.name}  test/loss 0.5  2.0 s" in text
+    assert f"[1/4] done: {jobs[0].path.name}  test/loss 0.5  2.0 s; warning: nothing was learned" in text
     assert f"[2/4] failed: {jobs[1].path.name}  ValueError: no; log in {jobs[1].path / 'train.log'}" in text

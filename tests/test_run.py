@@ -152,7 +152,8 @@ def test_a_run_is_found_again_by_its_config(composed: Callable[..., Any]) -> Non
     same = composed("penalty=[l2,jacobian]", "penalty.l2.weight=0.50", "optimizer.lr=3e-1", "threads=2", "name=train")
     assert first.path == same.path
     assert "lr=0.3" in first.path.name
-    assert "l2.weight=0.5" in first.path.name
+    assert first.path.name.startswith("jacobian=0.01,l2=0.5,")
+    assert composed("penalty=l2", "penalty.l2.weight=1").path == composed("penalty=l2", "penalty.l2.weight=1.0").path
     assert composed("optimizer.lr=0.2").path != composed("optimizer.lr=0.3").path
     assert composed("seed=1").group_id == composed("seed=2").group_id
     assert composed("seed=1").run_id != composed("seed=2").run_id
@@ -351,7 +352,7 @@ def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], mon
 def test_directory_names_have_a_fixed_order(composed: Callable[..., Run]) -> None:
     line = ["model=mlp", "epochs=3", "optimizer.lr=0.2", "seed=3", "penalty=l2", "penalty.l2.weight=0.5", "data=line"]
     run = composed(*line, "loss=mse")
-    label = "penalty=l2,l2.weight=0.5,seed=3,lr=0.2,model=mlp,data=line,loss=mse,epochs=3"
+    label = "l2=0.5,seed=3,lr=0.2,model=mlp,data=line,loss=mse,epochs=3"
     assert run.path.name == f"{label}_{run.run_id}"
     assert composed(*reversed(line), "loss=mse").path == run.path
 

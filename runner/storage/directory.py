@@ -14,9 +14,8 @@ from omegaconf import DictConfig
 
 from runner.config.check import ConfigError, exit_with_problems, problems_of
 from runner.config.compose import composed_by_hydra
-from runner.config.tree import as_yaml
 from runner.storage.atomic import read_json, write_atomic, write_json
-from runner.storage.identity import SEEDS, directory_name, identity, ids
+from runner.storage.identity import directory_name, ids
 from runner.storage.status import ENDED, FINISHED, Status
 
 
@@ -52,19 +51,6 @@ class Run:
         """The directory's name that the first seed would have, with the id of the group."""
         first = {**self.config, "seed": 0, "data": {**self.config["data"], "seed": 0}}
         return directory_name(first, self.group_id)
-
-    @property
-    def hparams(self) -> dict[str, Any]:
-        """The identity of the run less the seed, flat, in values that TensorBoard's table of hyperparameters can hold.
-
-        The names of the penalties stand first: TensorBoard shows few columns, and those that differ.
-        """
-        left_out = (*SEEDS, "penalty", "probe")
-        leaves = {path: value for path, value in identity(self.config).items() if path not in left_out}
-        plain = {
-            path: value if isinstance(value, int | float | str) else as_yaml(value) for path, value in leaves.items()
-        }
-        return {"penalty": "+".join(self.config["penalty"]) or "none", **plain}
 
     @property
     def announcement(self) -> str:

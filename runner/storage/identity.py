@@ -88,13 +88,15 @@ def directory_name(config: Mapping[str, Any], run_id: str) -> str:
 
 def _label(config: Mapping[str, Any]) -> str:
     """Return the options and values that differ from the defaults, readable, in a fixed order, safe as a file name."""
-    defaults = default_options()
-    parts = {group: f"{group}={'+'.join(sorted(config[group]))}" for group in NAMED[:1] if config[group]}
+    defaults, leaves = default_options(), identity(config)
+    # TensorBoard cuts long names: a penalty and its weight are one short word, at the beginning.
+    names = sorted(config["penalty"])
+    parts = {f"penalty.{name}": f"{name}={leaves.get(f'penalty.{name}.weight', 1)}" for name in names}
     for group in SINGLE:
         (option,) = chosen_options(group, config)
         if option != defaults[group]:
             parts[group] = f"{group}={option}"
-    usual, leaves = identity(usual_values(config)), identity(config)
+    usual = identity(usual_values(config))
     if "init_from" in leaves:  # the same weights at another path are the same run
         leaves["init_from"] = _contents(config).get("init_from", leaves["init_from"])[:8]
     for path, value in leaves.items():
@@ -104,8 +106,8 @@ def _label(config: Mapping[str, Any]) -> str:
 
 
 def _is_shown(path: str) -> bool:
-    """Tell whether a leaf stands in a label: no class, no member of a list, nothing of the probes, which come last."""
-    return not (path in NAMED or path.endswith("_target_") or re.search(r"\.\d+$", path) or path.startswith("probe"))
+    """Tell whether a leaf stands in a label: no class, no member of a list, no probe; a weight stands there already."""
+    return not (path in NAMED or re.search(r"^probe|_target_$|\.\d+$|^penalty\.\w+\.weight$", path))
 
 
 def place(path: str) -> tuple[int, bool]:

@@ -149,9 +149,11 @@ def _exit_code_of(statuses: list[str]) -> int:
 def _show_table(members: Sequence[Member], folder: Path) -> None:
     """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
     from runner.summary.report import report  # late: matplotlib takes half a second
+    from runner.sweep.board import write_groups
 
     try:
         if members:
             report([member.path for member in members], out=folder, members=members)
+            write_groups(folder, [member.path for member in members])
     except (ValueError, OSError) as error:
         print(f"no table: {error}", file=sys.stderr)
