@@ -154,6 +154,6 @@ def _show_table(members: Sequence[Member], folder: Path) -> None:
     try:
         if members:
             report([member.path for member in members], out=folder, members=members)
-            write_groups(folder, [member.path for member in members])
+            write_groups(folder, [member.path for member in members if member.stage == "comparison"])
     except (ValueError, OSError) as error:
-        print(f"no table: {error}", file=sys.stderr)
+        print(f"the report of the sweep is incomplete: {error}", file=sys.stderr)
