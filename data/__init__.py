@@ -1,7 +1,7 @@
 """Data sets as tensors on a device, tangent vectors of images, and augmentations."""
 
 from data.augment import Adversarial, Augmentation, Distortion, GaussianNoise, Unchanged
-from data.dataset import Dataset, Raw, Split, prepare
+from data.dataset import Dataset, Raw, Split, normalized, prepare
 from data.files import DataError
 from data.npz import Npz
 from data.public import CIFAR10, MNIST, FashionMNIST
@@ -27,5 +27,6 @@ __all__ = [
     "Split",
     "Tangents",
     "Unchanged",
+    "normalized",
     "prepare",
 ]

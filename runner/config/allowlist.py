@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -32,7 +33,7 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
         group, key = _group_of(path), path.rpartition(".")[2]
         if key in ("_args_", "_partial_", "_convert_", "_recursive_"):
             problems.append(f"{path} is not allowed: give the arguments by name")
-        if key == "_target_" and not _is_allowed(group, value, packages):
+        if key == "_target_" and not is_allowed(group, value, packages):
             near = get_close_matches(str(value), _known_targets(group), 1)
             did_you_mean = f"did you mean {near[0]}? " if near else ""
             problems.append(
@@ -47,7 +48,7 @@ def _group_of(path: str) -> str:
     return "penalty" if re.match(r"probe\.[^.]+\.penalty\.", path) else path.partition(".")[0]
 
 
-def _is_allowed(group: str, target: Any, packages: list[str]) -> bool:
+def is_allowed(group: str, target: Any, packages: Sequence[str]) -> bool:
     """Tell whether a config group may name this target."""
     if not isinstance(target, str):
         return False
