@@ -93,7 +93,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["penalty=l2", "penalty.weight=1"], "did you mean penalty.l2.weight?"),
         (["penalty=[l2,l1]", "penalty.weight=1"], "did you mean penalty.l1.weight or penalty.l2.weight?"),
         (["penalty.weight=1"], "choose penalty=NAME and write penalty.NAME.weight"),
-        (["seed.x=1"], "seed.x is not a key of the config: it has allow_targets, batch_norm, batch_size, "),
+        (["seed.x=1"], "seed.x is not a key of the config: it has allow_targets, augment, batch_norm, batch_size, "),
         (
             ["penalty=l2", "penalty=[l1,jacobian]"],
             "penalty is chosen 2 times, as l2 and [l1,jacobian]: write penalty=[l2,",

@@ -176,14 +176,14 @@ def test_tensorboard_after_kills_has_increasing_steps(forks: Forks) -> None:
         for tag, points in found.items():
             steps = [step for step, _ in points]
             assert steps == sorted(set(steps)), tag
-        assert [step for step, _ in found["train/loss"]] == list(range(EPOCHS + 1))
-    assert found["train/loss"] == values(directory_of(forks, "whole"))["train/loss"]
+        assert [step for step, _ in found["Train/loss"]] == list(range(EPOCHS + 1))
+    assert found["Train/loss"] == values(directory_of(forks, "whole"))["Train/loss"]
     run = str(directory_of(forks, "perturbed").relative_to(forks.folder / "perturbed"))
     for reader in READERS:
         with serving(forks.folder / "perturbed", reader) as board:
-            for tag in ("train/loss", "train/objective", "test/error"):
+            for tag in ("Train/loss", "Train/objective", "Test/error"):
                 points = board.wait_for(run, tag, EPOCHS)
-                first = int(tag == "train/objective")  # which is measured in training alone
+                first = int(tag == "Train/objective")  # which is measured in training alone
                 assert [step for _, step, _ in points] == list(range(first, EPOCHS + 1)), reader
 
 
