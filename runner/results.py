@@ -80,6 +80,8 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
 def load_epochs(*folders: str | Path) -> pandas.DataFrame:
     """Return a row for each run and evaluated epoch: the columns of `load_runs` but its metrics, then the epoch's own.
 
+    Epoch 0 is before the first step.
+
     Args:
         folders: folders of runs, or directories of single runs.
 
