@@ -96,6 +96,7 @@ def prepare(
     raw: Raw,
     *,
     train_size: int | None = None,
+    per_class: int | None = None,
     validation_size: int | None = None,
     normalize: Normalization = "scalar",
     label_noise: float = 0.0,
@@ -107,9 +108,12 @@ def prepare(
     Args:
         raw: what a source has read; the other arguments are those of `conf/config.yaml`.
         train_size: first n training examples (1 to all; None: all).
+        per_class: first n training examples of each class, in the order in which they were read, instead of a
+            `train_size` (1 to as many as the rarest class has; None: all; classes only).
         validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
             training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
-            never from the test split.
+            never from the test split. With `per_class` only from the examples beyond, so that
+            the classes stay balanced (None: as many of that tenth as there are).
         normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
             each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
         label_noise: fraction of the training labels that are replaced by another class (0 to 1; classes only).
@@ -119,7 +123,8 @@ def prepare(
         ValueError: an argument out of range; one sentence that starts with its name.
     """
     _check(raw, train_size, normalize, label_noise, seed)
-    chosen, held_out = _indices(len(raw.train), train_size, validation_size, seed)
+    _check_per_class(raw, train_size, per_class)
+    chosen, held_out = _indices(raw.train, train_size, per_class, validation_size, seed)
     train = raw.train[chosen]
     if label_noise and raw.classes is not None:
         train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
@@ -180,27 +185,47 @@ def _check(raw: Raw, train_size: int | None, normalize: str, label_noise: float,
         raise ValueError(f"seed must be 0 or more, got {seed}")
 
 
+def _check_per_class(raw: Raw, train_size: int | None, per_class: int | None) -> None:
+    if per_class is None:
+        return
+    if raw.classes is None:
+        raise ValueError(f"per_class must be null where there are no classes, got {per_class}: choose train_size")
+    if train_size is not None:
+        raise ValueError(f"per_class must be null beside train_size={train_size}, got {per_class}: give one of the two")
+    counts = raw.train.targets.bincount()
+    rarest = int(counts[counts > 0].min())
+    if not 1 <= per_class <= rarest:
+        raise ValueError(f"per_class must be 1 to {rarest} (all of the rarest class) or null, got {per_class}")
+
+
 def _generator(seed: int, stream: int) -> torch.Generator:
     """Return a CPU generator of its own for each use, so that one option does not change what another draws."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def _indices(available: int, train_size: int | None, validation_size: int | None, seed: int) -> tuple[Tensor, Tensor]:
+def _indices(
+    train: Split, train_size: int | None, per_class: int | None, validation_size: int | None, seed: int
+) -> tuple[Tensor, Tensor]:
     """Return the indices of the training and of the validation split, both in ascending order."""
-    first = available if train_size is None else train_size
-    held = first // 10 if validation_size is None else validation_size
-    beyond = available - first
-    most = max(first - 1, beyond)
+    first = torch.arange(train_size or len(train)) if per_class is None else _first_of_each(train.targets, per_class)
+    beyond = torch.ones(len(train)).index_fill(0, first, 0).nonzero().flatten()
+    most = max(len(first) - 1, len(beyond)) if per_class is None else len(beyond)
+    held = min(len(first) // 10, most) if validation_size is None else validation_size
     if not 0 <= held <= most:
-        where = f"with {first} of {available} examples to train on"
+        where = f"with {len(first)} of {len(train)} examples to train on"
         raise ValueError(f"validation_size must be 0 to {most} {where}, or null, got {held}")
     generator = _generator(seed, 0)
-    if held <= beyond:
-        drawn = first + torch.randperm(beyond, generator=generator)[:held]
-        return torch.arange(first), drawn.sort().values
-    order = torch.randperm(first, generator=generator)
+    if held <= len(beyond):
+        drawn = torch.randperm(len(beyond), generator=generator)[:held]
+        return first, beyond[drawn].sort().values
+    order = torch.randperm(len(first), generator=generator)
     return order[held:].sort().values, order[:held].sort().values
+
+
+def _first_of_each(labels: Tensor, count: int) -> Tensor:
+    """Return the indices of the first examples of each class, in ascending order."""
+    return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()]).sort().values
 
 
 def _mislabel(labels: Tensor, classes: int, fraction: float, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from data.files import File
 from data.public import NAMES
 
 CONF = Path(__file__).parents[1] / "conf/data"
-COMMON = {"train_size", "validation_size", "normalize", "label_noise", "seed"}
+COMMON = {"train_size", "per_class", "validation_size", "normalize", "label_noise", "seed"}
 
 
 def numbered(train=100, test=20, classes=4):
@@ -440,6 +440,37 @@ def test_validation_split_is_drawn_by_the_seed():
     assert first != list(range(50, 55))
 
 
+def unbalanced(classes=4):
+    """Three classes of 12, 24 and 36 examples, in an order of no pattern; of the classes number 3 does not occur."""
+    labels = torch.tensor([0, 1, 1, 2, 2, 2] * 12)[torch.randperm(72, generator=torch.Generator().manual_seed(0))]
+    split = data.Split(torch.arange(72.0).unsqueeze(1), labels)
+    return data.Raw(split, split, classes)
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_per_class_takes_the_first_of_each_class(count):
+    raw = unbalanced()
+    made = plain(raw, per_class=count)
+    assert made.train.targets.bincount().tolist() == [count] * 3
+    wanted = [n for n in range(72) if (raw.train.targets[:n] == raw.train.targets[n]).sum() < count]
+    assert numbers(made.train) == wanted
+    assert made.train.targets.tolist() == raw.train.targets[wanted].tolist()
+
+
+def test_validation_never_unbalances_the_classes():
+    raw = unbalanced()
+    for size, wanted in ((None, 3), (0, 0), (36, 36)):
+        made = plain(raw, per_class=12, validation_size=size)
+        kept = numbers(made.validation) if made.validation else []
+        assert (len(made.train), len(set(kept))) == (36, wanted)
+        assert not set(kept) & set(numbers(made.train))
+    balanced = numbered(train=40)
+    assert plain(balanced, per_class=10).validation is None  # nothing is left for it
+    assert len(plain(balanced, per_class=9).validation) == 3
+    with pytest.raises(ValueError, match=r"^validation_size must be 0 to 36 with 36 of 72 examples .* got 37$"):
+        plain(raw, per_class=12, validation_size=37)
+
+
 def test_prepare_describes_the_data():
     made = plain(numbered())
     assert (made.shape, made.classes, made.outputs) == ((1,), 4, 4)
@@ -573,6 +604,9 @@ def test_normalisation_leaves_the_raw_data_alone():
             {"train_size": 20, "validation_size": 81},
             "validation_size must be 0 to 80 with 20 of 100 examples to train on, or null, got 81",
         ),
+        ({"per_class": 26}, "per_class must be 1 to 25 (all of the rarest class) or null, got 26"),
+        ({"per_class": 0}, "per_class must be 1 to 25 (all of the rarest class) or null, got 0"),
+        ({"per_class": 5, "train_size": 20}, "per_class must be null beside train_size=20, got 5: give one of the two"),
         ({"normalize": "batch"}, "normalize must be scalar, component or none, got batch"),
         ({"label_noise": 1.5}, "label_noise must be a fraction, 0 to 1, got 1.5"),
         ({"label_noise": float("nan")}, "label_noise must be a fraction, 0 to 1, got nan"),
@@ -587,6 +621,11 @@ def test_refusals(options, words):
 def test_label_noise_needs_classes():
     with pytest.raises(ValueError, match=r"^label_noise must be 0 where there are no two classes, got 0.1$"):
         data.prepare(data.Line().load(), label_noise=0.1, validation_size=0)
+
+
+def test_per_class_needs_classes():
+    with pytest.raises(ValueError, match=r"^per_class must be null where there are no classes, got 1: choose train_s"):
+        data.prepare(data.Line().load(), per_class=1, validation_size=0)
 
 
 # ---------------------------------------------------------------- configuration
