@@ -20,22 +20,24 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 GAINS: dict[type[nn.Module], float] = {
     nn.ReLU: 2**0.5,
     nn.Tanh: 5 / 3,
+    nn.Sigmoid: 1.8462,
     nn.Softplus: 1.0419,
     nn.GELU: 1.5335,
     nn.ELU: 1.2452,
     nn.SiLU: 1.6765,
+    nn.Identity: 1.0,
 }
 
 
 def gain_of(model: nn.Module) -> float:
-    """The gain of the model's first activation layer.
+    """The gain of the model's first activation layer; `nn.Identity`, often a placeholder, counts only without others.
 
     Raises:
         ValueError: the model has none of the known activation layers.
     """
-    for layer in model.modules():
-        if type(layer) in GAINS:
-            return GAINS[type(layer)]
+    kinds = [type(layer) for layer in model.modules() if type(layer) in GAINS]
+    if kinds:
+        return GAINS[min(kinds, key=lambda kind: kind is nn.Identity)]
     known = ", ".join(kind.__name__ for kind in GAINS)
     raise ValueError(f"gain must be a number for a model without activation layers ({known}), got null")
 
@@ -132,7 +134,7 @@ class KaimingNormal(Scaled):
 
     Args:
         gain: multiplies the standard deviation (positive); null: by the model's activation (relu sqrt(2),
-            tanh 5/3, softplus 1.04, gelu 1.53, elu 1.25, silu 1.68).
+            tanh 5/3, sigmoid 1.85, softplus 1.04, gelu 1.53, elu 1.25, silu 1.68, identity 1).
 
     Raises:
         ValueError: gain not positive and finite; when called, a null gain for a model without activation.

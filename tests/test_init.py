@@ -1,6 +1,7 @@
 """Initialisations: the distribution of the weights, biases, gains, and what is left alone."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import models
 from models.init import GAINS, gain_of
+from models.layers import Activation
 
 ALL = [
     models.Normal(),
@@ -114,10 +116,15 @@ def test_gains_keep_the_mean_square_of_a_standard_normal():
         assert gain == pytest.approx(expected, abs=1e-4), activation
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "softplus", "gelu", "elu", "silu"])
+@pytest.mark.parametrize("activation", get_args(Activation))
 def test_the_gain_follows_the_models_activation(activation):
     model = models.MLP(input_shape=(4,), outputs=1, activation=activation)
     assert gain_of(model) == GAINS[type(getattr(model, f"{activation}1"))]
+
+
+def test_a_placeholder_is_no_activation():
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 2), nn.ReLU(), nn.Tanh())
+    assert gain_of(model) == GAINS[nn.ReLU]
 
 
 @pytest.mark.parametrize("initialise", [models.KaimingNormal(), models.Orthogonal()], ids=repr)
