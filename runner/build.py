@@ -154,7 +154,7 @@ def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.devi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config["seed"], "init"))
         model = construct(config["model"], input_shape=dataset.shape, outputs=dataset.outputs)
-        construct(config["init"])(model)
+        construct(config["init"], dataset)(model)  # data-dependent ones see the training inputs
     model.to(device)
     if config["precision"] == "bf16":
         _use_bfloat16(model, device)

@@ -52,7 +52,8 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "init": dict.fromkeys(
         ("torch", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "normal"), SMALL
-    ),
+    )
+    | {"lsuv": SMALL},
     "loss": {
         **dict.fromkeys(("cross_entropy", "mse_one_hot", "multi_margin"), SMALL),
         "nll": (*SMALL, "model.log_softmax=true"),
