@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "optimizer": dict.fromkeys(("sgd", "momentum", "nesterov", "adam", "adamw", "adamax", "nadam"), SMALL)
     | dict.fromkeys(("rmsprop", "adagrad", "adadelta", "lbfgs"), SMALL),
-    "scheduler": dict.fromkeys(("constant", "step", "geometric", "cosine"), SMALL),
+    "scheduler": dict.fromkeys(("constant", "step", "geometric", "staircase", "cosine"), SMALL),
     "penalty": dict.fromkeys(("l2", "l1", "elastic_net"), (*SMALL, "optimizer=sgd"))
     | dict.fromkeys(("jacobian", "jacobian_spectral", "tangent_prop", "large_margin"), SMALL)
     | {"large_margin_reference": (*SMALL, "loss.weight=0", "optimizer=adam", "optimizer.clip=5")}
