@@ -108,12 +108,9 @@ def prepare(
     Args:
         raw: what a source has read; the other arguments are those of `conf/config.yaml`.
         train_size: first n training examples (1 to all; None: all).
-        per_class: first n training examples of each class, in the order in which they were read, instead of a
-            `train_size` (1 to as many as the rarest class has; None: all; classes only).
-        validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
-            training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
-            never from the test split. With `per_class` only from the examples beyond, so that
-            the classes stay balanced (None: as many of that tenth as there are).
+        per_class: first n training examples of each class, instead of `train_size` (1 to the size of the rarest class).
+        validation_size: training examples to validate on (>= 0; None: a tenth), drawn from those beyond `train_size` if
+            they are enough, else taken out of the first `train_size`; with `per_class` only from those beyond.
         normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
             each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
         label_noise: fraction of the training labels that are replaced by another class (0 to 1; classes only).
@@ -122,18 +119,15 @@ def prepare(
     Raises:
         ValueError: an argument out of range; one sentence that starts with its name.
     """
-    _check(raw, train_size, normalize, label_noise, seed)
-    _check_per_class(raw, train_size, per_class)
+    _check(raw, train_size, per_class, normalize, label_noise, seed)
     chosen, held_out = _indices(raw.train, train_size, per_class, validation_size, seed)
-    train = raw.train[chosen]
-    if label_noise and raw.classes is not None:
-        train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
+    train = _mislabel(raw.train[chosen], raw.classes, label_noise, seed)
     offset, scale = _statistics(train.inputs, normalize)
 
     def ready(split: Split) -> Split:
         return Split(_normalized(split.inputs, offset, scale, device), split.targets.to(device))
 
-    validation = ready(raw.train[held_out]) if len(held_out) else None
+    validation = ready(raw.train[held_out]) if len(held_out) else None  # never of the test split
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
     kept = [value.float().to(device) for value in (offset, scale)]
     return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit)
@@ -171,10 +165,14 @@ def _fault_of_targets(split: Split, classes: int | None) -> str | None:
     return None
 
 
-def _check(raw: Raw, train_size: int | None, normalize: str, label_noise: float, seed: int) -> None:
+def _check(
+    raw: Raw, train_size: int | None, per_class: int | None, normalize: str, label_noise: float, seed: int
+) -> None:
     available = len(raw.train)
     if train_size is not None and not 1 <= train_size <= available:
         raise ValueError(f"train_size must be 1 to {available} (all) or null, got {train_size}")
+    if per_class is not None:
+        _check_per_class(raw, train_size, per_class)
     if normalize not in ("scalar", "component", "none"):
         raise ValueError(f"normalize must be scalar, component or none, got {normalize}")
     if not 0 <= label_noise <= 1:
@@ -185,9 +183,7 @@ def _check(raw: Raw, train_size: int | None, normalize: str, label_noise: float,
         raise ValueError(f"seed must be 0 or more, got {seed}")
 
 
-def _check_per_class(raw: Raw, train_size: int | None, per_class: int | None) -> None:
-    if per_class is None:
-        return
+def _check_per_class(raw: Raw, train_size: int | None, per_class: int) -> None:
     if raw.classes is None:
         raise ValueError(f"per_class must be null where there are no classes, got {per_class}: choose train_size")
     if train_size is not None:
@@ -228,12 +224,14 @@ def _first_of_each(labels: Tensor, count: int) -> Tensor:
     return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()]).sort().values
 
 
-def _mislabel(labels: Tensor, classes: int, fraction: float, seed: int) -> Tensor:
+def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> Split:
     """Replace exactly round(fraction * N) labels, each by one of the classes - 1 others."""
-    generator = _generator(seed, 1)
+    if not fraction or classes is None:
+        return split
+    generator, labels = _generator(seed, 1), split.targets
     wrong = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
     steps = torch.randint(1, classes, (len(wrong),), generator=generator)
-    return labels.index_copy(0, wrong, (labels[wrong] + steps) % classes)
+    return Split(split.inputs, labels.index_copy(0, wrong, (labels[wrong] + steps) % classes))
 
 
 def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:

@@ -240,7 +240,7 @@ class LSUV(Initialisation):
                 hook.remove()
 
 
-def _scale_to_unit_variance(layer: nn.Module, _: Any, outputs: Tensor) -> Tensor:
+def _scale_to_unit_variance(layer: Any, _: Any, outputs: Tensor) -> Tensor:
     """Divide a layer's weights by the deviation of its outputs, and return the outputs that it has then."""
     deviation = outputs.std(correction=0)
     if deviation > 0:

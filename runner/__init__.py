@@ -8,6 +8,7 @@ The story of one run, in this folder:
     build          config -> the components of a run
     instantiate    a class and its options -> an object, the options checked against the signature
     compatibility  do the components fit together
+    optimizers     those that torch lacks
     schedule       learning rates by the epoch or the step
     metrics        what is measured of a model in training, and which epoch was best
     console        lines and the progress bar, what a user sees of a run
