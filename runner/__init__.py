@@ -45,7 +45,7 @@ Rooms beside it:
     recording/     what is recorded while a run trains
         recorder       TensorBoard and metrics.csv
         events         TensorBoard's event files
-        pictures       curve, confusions, worst mistakes
+        pictures       curve, confusions, worst mistakes, decision regions
     summary/       many runs in one table and one picture
         report         all of it
         groups         runs of the same setting, with mean and spread

@@ -95,6 +95,35 @@ def test_sine():
     torch.testing.assert_close(clean.train.targets, torch.sin(torch.pi * clean.train.inputs))
 
 
+def test_moons():
+    raw = data.Moons(n=301, noise=0.0, seed=1).load()
+    x, y = raw.train.inputs.T
+    labels = raw.train.targets
+    assert labels[:4].tolist() == [0, 1, 0, 1]  # balanced at every size
+    turned = labels == 1
+    x, y = torch.where(turned, 1 - x, x), torch.where(turned, 0.5 - y, y)
+    torch.testing.assert_close(x.square() + y.square(), torch.ones(301))  # both become the upper half circle
+    assert y.min() > -1e-6
+    angle = torch.atan2(y, x)
+    assert angle.mean().item() == pytest.approx(torch.pi / 2, abs=0.15)
+    assert angle.std().item() == pytest.approx(torch.pi / 12**0.5, abs=0.1)
+    assert raw.test.inputs.shape == (1000, 2)
+    assert raw.classes == 2
+    noisy = data.Moons(n=301, noise=0.3, seed=1).load()
+    difference = noisy.train.inputs - raw.train.inputs
+    assert difference.std(0).tolist() == pytest.approx([0.3, 0.3], rel=0.15)
+    assert torch.corrcoef(difference.T)[0, 1].abs() < 0.2
+
+
+def test_moons_are_drawn_by_the_seed_alone():
+    few, many, other = data.Moons(10).load(), data.Moons(20).load(), data.Moons(10, seed=1).load()
+    assert torch.equal(few.test.inputs, many.test.inputs)
+    assert not torch.equal(few.train.inputs, other.train.inputs)
+    assert not torch.equal(few.test.inputs, other.test.inputs)
+    assert not torch.isin(few.train.inputs, few.test.inputs).any()
+
+
+@pytest.mark.parametrize("source", [data.Sine, data.Moons])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -104,9 +133,9 @@ def test_sine():
         ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
     ],
 )
-def test_sine_refuses(arguments, words):
+def test_drawn_data_refuse(source, arguments, words):
     with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-        data.Sine(**arguments)
+        source(**arguments)
 
 
 def idx(array):
@@ -651,7 +680,9 @@ def test_there_is_a_config_file_for_every_source():
 
 @pytest.mark.process
 def test_small_sources_import_nothing_slow():
-    code = "import sys, data; data.Line().load(); print({'torchvision', 'sklearn'} & {*sys.modules})"
+    code = (
+        "import sys, data; data.Line().load(); data.Moons().load(); print({'torchvision', 'sklearn'} & {*sys.modules})"
+    )
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
         "fashion_mnist": (*SMALL, "data.root={public}"),
         "cifar10": (*SMALL, "data.root={public}", "model=cifar10_convnet"),
         "line": LINE,
+        "moons": ("data=moons", "model=mlp", "batch_size=90", "epochs=1"),
         "plateaus": (*LINE, "data=plateaus", "batch_size=2"),
         "sine": (*LINE, "data=sine", "batch_size=50"),
         "npz": (*SMALL, *CIFAR),
