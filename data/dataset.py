@@ -187,7 +187,7 @@ def _check_per_class(raw: Raw, train_size: int | None, per_class: int) -> None:
     if raw.classes is None:
         raise ValueError(f"per_class must be null where there are no classes, got {per_class}: choose train_size")
     if train_size is not None:
-        raise ValueError(f"per_class must be null beside train_size={train_size}, got {per_class}: give one of the two")
+        raise ValueError(f"per_class must be null beside train_size={train_size}, got {per_class}: leave one null")
     counts = raw.train.targets.bincount()
     rarest = int(counts[counts > 0].min())
     if not 1 <= per_class <= rarest:

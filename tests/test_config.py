@@ -63,6 +63,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["optimizer.lr=abc"], "optimizer.lr must be a finite number above 0, got 'abc'"),
         (["device=gpu"], "device must be one of auto, cpu, cuda, got 'gpu'"),
         (["data.per_class=0"], "data.per_class must be a whole number of at least 1, or null, got 0"),
+        (["init=lsuv", "init.examples=1"], "init.examples must be a whole number of at least 2, got 1"),
         (["data.label_noise=2"], "data.label_noise must be between 0 and 1, got 2"),
         (["optimizer=momentum", "optimizer.momentum=1"], "optimizer.momentum must be at least 0 and below 1, got 1"),
         (["penalty=l2", "penalty.l2.weight=-1"], "penalty.l2.weight must be a finite number of at least 0, got -1"),

@@ -635,7 +635,10 @@ def test_normalisation_leaves_the_raw_data_alone():
         ),
         ({"per_class": 26}, "per_class must be 1 to 25 (all of the rarest class) or null, got 26"),
         ({"per_class": 0}, "per_class must be 1 to 25 (all of the rarest class) or null, got 0"),
-        ({"per_class": 5, "train_size": 20}, "per_class must be null beside train_size=20, got 5: give one of the two"),
+        (
+            {"per_class": 5, "train_size": 20},
+            "per_class must be null beside train_size=20, got 5: leave one null",
+        ),
         ({"normalize": "batch"}, "normalize must be scalar, component or none, got batch"),
         ({"label_noise": 1.5}, "label_noise must be a fraction, 0 to 1, got 1.5"),
         ({"label_noise": float("nan")}, "label_noise must be a fraction, 0 to 1, got nan"),
