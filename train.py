@@ -28,9 +28,10 @@ def main(config: DictConfig) -> float:
     if in_sweep():
         return train_in_launchers_process(config)
     run = Run.of(config)
-    print(f"run {run.run_id} in {run.path}", flush=True)
     finished = run.is_finished
-    if not finished:
+    if finished:
+        print(run.announcement, flush=True)
+    else:
         with exit_on_error(run):
             from runner.run import train_run  # imports torch; late, so that mistakes are reported at once
 

@@ -143,14 +143,18 @@ def recorded(runs: Path) -> dict[str, list[str]]:
 def pages(names: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return the pages, by the end of their address, and the names that each must show."""
     numbers = [tag for tag in names["numbers"] if not tag.startswith(("weights/", "gradients/"))][:AT_ONCE]
+    groups = {tag.split("/")[0] for tag in numbers}
     pictures = names["pictures"][:AT_ONCE]
     chosen = urllib.parse.quote("^(" + "|".join(map(re.escape, numbers)) + ")$", safe="")
     return {
         # SVG, because lines drawn by WebGL are invisible without a GPU
         f"?forceSVG=true&tagFilter={chosen}#timeseries": [*names["runs"], *numbers],
-        "#scalars": [*names["runs"], *{tag.split("/")[0] for tag in numbers}],
+        "#scalars": [*names["runs"], *groups],
+        "#custom_scalars": [*names["runs"], "train against test"],
         "#images": [*names["runs"], *pictures[:1], "[picture]"],
-        "#hparams": [*names["hyperparameters"], *(tag for tag in numbers if tag.startswith("best/"))],
+        "#distributions": [*names["runs"], "losses"],
+        "#histograms": [*names["runs"], "losses"],
+        "#hparams": [*names["hyperparameters"], *(tag for tag in numbers if tag.startswith("Test/"))],
     }
 
 

@@ -1,6 +1,6 @@
 """Data sets as tensors on a device, and tangent vectors of images."""
 
-from data.dataset import Dataset, Raw, Split, prepare
+from data.dataset import Dataset, Raw, Split, normalized, prepare
 from data.files import DataError
 from data.npz import Npz
 from data.public import CIFAR10, MNIST, FashionMNIST
@@ -22,5 +22,6 @@ __all__ = [
     "Sine",
     "Split",
     "Tangents",
+    "normalized",
     "prepare",
 ]

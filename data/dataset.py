@@ -62,6 +62,7 @@ class Dataset:
         offset, scale: of the normalisation, float32, from the training split alone: one number each or of shape *I.
             With them a figure in units of the raw data can be converted.
         unit: range of a raw image: 255 for bytes, 1 for all other data.
+        exact: offset and scale as they were applied, float64, on the CPU; with them `normalized` gives the same bits.
     """
 
     train: Split
@@ -71,6 +72,7 @@ class Dataset:
     offset: Tensor
     scale: Tensor
     unit: float = 1.0
+    exact: tuple[Tensor, Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,12 +127,12 @@ def prepare(
     offset, scale = _statistics(train.inputs, normalize)
 
     def ready(split: Split) -> Split:
-        return Split(_normalized(split.inputs, offset, scale, device), split.targets.to(device))
+        return Split(normalized(split.inputs, offset, scale, device), split.targets.to(device))
 
     validation = ready(raw.train[held_out]) if len(held_out) else None  # never of the test split
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
     kept = [value.float().to(device) for value in (offset, scale)]
-    return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit)
+    return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit, (offset, scale))
 
 
 def _fault_of_inputs(inputs: Tensor) -> str | None:
@@ -257,8 +259,8 @@ def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:
     return (mean + origin).reshape(shape), deviation.reshape(shape)
 
 
-def _normalized(inputs: Tensor, offset: Tensor, scale: Tensor, device: torch.device | str) -> Tensor:
-    """Return (inputs - offset) / scale, float32, on the device.
+def normalized(inputs: Tensor, offset: Tensor, scale: Tensor, device: torch.device | str) -> Tensor:
+    """Return (inputs - offset) / scale, float32, on the device; offset and scale are float64.
 
     The difference is taken in float64, since float32 has only 24 bits to hold a feature that is far from zero (a year,
     a time in seconds); bytes lose nothing in float32.

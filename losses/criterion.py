@@ -76,8 +76,7 @@ class CrossEntropy(Criterion):
 class NLL(Criterion):
     """Negative log-likelihood, -outputs[target], of outputs that are log-probabilities.
 
-    The model must end in a log-softmax (`model.log_softmax=true`); then it equals `CrossEntropy` of the
-    logits. On logits it has no minimum.
+    The model must end in a log-softmax; then it equals `CrossEntropy` of the logits. On logits it has no minimum.
 
     Source: EE-559, lecture 5.1.
     """

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 
-from losses.forward import Forward
-from losses.passes import TorchDraws, quiet_start, run
-from losses.penalty import Penalty, any_differentiates, declared_tangents, layers_of
+from .forward import Forward
+from .passes import TorchDraws, quiet_start, run
+from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
 class EagerForward(Forward):

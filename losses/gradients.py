@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from losses.forward import Forward
-from losses.penalty import Penalty, one_of, squared_norm, total
+from .forward import Forward
+from .penalty import Penalty, one_of, squared_norm, total
 
 
 class InputGradient(Penalty):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from losses.forward import Forward, Tangent
-from losses.penalty import Penalty, one_of, positive_or_null, squared_norm, total
+from .forward import Forward, Tangent
+from .penalty import Penalty, one_of, positive_or_null, squared_norm, total
 
 Noise = Literal["rademacher", "sphere", "orthonormal"]
 SECOND_DERIVATIVE = (
@@ -59,6 +59,8 @@ class Jacobian(Penalty):
         positive_or_null("projections", projections)
         one_of("noise", noise, ("rademacher", "sphere", "orthonormal", None))
         one_of("mode", mode, ("auto", "reverse", "forward"))
+        if of == "inputs":
+            raise ValueError("of must be outputs or the name of a layer, got inputs")
         self.projections, self.of, self.mode = projections, of, mode
         self.noise = noise or ("rademacher" if projections == 1 else "orthonormal")
         self.layers = () if of == "outputs" else (of,)

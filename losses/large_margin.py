@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.forward import Forward
-from losses.penalty import Penalty, one_of
+from .forward import Forward
+from .penalty import Penalty, one_of
 
 Scores = Literal["probability", "logit", "log_probability"]
 Aggregation = Literal["min_distance", "sum_of_hinges", "mean_distance"]
@@ -27,10 +27,10 @@ class LargeMargin(Penalty):
         hinge = gamma - clip(d, gamma (1 - alpha), gamma),    from 0 to alpha gamma,
 
     for the `top_k` wrong classes of highest score; mean over the batch and over `layers`. The defaults train
-    beside cross-entropy with plain SGD, with a small weight (.01). It can also take the place of the data loss
-    (`loss.weight=0`), as in its source. An example whose d lies outside the clip gives no gradient at all:
-    `statistics` tells how many do. If training stalls with most of them at the lower clamp, clip the gradient
-    (`optimizer.clip`), keep a share of cross-entropy (`loss.weight`), warm up, or use logits.
+    beside cross-entropy with plain SGD, with a small weight (.01). It can also take the place of the data loss, as
+    in its source. An example whose d lies outside the clip gives no gradient at all: `statistics` tells how many do.
+    If training stalls with most of them at the lower clamp, clip the gradient, keep a share of cross-entropy, warm
+    up, or use logits.
 
     Args:
         layers: where distances are measured: "inputs" and names of layers, each once, at least one.
@@ -51,7 +51,7 @@ class LargeMargin(Penalty):
 
     Source: Elsayed et al. 2018, arXiv 1803.05598, and their public code (google-research, large_margin). Their
     MNIST training takes probability, inf, False and 10000 for scores, norm, differentiate_norm and gamma
-    (`penalty=large_margin_reference`), at the inputs and behind both convolutions, without cross-entropy.
+    (the runner's `penalty=large_margin_reference`), at the inputs and behind both convolutions, without cross-entropy.
     Their value is ours less a constant: gamma, or top_k gamma for sum_of_hinges; the gradient is the same.
     Their training script divides for inf, by way of layer weights; their function alone does not. Of wrong
     classes with exactly the same score we take one, they, for top 1, the mean of the gradients.

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from losses.forward import Forward, Tangent
+from .forward import Forward, Tangent
 
 
 class Penalty(ABC):

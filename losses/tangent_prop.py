@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.forward import Forward, Tangent
-from losses.penalty import Penalty, squared_norm, total
+from .forward import Forward, Tangent
+from .penalty import Penalty, squared_norm, total
 
 
 class TangentProp(Penalty):

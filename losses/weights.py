@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from losses.forward import Forward
-from losses.penalty import Penalty, at_least, one_of, total
+from .forward import Forward
+from .penalty import Penalty, at_least, one_of, total
 
 
 class L2(Penalty):

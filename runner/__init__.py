@@ -12,6 +12,7 @@ The story of one run, in this folder:
     schedule       learning rates by the epoch or the step
     metrics        what is measured of a model in training, and which epoch was best
     console        lines and the progress bar, what a user sees of a run
+    results        runs as tables of pandas, a run as a trained network
     outcome        how a run ends: exit codes and last sentences
     signals        Ctrl-C, SIGTERM and a launcher's signals
     seeds          a stream of random numbers for each purpose
@@ -36,10 +37,12 @@ Rooms beside it:
         status         the states of a run
         members        which runs belong to a sweep, and what each is there for
         checkpoint     states that are whole and verified, or not used
+        weights        of a trained network: their digest, and files of them for other programs and for other runs
         atomic         files written whole or not at all
         provenance     versions, commit, device
     evaluation/    what a trained model is worth
         evaluate       losses and errors
+        predictor      a trained network with its normalisation, for raw inputs
         probes         numbers on the function: Jacobian, zeros, margins, slopes
         robustness     errors under noise, shifts, rotations, attacks
     recording/     what is recorded while a run trains
@@ -57,10 +60,13 @@ Rooms beside it:
         figure, axis   the picture of a metric against what was swept
         forest         the picture of the differences
         trials         the picture of the trials, each arm over its weight
+        curves         any metric against the epoch
+        command        the command that repeats a run
     sweep/         many runs, each a job
         conclude       before a sweep and after it: configs checked, statuses, exit code
         arms           several grids in one sweep: weights tried, then compared on fresh seeds
         pool           jobs in processes of their own, some at a time
         job            one job, under any launcher
         overview       what a user sees of a sweep
+        board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
 from runner.schedule import Schedule
 from runner.seeds import stream_seed
+from runner.storage import weights
 from runner.term import Term
 
 
@@ -35,6 +36,7 @@ class Components:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     device: torch.device
+    channels_last: bool
 
 
 def build(config: Mapping[str, Any]) -> Components:
@@ -43,12 +45,12 @@ def build(config: Mapping[str, Any]) -> Components:
     Raises:
         ConfigError: with a sentence for everything that does not fit.
     """
-    if config["allow_targets"] and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where a user's own package is
+    if config["allow_targets"]:
+        find_own_packages()
     device = _choose_device(config["device"])
     be_deterministic(device)
     check_signatures(config)
-    problems = Problems()
+    problems = Problems(config["allow_targets"])
     with problems.at("loss"):
         criterion = construct(own_options(config["loss"], "loss"))
     with problems.at("scheduler"):
@@ -61,12 +63,15 @@ def build(config: Mapping[str, Any]) -> Components:
     with problems.at("model"):
         model = _build_model(config, dataset, device)
     problems.raise_if_any()
-    if _is_channels_last(config, dataset, terms):
+    with problems.at(""):
+        _start_from(config["init_from"], model)
+    channels_last = _is_channels_last(config, dataset, terms)
+    if channels_last:
         model, dataset = model.to(memory_format=torch.channels_last), dataset.in_channels_last()
     with problems.at("optimizer"):
         optimizer = build_optimizer(config, model, schedule)
     problems.raise_if_any()
-    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device)
+    components = Components(dataset, model, criterion, terms, probes, optimizer, schedule, device, channels_last)
     _check_together(config, components, problems)
     if config["batch_norm"] == "frozen":
         with problems.at("batch_norm"):
@@ -149,17 +154,52 @@ def be_deterministic(device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs, helps none
 
 
+def find_own_packages() -> None:
+    """Have Python find packages in the working directory, where a user's own one is."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
-    """Build and initialise the model, from a generator of its own, and check that it takes the data."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config["seed"], "init"))
-        model = construct(config["model"], input_shape=dataset.shape, outputs=dataset.outputs)
-        construct(config["init"], dataset)(model)  # data-dependent ones see the training inputs
-    model.to(device)
-    if config["precision"] == "bf16":
-        _use_bfloat16(model, device)
+    """Build and initialise the model, and check that it takes the data."""
+    model = build_network(config, dataset.shape, dataset.outputs, device, dataset)
     _check_outputs(model, dataset)
     return model.train()
+
+
+def build_network(
+    config: Mapping[str, Any],
+    input_shape: Sequence[int],
+    outputs: int,
+    device: torch.device,
+    dataset: Dataset | None = None,
+) -> nn.Module:
+    """Build the network of a config for inputs (B, *input_shape), from a generator of its own.
+
+    It is initialised if there is a data set, whose training inputs `init=lsuv` measures.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config["seed"], "init"))
+        network = construct(config["model"], input_shape=tuple(input_shape), outputs=outputs)
+        if dataset is not None:
+            construct(config["init"], dataset)(network)
+    network.to(device)
+    if config["precision"] == "bf16":
+        _use_bfloat16(network, device)
+    return network
+
+
+def _start_from(source: str | None, model: nn.Module) -> None:
+    """Replace a model's initial weights by those that `init_from` names, if it names any.
+
+    Raises:
+        ValueError: if they cannot be read, or do not fit in names or shapes.
+    """
+    if source is not None:
+        found = weights.read(source)
+        if wrong := weights.misfit(found, model.state_dict()):
+            raise ValueError(f"init_from must be weights that fit the model, got {source}: {wrong}")
+        model.load_state_dict(found)
 
 
 def _check_outputs(model: nn.Module, dataset: Dataset) -> None:

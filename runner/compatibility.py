@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from runner.schedule import Schedule
 
 
 def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError for a criterion that is not meant for these targets or these outputs."""
+    """Raise ValueError for a criterion that is not meant for these targets or these outputs, or gives other shapes."""
     targets, name = getattr(criterion, "targets", None), type(criterion).__name__
     if targets == "values" and dataset.classes is not None:
         raise ValueError(
@@ -26,18 +27,31 @@ def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) ->
         )
     if targets == "classes" and dataset.classes is None:
         raise ValueError(f"{name} takes class labels and the data has real values as targets: choose loss=mse")
-    if getattr(criterion, "wants_log_probabilities", False) and not gives_log_probabilities(model, dataset):
+    outputs = outputs_of_two(model, dataset)
+    if getattr(criterion, "wants_log_probabilities", False) and not are_log_probabilities(outputs):
         raise ValueError(
             f"{name} takes log-probabilities: add model.log_softmax=true, or end a model of your own in log_softmax"
+        )
+    two = dataset.train[:2]
+    losses = criterion(outputs, two.targets)
+    if losses.shape != (len(two),):
+        raise ValueError(
+            f"its value for {len(two)} examples is of shape {tuple(losses.shape)}: return the loss of each example, "
+            f"({len(two)},)"
         )
 
 
 @torch.no_grad()
-def gives_log_probabilities(model: nn.Module, dataset: Dataset) -> bool:
-    """Tell whether the model's outputs for two examples are logarithms of probabilities, which sum to 1."""
+def outputs_of_two(model: nn.Module, dataset: Dataset) -> Tensor:
+    """Return the model's outputs for two training examples."""
     model.eval()  # not to touch the statistics of batch norm
     outputs = model(dataset.train.inputs[:2])
     model.train()
+    return outputs
+
+
+def are_log_probabilities(outputs: Tensor) -> bool:
+    """Tell whether outputs are logarithms of probabilities, which sum to 1."""
     return bool((outputs.exp().sum(1) - 1).abs().max() < 0.01)
 
 
@@ -57,7 +71,8 @@ def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module,
     names = [name for name, _ in model.named_modules() if name]
     missing = [layer for layer in penalty.layers if layer not in ("inputs", *names)]
     if missing:
-        raise ValueError(f"layers must be among inputs, {', '.join(names)}, got {', '.join(missing)}")
+        key, others = ("of", "outputs") if getattr(penalty, "of", None) in missing else ("layers", "inputs")
+        raise ValueError(f"{key} must be among {others}, {', '.join(names)}, got {', '.join(missing)}")
     if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
         check_batch_norm(penalty)
 
@@ -119,6 +134,8 @@ def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: 
         if penalty.in_objective and value.requires_grad and params:
             torch.autograd.grad(value.sum(), params, allow_unused=True)
     except RuntimeError as error:
+        if _innermost_module(error) == type(penalty).__module__:  # its own mistake, such as shapes that do not fit
+            raise
         reason = str(error).splitlines()[0]
         raise ValueError(f"torch cannot differentiate this model as the penalty needs it: {reason}") from error
     finally:
@@ -129,3 +146,9 @@ def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: 
             f"({len(two)},), or one for all, ()"
         )
     return value.detach().mean()
+
+
+def _innermost_module(error: Exception) -> str:
+    """Return the name of the module that raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals["__name__"]

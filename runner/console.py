@@ -33,12 +33,17 @@ class Console:
         self.log: TextIO | None = None
         self.bar: Progress | None = None
         self.drawn = self.printed = 0.0
+        self.told_of_pace = False
 
     def say(self, line: str) -> None:
         """Print a line, and keep it; a closed terminal or a full disk is no reason to stop."""
+        self.show(line)
+        self.note(line)
+
+    def show(self, line: str) -> None:
+        """Print a line that the log does not need."""
         with suppress(OSError):
             self.terminal.print(line)
-        self.note(line)
 
     def note(self, text: str) -> None:
         """Keep a text in the log alone."""
@@ -83,6 +88,9 @@ class Console:
         now = time.monotonic()
         if self.terminal.is_terminal or (now - self.printed < LINE_SECONDS and epoch < epochs):
             self.note(line)
+            if not (self.terminal.is_terminal or self.told_of_pace):
+                self.told_of_pace = True
+                self.show("(at most one line a second is shown; metrics.csv has all)")
             return
         self.printed = now
         self.say(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import NAMED, SINGLE
 from runner.config.signature import problems_of_options
+from runner.outcome import is_lack_of_memory, place_of
 
 # Keys of a group that are the runner's own; all others go to the constructor.
 COMMON = {
@@ -25,18 +26,31 @@ GIVEN = {"model": ("input_shape", "outputs"), "optimizer": ("params",)}
 
 
 class Problems:
-    """Collects a sentence for everything that does not fit, to report all at once."""
+    """Collects a sentence for everything that does not fit, to report all at once.
 
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
+    Args:
+        packages: of the user's own classes.
+    """
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self.packages, self.sentences = packages, list[str]()
 
     @contextmanager
     def at(self, path: str) -> Iterator[None]:
-        """Keep the sentence of a ValueError or TypeError that is raised in this context, behind the option's path."""
+        """Keep the sentence of an error that is raised in this context, behind the option's path.
+
+        A ValueError or TypeError of ours is a sentence; any error of a user's own class becomes one, with its place,
+        unless it is a lack of memory, which is no mistake of the config.
+        """
         try:
             yield
-        except (ValueError, TypeError) as error:
-            self.sentences.append(f"{path}: {error}" if path else str(error))
+        except Exception as error:
+            sentence, place = str(error), place_of(error, self.packages)
+            if is_lack_of_memory(error) or not (place or isinstance(error, ValueError | TypeError)):
+                raise
+            if place and not error.__cause__:
+                sentence = f"{type(error).__name__}: {next(iter(sentence.splitlines()), '')}"
+            self.sentences.append(f"{path}: {sentence}{place}" if path else sentence + place)
 
     def raise_if_any(self) -> None:
         """Raise ConfigError with all sentences so far, if there are any."""
@@ -61,29 +75,25 @@ def check_signatures(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: with a sentence for each that does not fit.
     """
-    problems = Problems()
+    problems = Problems(config["allow_targets"])
     for group in SINGLE:
         with problems.at(group):
-            problems.sentences += _problems_of_node(group, own_options(config[group], group), GIVEN.get(group, ()))
+            _check_node(group, own_options(config[group], group), problems, GIVEN.get(group, ()))
     for group in NAMED:
         for name, member in config[group].items():
             with problems.at(f"{group}.{name}"):
-                problems.sentences += _problems_of_node(f"{group}.{name}", own_options(member, group))
+                _check_node(f"{group}.{name}", own_options(member, group), problems)
     problems.raise_if_any()
 
 
-def _problems_of_node(path: str, node: Mapping[str, Any], given: tuple[str, ...] = ()) -> list[str]:
-    """Return what is wrong with the options of a class, and of the classes among them."""
-    try:
-        target = resolve(node["_target_"])
-    except ValueError as error:
-        return [f"{path}: {error}"]
+def _check_node(path: str, node: Mapping[str, Any], problems: Problems, given: tuple[str, ...] = ()) -> None:
+    """Collect what is wrong with the options of a class, and of the classes among them."""
     options = {key: value for key, value in node.items() if key != "_target_"}
-    inner = {key: value for key, value in options.items() if isinstance(value, dict) and "_target_" in value}
-    problems = problems_of_options(path, target, options, given)
-    for key, value in inner.items():
-        problems += _problems_of_node(f"{path}.{key}", value)
-    return problems
+    with problems.at(path):
+        problems.sentences += problems_of_options(path, resolve(node["_target_"]), options, given)
+    for key, value in options.items():
+        if isinstance(value, dict) and "_target_" in value:
+            _check_node(f"{path}.{key}", value, problems)
 
 
 def construct(node: Mapping[str, Any], dataset: Dataset | None = None, **given: Any) -> Any:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data import Dataset
+from losses import EagerForward, Forward
 from runner.build import Components
 from runner.compatibility import value_of
 from runner.evaluation.evaluate import Evaluation, evaluate
 from runner.evaluation.probes import Subject
 from runner.seeds import stream_seed
+
+AT_CHANCE = 0.95  # part of the error of a guess, from which on nothing was learned
 
 
 def evaluations_of(components: Components) -> dict[str, Evaluation]:
@@ -46,6 +50,72 @@ def probed(components: Components, seed: int) -> tuple[dict[str, float], dict[st
             else:
                 numbers[f"probe/{name}/{key}"] = value
     return numbers, tensors
+
+
+def gradient_ratios(components: Components, config: Mapping[str, Any], epoch: float) -> dict[str, float]:
+    """Return how strongly each penalty pulls at the parameters w, compared with the data loss, by tag.
+
+        ratio = ||grad_w (weight * mean penalty)|| / ||grad_w (loss.weight * mean loss)||
+
+    On one batch of training examples, in evaluation mode, with the same examples and random directions at each call:
+    numbers of different epochs can be compared, and training goes on with the same bits as without. Proximal penalties
+    have no gradient. Without a data loss there is no ratio.
+
+    Args:
+        components: of the run.
+        config: of the run.
+        epoch: completed ones; they give the weight in force during a warmup.
+    """
+    terms = [term for term in components.terms if term.weight and not term.is_proximal]
+    if not terms or not config["loss"]["weight"]:
+        return {}
+    train, device, model = components.dataset.train, components.device, components.model.eval()
+    seed = stream_seed(config["seed"], "gradient_ratio")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: config["batch_size"]]
+    batch, penalties = train[chosen.to(device)], [term.penalty for term in terms]
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a user's penalty may draw from torch's own
+        forward = EagerForward(model, components.criterion, batch.inputs, batch.targets, penalties, generator)
+        loss = _gradient_norm(config["loss"]["weight"] * forward.losses.mean(), forward)
+        values = {term.name: term.weight_at(epoch) * term.penalty(forward).mean() for term in terms}
+        norms = {name: _gradient_norm(value, forward) for name, value in values.items()}
+    return {f"train/gradient_ratio/{name}": float(norm / loss) for name, norm in norms.items()}
+
+
+def _gradient_norm(value: Tensor, forward: Forward) -> Tensor:
+    """Return the norm of the gradient of a number by all parameters; 0 where it does not depend on them."""
+    if not value.requires_grad:
+        return torch.zeros((), device=value.device)
+    params = list(forward.params.values())
+    gradients = torch.autograd.grad(value, params, retain_graph=True, materialize_grads=True)
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def chance_error(dataset: Dataset) -> float:
+    """Return the training error of always guessing the class that most training examples have."""
+    return 1.0 - torch.bincount(dataset.train.targets).max().item() / len(dataset.train)
+
+
+def warning_of_chance(components: Components, config: Mapping[str, Any], row: Mapping[str, float]) -> str | None:
+    """Return a sentence if a trained classification is no better than a guess; None if it is, and for a regression.
+
+    Args:
+        components: of the run.
+        config: of the run.
+        row: numbers of the last epoch, by tag.
+    """
+    if "train/error" not in row:
+        return None
+    error, chance = row["train/error"], chance_error(components.dataset)
+    if error < AT_CHANCE * chance:
+        return None
+    weights = [f"penalty.{term.name}.weight={term.weight:g}" for term in components.terms if term.weight]
+    causes = [f"optimizer.lr={config['optimizer'].get('lr')} is too large or too small"]
+    causes += [f"{' or '.join(weights)} is too large"] if weights else []
+    return (
+        f"the training error {error:.3g} is about that of guessing the most frequent class, {chance:.3g}: nothing was "
+        f"learned; likely {', or '.join(causes)}"
+    )
 
 
 def monitor_of(dataset: Dataset) -> str:

@@ -9,8 +9,10 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.check import ConfigError
@@ -49,7 +51,7 @@ def failure_message(error: Exception, run: Run) -> tuple[list[str], int]:
         return [str(error)], BUSY
     if isinstance(error, Interrupted):
         return [f"{error}; go on with: {resume_command()}"], error.exit_code
-    return [f"failed: {reason_of(error, run)}; log in {run.log}"], FAILED
+    return [f"failed: {reason_of(error, run)}" + (f"; log in {run.log}" if run.log.exists() else "")], FAILED
 
 
 def resume_command() -> str:
@@ -64,13 +66,31 @@ def uv_prefix() -> list[str]:
 
 
 def reason_of(error: Exception | SystemExit, run: Run) -> str:
-    """Return an error in one line; for a lack of memory or disk, with what would help."""
-    text, advice = next(iter(str(error).splitlines()), ""), ""
-    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, text, re.IGNORECASE):
-        advice = f" (out of memory with batch_size={run.config['batch_size']}: lower it)"
+    """Return an error in one line, with its place in a user's own code; for a lack of memory or disk, with a remedy."""
+    text, advice = next(iter(str(error).splitlines()), ""), place_of(error, run.config["allow_targets"])
+    if is_lack_of_memory(error):
+        advice += f" (out of memory with batch_size={run.config['batch_size']}: lower it)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        advice = f" ({free_space(run.path)})"
+        advice += f" ({free_space(run.path)})"
     return f"{type(error).__name__}: {text}{advice}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory was not enough, of the machine or of the GPU."""
+    first = next(iter(str(error).splitlines()), "")
+    return isinstance(error, MemoryError) or bool(re.search(OUT_OF_MEMORY, first, re.IGNORECASE))
+
+
+def place_of(error: BaseException, packages: Sequence[str]) -> str:
+    """Return the innermost place in a user's packages that an error comes from, as " (file, line 7)", or nothing."""
+    place = place_of(error.__cause__, packages) if error.__cause__ else ""
+    if place:
+        return place
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
+            path, here = Path(frame.f_code.co_filename), Path.cwd()
+            place = f" ({path.relative_to(here) if path.is_relative_to(here) else path}, line {line})"
+    return place
 
 
 def remedy_of(config: Mapping[str, Any], terms: Sequence[Term], has_moved: bool) -> str:
@@ -107,10 +127,17 @@ def report_stored_result(run: Run, trained: bool) -> float:
     is_done = result["status"] == Status.DONE
     if not trained:
         lines = summary_lines(result, run.path, uv_prefix()) if is_done else [result["reason"]]
-        print("\n".join(["trained before; force=true trains again", *lines]))
+        print("\n".join([f"trained before{device_of(result, run)}; force=true trains again", *lines]))
     if not is_done:
         sys.exit(FAILED)
     return objective(run)
+
+
+def device_of(result: Mapping[str, Any], run: Run) -> str:
+    """Return where a stored result was computed, in words; the device is no part of a run's identity."""
+    found, wanted = result.get("device", "unknown"), run.config["device"]
+    is_other = wanted != "auto" and (wanted == "cpu") != (found == "cpu")
+    return f" on {found}, and not on {wanted}" if is_other else f" on {found}"
 
 
 def objective(run: Run) -> float:

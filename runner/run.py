@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -15,17 +16,27 @@ import torch
 from runner.build import Components, build
 from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
+from runner.evaluation.predictor import facts_of
 from runner.loop import Diverged, Loop
-from runner.metrics import best_of, evaluations_of, monitor_of, probed, values_of_proximal_penalties
+from runner.metrics import (
+    best_of,
+    evaluations_of,
+    gradient_ratios,
+    monitor_of,
+    probed,
+    values_of_proximal_penalties,
+    warning_of_chance,
+)
 from runner.outcome import reason_of, remedy_of, uv_prefix
 from runner.recording import pictures
 from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
-from runner.storage import checkpoint
+from runner.storage import checkpoint, weights
 from runner.storage.atomic import remove_stale_temporaries
 from runner.storage.directory import Run, locked
 from runner.storage.provenance import provenance
-from runner.storage.status import Status
+from runner.storage.status import FINISHED, Status
+from runner.summary.settings import changed
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
@@ -54,6 +65,7 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
         if run.is_finished:  # another process was faster
             return run.result()
         console.open_log(run.log)
+        console.say(run.announcement)
         console.say(f"device {components.device}, {torch.get_num_threads()} threads")
         for warning in caught:
             console.say(f"warning: {warning.message}")
@@ -73,7 +85,8 @@ class Session:
     """One session of a run; an interrupted run takes several.
 
     Beside the loop's state it keeps the history (a row of numbers for each evaluated epoch), the best row, and
-    the seconds spent, so that a resumed run ends with the same record as an undisturbed one.
+    the seconds spent, so that a resumed run ends with the same record as an undisturbed one. The weights of the best
+    epoch are kept in memory until the next save, and then in a file of their own.
     """
 
     def __init__(self, run: Run, components: Components, console: Console, signals: StopSignals) -> None:
@@ -82,11 +95,13 @@ class Session:
         self.loop = Loop(components, self.config)
         self.monitor = monitor_of(components.dataset)
         self.history: list[dict[str, float]] = []
+        self.predictor = facts_of(components.dataset, components.channels_last)
+        self.best_state: dict[str, Any] | None = None  # not saved yet
         self.seconds = self.training_seconds = 0.0  # of earlier sessions; of training alone
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
-            run.path, hparams=run.hparams, group=run.group_name, resume_at=resume_at, history=self.history
+            run.path, hparams=changed(self.config), group=run.group_name, resume_at=resume_at, history=self.history
         )
 
     def train(self) -> dict[str, Any]:
@@ -153,7 +168,7 @@ class Session:
         row: dict[str, float] = {"epoch": epoch, **means}
         for name, evaluation in evaluations.items():
             row |= evaluation.metrics(name)
-        row |= values_of_proximal_penalties(components)
+        row |= values_of_proximal_penalties(components) | gradient_ratios(components, self.config, epoch)
         if epoch == self.config["epochs"]:
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
@@ -162,6 +177,9 @@ class Session:
         row["optimizer/lr"] = components.optimizer.param_groups[0]["lr"]
         row["time/examples_per_second"] = self.examples_per_second
         self.history.append(row)
+        self.recorder.record_best(epoch, self.best)
+        if self.best["epoch"] == epoch and math.isfinite(row[self.monitor]):
+            self.best_state = {"epoch": epoch, "model": copy.deepcopy(components.model.state_dict())}
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
         self.draw(evaluations)
         self.console.epoch(epoch, self.config["epochs"], row)
@@ -205,6 +223,7 @@ class Session:
             for path in checkpoint.checkpoints(self.run.path):
                 path.unlink()
         state = checkpoint.load(self.run.path)
+        checkpoint.remove_later(self.run.path, state["loop"]["epoch"] if state else 0, kind="best")
         if state is None:
             return None
         if state["threads"] != torch.get_num_threads():
@@ -228,21 +247,37 @@ class Session:
         self.write(Status.INTERRUPTED, reason="the launcher's signal")
 
     def save(self) -> None:
-        """Save everything that an undisturbed continuation needs."""
+        """Save everything that an undisturbed continuation needs; the best weights first, to which it belongs."""
         state = {
             "loop": self.loop.state_dict(),
             "history": self.history,
+            "predictor": self.predictor,
             "seconds": self.seconds + time.monotonic() - self.began,
             "training_seconds": self.training_seconds,
             "threads": torch.get_num_threads(),
         }
+        self.save_best()
         checkpoint.save(self.run.path, state, step=self.steps)
         self.saved = time.monotonic()
 
+    def save_best(self) -> None:
+        """Save the weights of the best epoch, unless they are saved."""
+        if self.best_state is not None:
+            state = {**self.best_state, "predictor": self.predictor}
+            checkpoint.save(self.run.path, state, step=state["epoch"], kind="best")
+            self.best_state = None
+
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
         """Write the final result, print it, and return it."""
+        if status == Status.DONE and (warning := warning_of_chance(self.components, self.config, self.latest)):
+            facts["warning"] = warning
+            self.console.say(f"warning: {warning}")
+        if status in FINISHED:
+            self.save_best()
+        if status == Status.DONE:
+            facts["weights_sha256"] = weights.digest_of(self.components.model.state_dict())
         result = self.write(status, **facts)
-        self.recorder.finish(self.best, status)
+        self.recorder.finish(status)
         if status == Status.DONE:
             for line in summary_lines(result, self.run.path, uv_prefix()):
                 self.console.say(line)

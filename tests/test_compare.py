@@ -18,6 +18,7 @@ from scipy import stats
 from support.sweeps import TINY, Sweeps
 
 from runner.config.compose import project_composer
+from runner.results import load_runs
 from runner.storage.members import Member
 from runner.summary.answer import answer_of
 from runner.summary.compare import bootstrap_interval, differences_of, holm, t_interval
@@ -241,10 +242,10 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     class Result:
         def __init__(self, validation: float, loss: float, test: float, status: str = "done") -> None:
             self.numbers = {"validation/error": validation, "validation/loss": loss, "test/error": test}
-            self.status = status
+            self.status, self.monitor = status, "validation/error"
 
         def result(self) -> dict[str, Any]:
-            return {**self.numbers, "status": self.status, "best/by": "validation/error"}
+            return {**self.numbers, "status": self.status, "best/by": self.monitor}
 
     runs = {
         "a": Result(0.3, 1.0, 0.0),
@@ -255,6 +256,9 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     trials = {(name,): [[name]] for name in runs}
     assert chosen(trials, lambda job: runs[job[0]]) == ("c",)  # type: ignore[arg-type,return-value]
     assert chosen({("d",): [["d"]]}, lambda job: runs[job[0]]) is None  # type: ignore[arg-type,return-value]
+    runs["a"].monitor = "train/error"
+    with pytest.raises(SystemExit):  # no validation examples
+        chosen(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.process
@@ -265,6 +269,11 @@ def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> N
     said = sweeps.run(*line)
     results = sweeps.results()
     assert len(results) == 2 * 2 * 2 + 3 * 3  # two arms with 2 weights on 2 tuning seeds; three on 3 seeds
+    frame = load_runs(sweeps.folder / "runs")
+    assert frame.value_counts(["arm", "stage"]).to_dict() == {
+        ("l2", "trial"): 4, ("both", "trial"): 4, ("none", "comparison"): 3, ("l2", "comparison"): 3,
+        ("both", "comparison"): 3,
+    }  # fmt: skip
     assert "8 trials choose on validation what is compared then" in said
     assert "Difference to none in test/loss, paired by seed" in said
     assert said.rstrip().endswith("of such tables.")

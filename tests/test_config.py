@@ -14,10 +14,12 @@ import yaml
 from support import ROOT
 
 from runner.config import command_line
+from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import CONF
 from runner.config.help import INTRODUCTION, keys_of, show
 from runner.config.help import PRINTED as GROUPS
+from runner.config.rules import SHAPES
 
 Refused = Callable[..., str]
 
@@ -77,6 +79,45 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["-m", "seed=1,-2"], "seed must be a whole number of at least 0, got -2"),
         (["--config-dir", "absent"], "--config-dir must be a folder, got 'absent'"),
         (["epochs=["], "epochs=[ cannot be read as key=value"),
+        (["--epochs", "5"], "--epochs is not a flag: write epochs=5\n"),
+        (["--epochs=5", "seed=1"], "--epochs=5 is not a flag: write epochs=5\n"),
+        (["epochs", "5", "seed=1"], "epochs is not key=value: write epochs=5\n"),
+        (["penalty=l2", "seed"], "seed is not key=value: write seed=...\n"),
+        (["penalty=l2", "-m", "seed=1,2"], "flags such as -m cannot stand between options: put them first\n"),
+        ([f"runs_dir={__file__}/x"], f"runs_dir must be a folder, existing or new, got '{__file__}/x'"),
+        (["hydra.launcher.njobs=2"], "did you mean hydra.launcher.n_jobs?"),
+        (["hydra.sweeper.n_trials=2"], "it comes with hydra/sweeper=optuna_tpe"),
+        (["lr=0.01"], "lr is not a key of the config: did you mean optimizer.lr?"),
+        (["learning_rate=0.01"], "did you mean optimizer.lr?"),
+        (["optimizer.learning_rate=1"], "did you mean optimizer.lr?"),
+        (["penalty=l2", "l2.weight=1"], "l2.weight is not a key of the config: did you mean penalty.l2.weight?"),
+        (["l2.weight=1"], "add penalty=l2 and write penalty.l2.weight"),
+        (["penalty=l2", "penalty.weight=1"], "did you mean penalty.l2.weight?"),
+        (["penalty=[l2,l1]", "penalty.weight=1"], "did you mean penalty.l1.weight or penalty.l2.weight?"),
+        (["penalty.weight=1"], "choose penalty=NAME and write penalty.NAME.weight"),
+        (["seed.x=1"], "seed.x is not a key of the config: it has allow_targets, batch_norm, batch_size, "),
+        (
+            ["penalty=l2", "penalty=[l1,jacobian]"],
+            "penalty is chosen 2 times, as l2 and [l1,jacobian]: write penalty=[l2,",
+        ),
+        (["model=mlp", "model=convnet"], "model is chosen 2 times, as mlp and convnet: keep one"),
+        (
+            ["-m", "penalty=l2,l1", "penalty.l2.weight=1"],
+            "penalty.l2.weight is not a key of the config with penalty=l1",
+        ),
+        (
+            ["-m", "penalty=l1,l2", "penalty.l2.weight=1"],
+            "penalty.l2.weight is not a key of the config with penalty=l1",
+        ),
+        (
+            ["model=cifar10_convnet"],
+            "takes 3x32x32 inputs, got 1x28x28: choose model=large_margin_convnet or model=mnist_",
+        ),
+        (
+            ["data=cifar10"],
+            "MNISTConvnet takes 1x28x28 inputs, got 3x32x32: choose model=cifar10_convnet or model=convnet",
+        ),
+        (["data=line"], "model: MNISTConvnet takes 1x28x28 inputs, got 1: choose model=mlp\n"),
     ],
 )
 def test_problem_of_the_command_line(refused: Refused, arguments: list[str], sentence: str) -> None:
@@ -104,12 +145,14 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["+optimizer.nesterov=abc"], "optimizer.nesterov must be true or false, got 'abc'"),
         (["penalty=jacobian", "penalty.jacobian.projections=0"], "projections must be positive or null, got 0"),
         (["penalty=jacobian", "penalty.jacobian.projections=1.5"], "must be a whole number or null, got 1.5"),
-        (["penalty=jacobian", "penalty.jacobian.of=relu9"], "layers must be among inputs, conv1, pool1, relu1"),
+        (
+            ["penalty=jacobian", "penalty.jacobian.of=relu9"],
+            "penalty.jacobian: of must be among outputs, conv1, pool1, ",
+        ),
+        (["penalty=jacobian", "penalty.jacobian.of=inputs"], "of must be outputs or the name of a layer, got inputs"),
         (["penalty=large_margin", "penalty.large_margin.top_k=10"], "top_k must be"),
         (["penalty=large_margin", "penalty.large_margin.norm=3"], "norm must be"),
         (["penalty=large_margin", "penalty.large_margin.layers=[fc9]"], "layers must be among inputs, conv1"),
-        (["model=cifar10_convnet"], "takes 3x32x32 inputs, got 1x28x28: choose model=mnist_convnet, model=convnet"),
-        (["data=line"], "takes 1x28x28 inputs, got 1: choose model=mlp"),
         (["data=line", "model=mlp"], "takes class labels and the data has real values as targets: choose loss=mse"),
         (["loss=mse"], "takes real values as targets and the data has class labels"),
         (["loss=nll"], "takes log-probabilities: add model.log_softmax=true"),
@@ -161,6 +204,14 @@ def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
         train_run(composed("device=cuda"))
 
 
+def test_the_shapes_that_are_known_without_torch() -> None:
+    for name, shape in SHAPES.items():
+        if name.startswith("models."):
+            resolve(name)(input_shape=tuple(map(int, shape.split("x"))), outputs=2)
+        elif name in ("data.Digits", "data.Line", "data.Plateaus", "data.Sine"):  # the others are downloaded
+            assert "x".join(map(str, resolve(name)().load().train.inputs.shape[1:])) == shape
+
+
 @pytest.mark.process
 def test_the_help_may_be_cut(tmp_path: Path) -> None:
     line = f"{sys.executable} {ROOT / 'train.py'} --help | head -1"
@@ -169,7 +220,7 @@ def test_the_help_may_be_cut(tmp_path: Path) -> None:
     assert not done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["optimizer.lr=-1"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lrr=1"], ["data=cifar10"]])
 def test_torch_is_not_imported(tmp_path: Path, arguments: list[str]) -> None:
     line = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)

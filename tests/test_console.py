@@ -60,10 +60,11 @@ def test_plain_lines_elsewhere() -> None:
     stream = io.StringIO()
     shown = Console(stream)
     shown.progress(1.5, 3, ROW)
-    for epoch in (1, 2, 3):
-        shown.epoch(epoch, 3, {"train/objective": 2.0, "validation/loss": 1.5, "test/loss": 1.25})
+    for epoch in (1, 2, 3, 4):
+        shown.epoch(epoch, 4, {"train/objective": 2.0, "validation/loss": 1.5, "test/loss": 1.25})
     numbers = "objective 2  validation/loss 1.5  test/loss 1.25"
-    assert stream.getvalue() == f"epoch 1/3  {numbers}\nepoch 3/3  {numbers}\n"  # the second came within a second
+    told = "(at most one line a second is shown; metrics.csv has all)"  # once
+    assert stream.getvalue() == f"epoch 1/4  {numbers}\n{told}\nepoch 4/4  {numbers}\n"
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "file"])
@@ -81,7 +82,8 @@ def test_overview_counts_jobs_and_estimates_the_time_left(
         view.draw()
         view.started(jobs[0])
         view.started(jobs[1])
-        jobs[0].write_result({"status": "done", "epoch": 10, "best/by": "test/loss", "test/loss": 0.5, "seconds": 2})
+        result = {"epoch": 10, "best/by": "test/loss", "test/loss": 0.5, "seconds": 2, "warning": "nothing was learned"}
+        jobs[0].write_result({"status": "done", **result})
         view.ended(jobs[0], "done")
         jobs[1].write_result({"status": "running", "epoch": 4})
         now[0] += 20
@@ -92,5 +94,5 @@ def test_overview_counts_jobs_and_estimates_the_time_left(
     assert "2 done, 4 waiting" in text
     assert "3 done, 1 running, 2 waiting, about 0:00:52 left" in text
     assert re.search(rf"{jobs[1].path.name}  epoch 4/10", text)
-    assert f"[1/4] done: {jobs[0].path.name}  test/loss 0.5  2.0 s" in text
+    assert f"[1/4] done: {jobs[0].path.name}  test/loss 0.5  2.0 s; warning: nothing was learned" in text
     assert f"[2/4] failed: {jobs[1].path.name}  ValueError: no; log in {jobs[1].path / 'train.log'}" in text

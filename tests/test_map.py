@@ -6,6 +6,7 @@ import ast
 import statistics
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -32,21 +33,26 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in FILES}
 
 
-def imports_of(source: str) -> Iterator[str]:
-    """Yield the modules of ours that a file imports, anywhere in it: in functions and for types alone too."""
+def imports_of(source: str, package: str = "") -> Iterator[str]:
+    """Yield the modules of ours that a file of a package imports, anywhere in it: in functions and for types too."""
     for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            names = [f"{module}.{alias.name}" for alias in node.names]
         for name in names:
             found = next((known for known in (name, name.rpartition(".")[0]) if known in MODULES), None)
             if found:
                 yield found
 
 
-GRAPH = {name: set(imports_of(path.read_text())) - {name} for name, path in MODULES.items()}
+def package_of(name: str, path: Path) -> str:
+    return name if path.stem == "__init__" else name.rpartition(".")[0]
+
+
+GRAPH = {name: set(imports_of(path.read_text(), package_of(name, path))) - {name} for name, path in MODULES.items()}
 
 
 def room_of(module: str) -> str:
@@ -90,6 +96,10 @@ def test_no_circles() -> None:
 def test_imports_for_types_and_in_functions_count() -> None:
     source = "if TYPE_CHECKING:\n    from runner.build import build\ndef f():\n    from runner import loop\n"
     assert set(imports_of(source)) == {"runner.build", "runner.loop"}
+    assert set(imports_of("from .forward import Forward\nfrom . import eager\n", "losses")) == {
+        "losses.forward",
+        "losses.eager",
+    }
 
 
 def functions() -> dict[str, int]:

@@ -137,9 +137,7 @@ def test_the_worst_mistakes_come_first_and_look_like_the_raw_images() -> None:
     assert figure is not None
     axes = figure.axes[0]
     probability = f"{np.exp(5) / (np.exp(5) + 3):.0%}"
-    assert [text.get_text() for text in axes.texts] == [
-        f"{pair}  {probability}" for pair in ("3 → 0", "2 → 3", "1 → 2")
-    ]
+    assert [text.get_text() for text in axes.texts] == [f"{pair} {probability}" for pair in ("3→0", "2→3", "1→2")]
     assert axes.get_title().startswith("4 of 6 wrong")
     mosaic = np.asarray(axes.images[0].get_array())
     for place, index in enumerate((3, 2, 5)):
@@ -239,4 +237,4 @@ def test_one_class_everywhere_or_nan_makes_a_picture_of_regions_too(values: list
 def test_regions_are_a_picture_of_classes_in_the_plane() -> None:
     plane = plane_data()
     evaluation = Evaluation(torch.zeros(35, 3), torch.zeros(35), 0.0, 0.0)
-    assert set(figures_of(Stripes(plane), plane, evaluation)) == {"test/confusion", "regions"}
+    assert set(figures_of(Stripes(plane), plane, evaluation)) == {"pictures/confusion", "pictures/regions"}

@@ -18,7 +18,7 @@ from support.forked import Forks
 from support.records import epochs, start, table, values
 from torch import nn
 
-from runner.recording.events import Events, scalars
+from runner.recording.events import Events, scalars, shown, write_session
 from runner.recording.recorder import Recorder
 
 PENALTIES: dict[str, dict[str, object]] = {
@@ -53,13 +53,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             figure = Figure(figsize=(2, 1), dpi=100)
             figure.subplots().plot([0, 1])
             recorder.record_figure(3, "confusion/test", figure)
-            recorder.finish({"validation/error": 0.25 + 0.5 * seed}, "done")
+            recorder.record_best(3, {"validation/error": 0.25 + 0.5 * seed, "test/error": 0.5, "epoch": 2})
+            recorder.finish("done")
             recorder.close()
     for status in ("diverged", "failed", "interrupted"):
         recorder = Recorder(root / status, hparams={"lr": float("nan")}, group=status)
         recorder.record_histogram(1, "losses/train", torch.tensor([float("nan"), float("inf")]))
         recorder.record_scalars(1, {"train/loss": float("nan")})
-        recorder.finish({}, status)
+        recorder.finish(status)
         recorder.close()
     history = []
     recorder = start(root / "resumed")
@@ -80,20 +81,20 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def board(request: pytest.FixtureRequest, sweep: Path) -> Iterator[Board]:
     with serving(sweep, request.param) as board:
         for run in sorted(path.name for path in sweep.iterdir()):
-            board.wait_for(run, "train/loss", 1)
-        board.wait_for("resumed", "train/loss", 6)
+            board.wait_for(run, "Train/loss", 1)
+        board.wait_for("resumed", "Train/loss", 6)
         yield board
 
 
 def test_tensorboard_shows_runs_scalars_histograms_and_images(board: Board) -> None:
     assert "l2_1" in board.get("runs")
-    assert [point[1:] for point in board.get("plugin/scalars/scalars", run="l2_1", tag="train/loss")] == [
+    assert [point[1:] for point in board.get("plugin/scalars/scalars", run="l2_1", tag="Train/loss")] == [
         [1, pytest.approx(1)],
         [2, pytest.approx(1 / 2)],
         [3, pytest.approx(1 / 3)],
     ]
     tags = board.get("plugin/scalars/tags")["l2_1"]
-    assert {"weights/fc1", "weights/norm", "gradients/fc2", "best/validation/error"} <= tags.keys()
+    assert {"weights/fc1", "weights/norm", "gradients/fc2", "Validation/when_best/error"} <= tags.keys()
     histograms = board.get("plugin/histograms/histograms", run="l2_1", tag="losses/train")
     assert [step for _, step, _ in histograms] == [1, 2, 3]
     bins = np.array(histograms[0][2])
@@ -123,13 +124,41 @@ def test_hyperparameters_of_mixed_penalties_are_all_columns(board: Board) -> Non
         "penalty.l2.weight": "DATA_TYPE_FLOAT64",
         "penalty.jacobian.weight": "DATA_TYPE_FLOAT64",
         "penalty.jacobian.exact": "DATA_TYPE_BOOL",
+        "penalty.jacobian.layers": "DATA_TYPE_STRING",
     }
     groups = session_groups(board)
     assert groups["l2"]["hparams"]["penalty.l2.weight"] == 0.001
     assert groups["l2"]["hparams"]["augment"] is False
     assert "penalty.l2.weight" not in groups["jacobian"]["hparams"]
     assert groups["jacobian"]["hparams"]["penalty.jacobian.exact"] is True
+    assert groups["jacobian"]["hparams"]["penalty.jacobian.layers"] == "null"
     assert groups["none"]["hparams"]["widths"] == "[5, 5]"
+
+
+def test_losses_and_errors_stand_first_in_tensorboard(board: Board) -> None:
+    """TensorBoard sorts by tag: its groups as characters, capitals first, its table's metrics as Python does."""
+    tags = sorted(board.get("plugin/scalars/tags")["l2_1"])
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in tags))
+    assert groups == ["Test", "Train", "Validation", "best", "gradients", "weights"]
+    experiment = board.post("plugin/hparams/experiment", hparamsLimit=0)
+    first = [info["name"]["tag"] for info in experiment["metricInfos"]][:5]  # as many as it shows
+    assert {"Test/loss", "Test/when_best/error"} <= set(first)
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("test/error", "Test/error"),
+        ("train/penalty/l2/share", "Train/penalty/l2/share"),
+        ("best/validation/loss", "Validation/when_best/loss"),
+        ("best/epoch", "best/epoch"),
+        ("time/examples_per_second", "time/examples_per_second"),
+        ("probe/test/error", "probe/test/error"),
+        ("testing/error", "testing/error"),
+    ],
+)
+def test_tags_are_kept_but_for_the_first_groups(tag: str, expected: str) -> None:
+    assert shown(tag) == expected
 
 
 def test_seeds_are_averaged_in_one_row_and_statuses_are_true(board: Board) -> None:
@@ -137,7 +166,7 @@ def test_seeds_are_averaged_in_one_row_and_statuses_are_true(board: Board) -> No
     for name in PENALTIES:
         assert [session["name"] for session in groups[name]["sessions"]] == [f"{name}_0", f"{name}_1"]
         metrics = {metric["name"]["tag"]: metric["value"] for metric in groups[name]["metricValues"]}
-        assert metrics["best/validation/error"] == pytest.approx(0.5)
+        assert metrics["Validation/when_best/error"] == pytest.approx(0.5)
     status = {name: group["sessions"][0].get("status", "STATUS_UNKNOWN") for name, group in groups.items()}
     assert status["l2"] == "STATUS_SUCCESS"
     assert status["diverged"] == status["failed"] == "STATUS_FAILURE"
@@ -145,7 +174,7 @@ def test_seeds_are_averaged_in_one_row_and_statuses_are_true(board: Board) -> No
 
 
 def test_a_resumed_run_shows_each_step_once_with_the_new_values(board: Board) -> None:
-    points = board.get("plugin/scalars/scalars", run="resumed", tag="validation/error")
+    points = board.get("plugin/scalars/scalars", run="resumed", tag="Validation/error")
     assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
     histograms = board.get("plugin/histograms/histograms", run="resumed", tag="losses/train")
     assert [step for _, step, _ in histograms] == [1, 2, 3, 4, 5, 6]
@@ -155,12 +184,12 @@ def test_a_tensorboard_that_reads_along_sees_the_new_values_after_a_resume(board
     run = sweep / f"along_{time.time_ns()}"  # of this reader alone
     recorder = start(run)
     epochs(recorder, 1, 5, factor=7.0)
-    board.wait_for(run.name, "validation/error", 5)
+    board.wait_for(run.name, "Validation/error", 5)
     recorder.close()
     recorder = start(run, 3, recorder.history[:3])
     epochs(recorder, 4, 6)
     recorder.close()
-    points = board.wait_for(run.name, "validation/error", 6)
+    points = board.wait_for(run.name, "Validation/error", 6)
     assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
 
 
@@ -170,9 +199,9 @@ def test_tensorboard_shows_train_against_test_in_one_chart_once(board: Board) ->
         time.sleep(0.1)
     (category,) = layout["category"]
     charts = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
-    assert list(charts) == ["loss", "error", "objective and penalties"]
+    assert list(charts)[:4] == ["error", "loss", "objective and loss", "penalties, unweighted"]
     shown = board.get("plugin/custom_scalars/scalars", run="l2_1", tag=charts["loss"][0])["tag_to_events"]
-    assert set(shown) == {"train/loss", "test/loss"}
+    assert set(shown) == {"Train/loss", "Test/loss"}
 
 
 # ---- resume, by the files alone
@@ -187,10 +216,10 @@ def test_a_fresh_run_removes_the_record_of_an_earlier_attempt(tmp_path: Path) ->
     assert table(tmp_path) == []
     epochs(recorder, 1, 2)
     recorder.close()
-    assert [step for step, _ in values(tmp_path)["train/loss"]] == [1, 2]
+    assert [step for step, _ in values(tmp_path)["Train/loss"]] == [1, 2]
     assert [row["epoch"] for row in table(tmp_path)] == ["1", "2"]
     assert (tmp_path / "config.yaml").read_text() == "kept"
-    assert len(list(tmp_path.iterdir())) == 3, "no temporary file is left"
+    assert len(list(tmp_path.iterdir())) == 4, "no temporary file is left"
 
 
 def test_resuming_twice_and_from_a_finished_run_keeps_steps_strictly_increasing(tmp_path: Path) -> None:
@@ -200,10 +229,11 @@ def test_resuming_twice_and_from_a_finished_run_keeps_steps_strictly_increasing(
     for resume_at, last in ((2, 5), (4, 6), (6, 6)):
         recorder = start(tmp_path, resume_at, recorder.history[:resume_at])
         epochs(recorder, resume_at + 1, last)
-        recorder.finish({"validation/error": 0.5}, "done")
+        recorder.record_best(last, {"validation/error": 0.5})
+        recorder.finish("done")
         recorder.close()
     found = values(tmp_path)
-    assert [step for step, _ in found["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in found["Train/loss"]] == [1, 2, 3, 4, 5, 6]
     assert len(found["_hparams_/session_start_info"]) == len(found["_hparams_/session_end_info"]) == 1
     for tag, points in found.items():
         steps = [step for step, _ in points]
@@ -214,7 +244,7 @@ def test_resuming_twice_and_from_a_finished_run_keeps_steps_strictly_increasing(
 def test_a_run_that_goes_on_takes_back_how_it_ended(tmp_path: Path) -> None:
     recorder = start(tmp_path)
     epochs(recorder, 1, 2)
-    recorder.finish({}, "failed")
+    recorder.finish("failed")
     recorder.close()
     assert "_hparams_/session_end_info" in values(tmp_path)
     start(tmp_path, 2, recorder.history).close()
@@ -226,13 +256,13 @@ def test_a_torn_event_file_is_mended(tmp_path: Path, cut: int) -> None:
     recorder = start(tmp_path)
     epochs(recorder, 1, 3)
     recorder.close()
-    (path,) = tmp_path.glob("*tfevents*")
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) - cut] if cut else b"")
+    for path in tmp_path.glob("*tfevents*"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) - cut] if cut else b"")
     recorder = start(tmp_path, 3, recorder.history)
     epochs(recorder, 4, 5)
     recorder.close()
-    steps = [step for step, _ in values(tmp_path)["train/loss"]]
+    steps = [step for step, _ in values(tmp_path)["Train/loss"]]
     assert steps == sorted(set(steps))
     assert steps[-2:] == [4, 5]
     assert "_hparams_/session_start_info" in values(tmp_path)
@@ -257,7 +287,20 @@ def test_a_killed_process_loses_nothing_that_was_recorded(forks: Forks, tmp_path
     )
     assert forks.wait(forks.python(code)) == -signal.SIGKILL
     assert [row["train/loss"] for row in table(tmp_path)] == ["1.0", "0.5"]
-    assert values(tmp_path)["train/loss"] == [(1, 1.0), (2, 0.5)]
+    assert values(tmp_path)["Train/loss"] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_row_of_hyperparameters_can_be_written_anew_and_is_left_alone_if_it_is_the_same(tmp_path: Path) -> None:
+    recorder = start(tmp_path)
+    epochs(recorder, 1, 2)
+    recorder.close()
+    for hparams, is_written in (({"lr": 0.1}, False), ({"lr": 0.1, "l2.weight": 0.5}, True)):
+        before = {path: path.stat().st_ino for path in tmp_path.glob("*tfevents*")}
+        write_session(tmp_path, hparams, "g")
+        changed = {path.name for path, inode in before.items() if path.stat().st_ino != inode}
+        assert changed == ({"events.out.tfevents.0.hparams"} if is_written else set())
+        assert len(values(tmp_path)["_hparams_/session_start_info"]) == 1
+        assert [step for step, _ in values(tmp_path)["Train/loss"]] == [1, 2]
 
 
 # ---- metrics.csv

@@ -88,6 +88,7 @@ def assert_as_undisturbed(forks: Forks) -> None:
     assert one
     assert other
     assert_same(one["loop"], other["loop"])
+    assert_same(*(checkpoint.load(directory_of(forks, runs), "best") for runs in ("perturbed", "whole")))
     assert_same(*(timeless(state["history"]) for state in (one, other)))
     assert_same(*(timeless(table(directory_of(forks, runs))) for runs in ("perturbed", "whole")))
 

@@ -21,7 +21,7 @@ from support.forked import Forks
 from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
-from runner.outcome import objective, reason_of
+from runner.outcome import objective, reason_of, report_stored_result
 from runner.storage.directory import Busy, Run
 from runner.storage.identity import digest, identity
 from runner.storage.provenance import commit
@@ -45,9 +45,9 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     assert heads == ["error, last", "error, best", "seconds", "examples/s", "directory", "look at it"]
     assert lines[-1].endswith(f"tensorboard --logdir {found[2]}")
     directory = tmp_path / found[2]
-    files = {path.name.split(".tfevents")[0] for path in directory.iterdir() if "checkpoint" not in path.name}
+    files = {path.name.split(".tfevents")[0] for path in directory.iterdir() if path.suffix != ".pt"}
     assert files == {".lock", "config.yaml", "overrides.yaml", "train.log", "result.json", "metrics.csv", "events.out"}
-    assert any("checkpoint" in path.name for path in directory.iterdir())
+    assert {path.name.partition("-")[0] for path in directory.glob("*.pt")} == {"checkpoint", "best"}
     result = json.loads((directory / "result.json").read_text())
     assert {"test/error", "train/loss", "best/validation/error", "status", "run_id", "seconds", "torch"} <= set(result)
     assert {"git_commit", "threads", "device", "seed", "examples_per_second"} <= set(result)
@@ -60,66 +60,18 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
 
     again = command(*SMALL, "threads=1")
     assert again.returncode == 0
-    assert "trained before; force=true trains again" in again.stdout
+    assert "trained before on cpu; force=true trains again" in again.stdout
     assert again.stdout.splitlines()[-6:] == lines[-6:]
     assert json.loads((directory / "result.json").read_text()) == result
 
 
 def test_bad_input_writes_nothing(forks: Forks, tmp_path: Path) -> None:
     assert forks.run("model=cifar10_convnet", "optimizer.lr=0.1") == 2
-    assert "takes 3x32x32 inputs, got 1x28x28" in forks.said()
-    assert "Traceback" not in forks.said()
+    assert forks.run("optimizer.groups={fc9: {lr: 0.1}}") == 2
+    first, second = forks.said().splitlines()  # no directory is announced
+    assert "takes 3x32x32 inputs, got 1x28x28" in first
+    assert second.startswith("optimizer: groups must name layers with parameters")
     assert [path.name for path in tmp_path.iterdir()] == ["said"]
-
-
-def test_a_user_brings_model_data_loss_and_penalty(forks: Forks, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "__init__.py").write_text(
-        """
-import torch
-from data import Split, Raw
-from losses import Criterion, Penalty
-
-class Model(torch.nn.Sequential):
-    def __init__(self, *, input_shape, outputs, hidden: int = 4):
-        super().__init__(torch.nn.Linear(input_shape[0], hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, outputs))
-
-class Data:
-    def __init__(self, n: int = 30):
-        self.n = n
-    def load(self):
-        inputs = torch.linspace(0, 1, self.n)[:, None]
-        return Raw(Split(inputs, inputs**2), Split(inputs, inputs**2), classes=None)
-
-class Cubic(Criterion):
-    targets = "values"
-    def losses(self, outputs, targets):
-        return (outputs - targets).abs().pow(3).sum(1)
-
-class Slope(Penalty):
-    def __init__(self, *, power: int = 2):
-        self.power = power
-    def __call__(self, forward):
-        return forward.vjp(torch.ones_like(forward.outputs))[0].abs().pow(self.power).sum(1)
-"""
-    )
-    files = {
-        "model/mine": "_target_: mine.Model\nhidden: 5\n",
-        "data/mine": "_target_: mine.Data\nnormalize: none\n",
-        "loss/mine": "_target_: mine.Cubic\n",
-        "penalty/mine": "mine:\n  _target_: mine.Slope\n  power: 2\n",
-    }
-    for name, content in files.items():
-        path = tmp_path / "conf" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    line = ["--config-dir", "conf", "model=mine", "data=mine", "loss=mine", "penalty=mine", "epochs=2"]
-    assert forks.run(*line) == 2
-    assert forks.said().count("add allow_targets=[its_package]") == 4
-    own = ("allow_targets=[mine]", "model.hidden=6", "penalty.mine.power=4", "threads=1")
-    assert forks.run(*line, *own) == 0, forks.said()
-    (result,) = tmp_path.glob("runs/train/*/result.json")
-    assert json.loads(result.read_text())["train/penalty/mine"] > 0
 
 
 PENALTIES_OF_A_USER = """
@@ -200,7 +152,8 @@ def test_a_run_is_found_again_by_its_config(composed: Callable[..., Any]) -> Non
     same = composed("penalty=[l2,jacobian]", "penalty.l2.weight=0.50", "optimizer.lr=3e-1", "threads=2", "name=train")
     assert first.path == same.path
     assert "lr=0.3" in first.path.name
-    assert "l2.weight=0.5" in first.path.name
+    assert first.path.name.startswith("jacobian=0.01,l2=0.5,")
+    assert composed("penalty=l2", "penalty.l2.weight=1").path == composed("penalty=l2", "penalty.l2.weight=1.0").path
     assert composed("optimizer.lr=0.2").path != composed("optimizer.lr=0.3").path
     assert composed("seed=1").group_id == composed("seed=2").group_id
     assert composed("seed=1").run_id != composed("seed=2").run_id
@@ -312,6 +265,37 @@ def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     commit.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found", "words"),
+    [
+        ("auto", "cpu", " on cpu"),
+        ("cuda", "cpu", " on cpu, and not on cuda"),
+        ("cpu", "NVIDIA H200", " on NVIDIA H200, and not on cpu"),
+        ("cuda", "NVIDIA H200", " on NVIDIA H200"),
+    ],
+)
+def test_a_stored_result_of_another_device_is_told(
+    composed: Callable[..., Any], capsys: pytest.CaptureFixture[str], wanted: str, found: str, words: str
+) -> None:
+    run = composed(f"device={wanted}")
+    run.path.mkdir(parents=True)
+    numbers = dict.fromkeys(
+        ("test/error", "best/test/error", "best/epoch", "epoch", "seconds", "examples_per_second"), 1
+    )
+    run.write_result({"status": "done", "device": found, "best/by": "test/error", **numbers})
+    report_stored_result(run, trained=False)
+    assert capsys.readouterr().out.splitlines()[0] == f"trained before{words}; force=true trains again"
+
+
+def test_a_folder_that_cannot_be_is_told(forks: Forks, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for sweep in ((), ("-m", "seed=0,1")):
+        assert forks.run(*sweep, *MLP, "runs_dir=.", "name=file/x") == 2
+    one, many = forks.said().splitlines()
+    assert many == "runs_dir and name must lead to a folder that can be written, got file/x (Not a directory)"
+    assert re.sub("x/[^ ]+", "x", one) == many
+
+
 def test_cores_where_the_system_does_not_tell_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -368,7 +352,7 @@ def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], mon
 def test_directory_names_have_a_fixed_order(composed: Callable[..., Run]) -> None:
     line = ["model=mlp", "epochs=3", "optimizer.lr=0.2", "seed=3", "penalty=l2", "penalty.l2.weight=0.5", "data=line"]
     run = composed(*line, "loss=mse")
-    label = "penalty=l2,l2.weight=0.5,seed=3,lr=0.2,model=mlp,data=line,loss=mse,epochs=3"
+    label = "l2=0.5,seed=3,lr=0.2,model=mlp,data=line,loss=mse,epochs=3"
     assert run.path.name == f"{label}_{run.run_id}"
     assert composed(*reversed(line), "loss=mse").path == run.path
 

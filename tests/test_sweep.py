@@ -24,7 +24,7 @@ from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, members
 from runner.storage.directory import locked
 from runner.storage.members import Member
-from runner.sweep.conclude import _final_status, titles_of
+from runner.sweep.conclude import _final_status, sweep_report, titles_of
 from runner.sweep.job import train_job
 
 
@@ -361,10 +361,37 @@ def test_a_sweep_ends_by_its_own_runs_alone(sweeps: Sweeps) -> None:
     assert ",2," in (sweeps.folder / "runs" / "train" / "groups.csv").read_text().splitlines()[1]
 
 
+def test_a_sweep_that_is_stopped_before_its_first_job_has_no_table(
+    composed: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable in ("PYTHONPATH", "OPENBLAS_NUM_THREADS", members.VARIABLE):
+        monkeypatch.setenv(variable, "")  # restored at the end
+    runs, folder = [composed(f"seed={seed}") for seed in (0, 1)], tmp_path / "runs" / "train"
+
+    def stop_after_the_list() -> None:
+        members.add_to_list(runs)
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop, sweep_report(folder):
+        stop_after_the_list()
+    assert stop.value.code == 130
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("stopped; go on with: ")
+    assert [path.name for path in folder.iterdir()] == [".sweeps"]
+
+
 def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:
     batch = [["data=line", f"penalty.l2.weight={weight}", f"seed={seed}"] for weight in (0, 0.01) for seed in (0, 1)]
     assert titles_of(batch)[2:] == ["penalty.l2.weight=0.01 seed=0", "penalty.l2.weight=0.01 seed=1"]
     assert titles_of(batch[:1]) == [""]  # then the directory's name takes its place
+    searched = [["optimizer.lr=0.0123456789", "seed=0"], ["optimizer.lr=1.23456e-05", "seed=0"]]
+    assert titles_of(searched) == ["optimizer.lr=0.01235", "optimizer.lr=1.235e-05"]
+    near = [["optimizer.lr=0.01234561"], ["optimizer.lr=0.01234562"]]
+    assert titles_of(near) == ["optimizer.lr=0.01234561", "optimizer.lr=0.01234562"]
 
 
 def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolve
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,7 +32,7 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
         group, key = path.partition(".")[0], path.rpartition(".")[2]
         if key in ("_args_", "_partial_", "_convert_", "_recursive_"):
             problems.append(f"{path} is not allowed: give the arguments by name")
-        if key == "_target_" and not _is_allowed(group, value, packages):
+        if key == "_target_" and not is_allowed(group, value, packages):
             near = get_close_matches(str(value), _known_targets(group), 1)
             did_you_mean = f"did you mean {near[0]}? " if near else ""
             problems.append(
@@ -41,7 +42,7 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
     return problems
 
 
-def _is_allowed(group: str, target: Any, packages: list[str]) -> bool:
+def is_allowed(group: str, target: Any, packages: Sequence[str]) -> bool:
     """Tell whether a config group may name this target."""
     if not isinstance(target, str):
         return False

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 from runner.config.allowlist import problems_of_targets
 from runner.config.compose import Composed, allowed_packages
-from runner.config.conf_files import GROUPS, NAMED, SINGLE, main_config
+from runner.config.conf_files import GROUPS, NAMED, SINGLE, file_of, load, main_config, options
 from runner.config.hydra_node import problems_of_hydra
-from runner.config.rules import problems_of_values
+from runner.config.rules import SHAPES, problems_of_values
 from runner.config.tree import as_yaml, walk
 
 
@@ -78,10 +78,21 @@ def _problems_of_keys(config: dict[str, Any]) -> list[str]:
 
 def _problems_together(config: dict[str, Any]) -> list[str]:
     """Return what is wrong with values that are fine each by itself."""
+    problems = _problems_of_shapes(config["model"]["_target_"], config["data"]["_target_"])
     terms = [options for options in config["penalty"].values() if options.get("weight", 1) != 0]
     if config["loss"]["weight"] == 0 and not terms:
-        return ["loss.weight must be above 0 without a penalty, got 0: there is nothing to minimise"]
-    return []
+        problems.append("loss.weight must be above 0 without a penalty, got 0: there is nothing to minimise")
+    return problems
+
+
+def _problems_of_shapes(model: str, data: str) -> list[str]:
+    """Return a sentence if a model takes another shape than the data has; where both are known, so without torch."""
+    takes, got = SHAPES.get(model), SHAPES.get(data)
+    if not takes or not got or takes == got:
+        return []
+    fitting = [name for name in options("model") if SHAPES.get(load(file_of("model", name)).get("_target_", "")) == got]
+    choices = " or ".join(f"model={name}" for name in (*fitting, *(["convnet"] if "x" in got else []), "mlp"))
+    return [f"model: {model.rpartition('.')[2]} takes {takes} inputs, got {got}: choose {choices}"]
 
 
 def _names_class(node: Any) -> bool:

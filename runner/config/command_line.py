@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -26,12 +27,13 @@ from runner.config.compose import (
     typed_lines,
     with_value,
 )
-from runner.config.conf_files import file_of, load, options
+from runner.config.conf_files import NAMED, file_of, load, options
 from runner.config.tree import walk
 
 SWEPT_VALUES_CHECKED = 200  # of one key; the jobs check theirs again
 PROBLEMS_SHOWN = 20
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError)  # the last two for odd types
+SYNONYMS = {"learning_rate": "lr", "lambda": "weight"}  # what others call our keys
 
 
 def check(arguments: Sequence[str]) -> Path | None:
@@ -40,9 +42,11 @@ def check(arguments: Sequence[str]) -> Path | None:
     Returns:
         for a sweep, the folder of its runs.
     """
-    parsed = get_args_parser().parse_args(list(arguments))
+    parsed, unknown = get_args_parser().parse_known_args(list(arguments))
     if parsed.shell_completion:
         return None
+    if problems := _problems_of_words(arguments, [*parsed.overrides, *unknown], bool(unknown)):
+        exit_with_problems(problems)
     overrides = _parsed_overrides(parsed.overrides)
     if problems := _problems_of_flags(parsed):
         exit_with_problems(problems)
@@ -59,6 +63,27 @@ def check(arguments: Sequence[str]) -> Path | None:
         exit_with_problems(problems)
     is_sweep = in_sweep and not (parsed.cfg or parsed.hydra_help or parsed.info)
     return Path(config.values["runs_dir"], config.values["name"]) if is_sweep else None
+
+
+def _problems_of_words(arguments: Sequence[str], words: Sequence[str], flag_in_the_middle: bool) -> list[str]:
+    """Return a sentence for each word that is neither a flag nor key=value, or else for a flag in the middle.
+
+    Args:
+        arguments: the command line.
+        words: of these, what is neither a flag nor its value.
+        flag_in_the_middle: whether Hydra would not read all of them.
+    """
+    problems, rest = [], iter(zip(arguments, [*arguments[1:], ""], strict=True))
+    for word, following in rest:
+        if word not in words or not re.fullmatch(r"--?[a-z].*|[a-z][\w./]*", word):
+            continue
+        option = word.lstrip("-")
+        if "=" not in word:
+            option += f"={following}" if re.fullmatch(r"(?!-[a-z-])[^=]+", following) and next(rest) else "=..."
+        problems.append(f"{word} is not {'a flag' if word.startswith('-') else 'key=value'}: write {option}")
+    if not problems and flag_in_the_middle:
+        problems.append("flags such as -m cannot stand between options: put them first")
+    return problems
 
 
 def _parsed_overrides(lines: Sequence[str]) -> list[Override]:
@@ -99,7 +124,8 @@ def _problems_of_swept(overrides: Sequence[Override], in_sweep: bool) -> list[st
 
 def _problems_of_arms(sweep: dict[str, Any], overrides: Sequence[Override], composer: Composer) -> list[str]:
     """Return what is wrong with the arms of a sweep, each problem behind its arm's name."""
-    problems = []
+    named = "sweep.arms must have names of letters, digits, _ and -"
+    problems = [f"{named}, got {arm!r}" for arm in sweep["arms"] or () if not re.fullmatch(r"[\w-]+", str(arm))]
     for arm, own in (sweep["arms"] or {}).items():
         lines = {o.key_or_group: o for o in [*overrides, *map(parsed, typed_lines(own))]}  # the arm's own win
         found = islice(_problems_of_overrides(list(lines.values()), composer), PROBLEMS_SHOWN)
@@ -119,12 +145,14 @@ def _problems_of_overrides(overrides: Sequence[Override], composer: Composer) ->
     """Yield what is wrong: choices of options first, then keys, then every swept value in a whole config."""
     choices = [o for o in overrides if composer.is_choice(o)]
     wrong = {id(o): _problems_of_choice(o, composer.options(o.key_or_group)) for o in choices}
-    good_choices = [_with_first_value(o) for o in choices if not wrong[id(o)]]
-    config = composer.compose(good_choices)
-    known = {path for path, _ in walk({**config.values, "hydra": config.hydra})}
+    known = {}  # the keys there are with each of the swept choices
+    for lines in _variants([o for o in choices if not wrong[id(o)]]):
+        config = composer.compose(lines)
+        known[tuple(lines)] = {path for path, _ in walk({**config.values, "hydra": config.hydra})}
     for override in overrides:
         if not (override in choices or override.is_add() or override.is_force_add()):
             wrong[id(override)] = _problems_of_key(override.key_or_group, known)
+    yield from _problems_of_repetition(choices)
     for problems in wrong.values():
         yield from problems
     for lines in _variants([override for override in overrides if not wrong.get(id(override))]):
@@ -147,24 +175,61 @@ def _problems_of_choice(override: Override, known: Sequence[str]) -> list[str]:
     return problems
 
 
-def _problems_of_key(key: str, known: set[str]) -> list[str]:
-    """Return a sentence if a key is not in the composed config."""
-    if key in known:
+def _problems_of_repetition(choices: Sequence[Override]) -> Iterator[str]:
+    """Yield a sentence for each group that is chosen more than once: only the last choice would count."""
+    for group in dict.fromkeys(o.key_or_group for o in choices):
+        values = [o.get_value_string() for o in choices if o.key_or_group == group]
+        if len(values) > 1:
+            remedy = (
+                f"write {group}=[{','.join(value.strip('[]') for value in values)}]" if group in NAMED else "keep one"
+            )
+            yield f"{group} is chosen {len(values)} times, as {' and '.join(values)}: {remedy}"
+
+
+def _problems_of_key(key: str, known: Mapping[tuple[str, ...], set[str]]) -> list[str]:
+    """Return a sentence if a key is not in the config that is composed with each of the swept choices."""
+    without = [lines for lines, keys in known.items() if key not in keys]
+    if not without:
         return []
+    if len(without) < len(known):
+        chosen = next(line for line in without[0] if line.startswith(key.partition(".")[0]))
+        return [
+            f"{key} is not a key of the config with {chosen}, and each job of a grid gets each option: "
+            "give it to one arm of a sweep, see the README"
+        ]
+    return [f"{key} is not a key of the config: {_hint_for(key, next(iter(known.values())))}"]
+
+
+def _hint_for(key: str, known: set[str]) -> str:
+    """Return what may have been meant by a key that is not there, in words."""
     parent, _, name = key.rpartition(".")
     group, _, member = parent.partition(".")
-    missing = f"{key} is not a key of the config"
-    others = [option for option in options(group) if parent == group and name in load(file_of(group, option))]
-    if others:
-        return [f"{missing}: it comes with {' or '.join(f'{group}={other}' for other in others)}"]
-    ours = [path for path in known if not path.startswith("hydra")]
-    siblings = {path.rpartition(".")[2]: path for path in sorted(ours) if path.rpartition(".")[0] == parent}
+    name = SYNONYMS.get(name, name)
+    ours = sorted(path for path in known if path.startswith("hydra") == key.startswith("hydra"))
+    if meant := [path for path in ours if _is_short_for(path.split("."), [*filter(None, parent.split(".")), name])]:
+        return f"did you mean {' or '.join(meant)}?"
+    choice = parent.replace(".", "/")  # if that is a group
+    if others := [option for option in options(choice) if name in load(file_of(choice, option))]:
+        return f"it comes with {' or '.join(f'{choice}={other}' for other in others)}"
+    siblings = {path.rpartition(".")[2]: path for path in ours if path.rpartition(".")[0] == parent}
     if siblings:
         near = [siblings[match] for match in get_close_matches(name, siblings, 1)]
-    else:  # the mistake is further up
-        near = get_close_matches(key, [path for path in ours if path.count(".") == key.count(".")], 1, cutoff=0.8)
-    has = f"{parent or 'it'} has {', '.join(siblings)}" if siblings else f"add {group}={member}"
-    return [f"{missing}: did you mean {near[0]}?" if near else f"{missing}: {has}"]
+        return f"did you mean {near[0]}?" if near else f"{parent or 'it'} has {', '.join(siblings)}"
+    for named in NAMED:
+        if group in options(named):
+            return f"add {named}={group} and write {named}.{group}.{name}"
+    # the mistake is further up
+    if near := get_close_matches(key, [path for path in ours if path.count(".") == key.count(".")], 1, cutoff=0.8):
+        return f"did you mean {near[0]}?"
+    if group in NAMED:
+        return f"add {group}={member}" if member else f"choose {group}=NAME and write {group}.NAME.{name}"
+    return f"it has {', '.join(path for path in ours if '.' not in path)}"
+
+
+def _is_short_for(path: Sequence[str], typed: Sequence[str]) -> bool:
+    """Tell whether the parts of a path are those typed, in their order, with some more before the last one."""
+    parts = iter(path)
+    return path[-1] == typed[-1] and all(part in parts for part in typed)
 
 
 def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
@@ -191,6 +256,7 @@ def _with_first_value(override: Override) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error of Hydra's as one sentence."""
+    """Return an error of Hydra's as one line; what it says of causes and remedies follows the first line."""
     cause = error.__cause__ if not str(error).strip() and error.__cause__ else error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    text = str(cause).partition("\nConfig search path:")[0]
+    return " ".join(text.split()) or type(cause).__name__

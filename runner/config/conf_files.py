@@ -73,6 +73,13 @@ def chosen_options(group: str, config: Mapping[str, Any]) -> list[str]:
     return [max(fitting, key=likeness)]
 
 
+def default_values() -> dict[str, Any]:
+    """Return the config of a run for which nothing is chosen."""
+    values = {key: value for key, value in main_config().items() if key not in ("defaults", "hydra")}
+    chosen = default_options()
+    return values | {group: {**values.get(group, {}), **load(file_of(group, chosen[group]))} for group in SINGLE}
+
+
 def usual_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the files under conf/ alone give for the options that a config has chosen."""
     usual = {key: value for key, value in main_config().items() if key not in ("defaults", "hydra")}

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.config.tree import as_yaml, walk
@@ -51,6 +52,10 @@ def _optional(rule: _Rule) -> _Rule:
 
 flag = _Rule("true or false", lambda value: type(value) is bool)
 text = _Rule("a word", lambda value: isinstance(value, str) and value != "")
+folder = _Rule(
+    "a folder, existing or new",
+    lambda value: text.accepts(value) and not any(path.is_file() for path in (Path(value), *Path(value).parents)),
+)
 folder_name = _Rule(
     "a folder name without '..' and not absolute",
     lambda value: isinstance(value, str) and value != "" and ".." not in value and not value.startswith("/"),
@@ -79,8 +84,8 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(positive), "optimizer.clip"),
     (flag, "shuffle histograms pictures force sweep.retry_failed"),
     (_optional(flag), "channels_last"),
-    (text, "runs_dir"),
-    (_optional(text), "objective_metric"),
+    (folder, "runs_dir"),
+    (_optional(text), "objective_metric init_from"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
     (mapping, "penalty penalty.* probe probe.* sweep sweep.arms.*"),
@@ -98,6 +103,16 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(choice("strong_wolfe")), "optimizer.line_search_fn"),
     (choice("scalar", "component", "none"), "data.normalize"),
 )
+
+SHAPES = {  # of one example: of the data that have always the same, and what the models of one shape take
+    name: shape
+    for shape, names in (
+        ("1x28x28", "models.MNISTConvnet models.LargeMarginConvnet data.Digits data.MNIST data.FashionMNIST"),
+        ("3x32x32", "models.CIFAR10Convnet data.CIFAR10"),
+        ("1", "data.Line data.Plateaus data.Sine"),
+    )
+    for name in names.split()
+}
 
 
 def problems_of_values(config: dict[str, Any]) -> list[str]:

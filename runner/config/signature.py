@@ -39,6 +39,9 @@ def problems_of_options(
             problems.append(f"{path}.{name} is not an option of {path}: {hint}")
         elif name in hints and not _matches_annotation(value, hints[name]):
             problems.append(f"{path}.{name} must be {_describe(hints[name])}, got {as_yaml(value)}")
+    if lacking := [name for name in given if name not in parameters]:
+        remedy = "add arguments of that name to its constructor" + (", or use model=module" if path == "model" else "")
+        problems.append(f"{path} must take {' and '.join(lacking)}, which the runner gives it: {remedy}")
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             problems.append(f"{path}.{name} is missing")

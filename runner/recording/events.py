@@ -6,7 +6,7 @@ disk is an error where it happens and the files of a run sort in the order in wh
 
 import io
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,21 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
+from runner.config.tree import as_yaml
 from runner.storage.atomic import replace
 
 BINS = 30  # as many as TensorBoard draws
 LARGEST = float(np.finfo(np.float32).max)  # TensorBoard keeps histograms in float32
+SESSION = "events.out.tfevents.0.hparams"  # sorts before the other event files: TensorBoard reads them in this order
+FIRST = ("test", "train", "validation")  # groups of tags that TensorBoard is to show first
 CHARTS = {
-    "loss": [r"^(train|validation|test)/loss$"],
-    "error": [r"^(train|validation|test)/error$"],
-    "objective and penalties": [r"^train/(objective|loss|penalty/[^/]+)$"],
+    "error": [r"^(Train|Validation|Test)/error$"],
+    "loss": [r"^(Train|Validation|Test)/loss$"],
+    "objective and loss": [r"^Train/(objective|loss)$"],
+    "penalties, unweighted": [r"^Train/penalty/[^/]+$"],
+    "gradient of each penalty / gradient of the loss": [r"^Train/gradient_ratio/"],
 }
+BANDS = [f"{part}/{kind}" for kind in ("error", "loss") for part in FIRST]  # what has a band over seeds
 
 
 class Events:
@@ -44,7 +50,7 @@ class Events:
 
     def __init__(self, directory: Path, resume_at: int | None) -> None:
         self._steps: dict[str, int] = {}  # last step of each tag
-        for path in sorted(directory.glob("*tfevents*")):
+        for path in sorted(set(directory.glob("*tfevents*")) - {directory / SESSION}):
             if resume_at is None:
                 path.unlink()
             else:
@@ -93,9 +99,22 @@ def _cut(path: Path, last: int) -> dict[str, int]:
     return steps
 
 
+def shown(tag: str) -> str:
+    """Return the tag under which TensorBoard shows a number: `Test/error` for `test/error`.
+
+    TensorBoard sorts its groups by their names, capitals first: so losses, errors and penalties stand before all else.
+    In its table of hyperparameters it shows the first five tags: so the best error is `Test/when_best/error`, close to
+    the last one.
+    """
+    prefix, _, rest = tag.removeprefix("best/").partition("/")
+    if prefix not in FIRST:
+        return tag
+    return f"{prefix.capitalize()}/{'when_best/' if tag.startswith('best/') else ''}{rest}"
+
+
 def scalars(values: Mapping[str, float]) -> list[Summary.Value]:
-    """Return numbers under their tags; NaN and infinity too."""
-    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    """Return numbers under the tags that TensorBoard shows; NaN and infinity too."""
+    return [Summary.Value(tag=shown(tag), simple_value=value) for tag, value in values.items()]
 
 
 def histograms(values: Mapping[str, NDArray[np.floating]]) -> list[Summary.Value]:
@@ -125,20 +144,46 @@ def image(tag: str, png: bytes, width: int, height: int) -> Summary.Value:
     return Summary.Value(tag=tag, image=picture)
 
 
-def session_start(hparams: Mapping[str, object], group: str) -> Summary.Value:
-    """Return a run's row in TensorBoard's table of hyperparameters; runs of one group are averaged in one row.
+def write_session(directory: Path, hparams: Mapping[str, object], group: str) -> None:
+    """Write a run's row in TensorBoard's table of hyperparameters, in a file of its own, unless it stands there.
+
+    TensorBoard shows the first row that it finds of a run. So a sweep can write it anew when it is known what differs.
+
+    Args:
+        directory: of the run.
+        hparams: name -> value; what is no bool, number or string is shown as it is typed.
+        group: runs of one group are averaged in one row.
+    """
+    row, path = _session_start(hparams, group), directory / SESSION
+    if path.exists() and _rows_of(path) == [row]:
+        return
+    content = io.BytesIO()
+    records = RecordWriter(content)
+    for event in (Event(file_version="brain.Event:2"), Event(summary=Summary(value=[row]))):
+        event.wall_time = time.time()
+        records.write(event.SerializeToString())
+    replace(path, content.getvalue(), "record")
+
+
+def _rows_of(path: Path) -> list[Summary.Value]:
+    """Return the values in an event file."""
+    return [value for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
+
+
+def _session_start(hparams: Mapping[str, object], group: str) -> Summary.Value:
+    """Return a run's row in TensorBoard's table of hyperparameters.
 
     No Experiment summary beside it: TensorBoard takes the columns from the first one that it finds, and runs
     with other penalties would lose theirs; without one it takes them from all runs.
     """
-    start = SessionStartInfo(group_name=group, start_time_secs=time.time())
+    start = SessionStartInfo(group_name=group)
     for key, value in hparams.items():
         if isinstance(value, bool):  # before int, which a bool is too
             start.hparams[key].bool_value = value
         elif isinstance(value, int | float):
             start.hparams[key].number_value = value
-        elif value is not None:
-            start.hparams[key].string_value = str(value)
+        else:
+            start.hparams[key].string_value = value if isinstance(value, str) else as_yaml(value)
     return _session(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
 
 
@@ -162,7 +207,30 @@ def custom_charts() -> Summary.Value:
         layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
         for title, tags in CHARTS.items()
     ]
-    category = layout_pb2.Category(title="train against test", chart=charts)
+    return _layout("train against test", charts)
+
+
+def band_charts() -> Summary.Value:
+    """Means over seeds with their bands: one more section of the "Custom Scalars" page, to write at step 0."""
+    charts = []
+    for tag in reversed(BANDS):  # TensorBoard 2.21 shows charts with bands from the last to the first
+        series = layout_pb2.MarginChartContent.Series(value=shown(tag), lower=_end(tag, "low"), upper=_end(tag, "high"))
+        charts.append(layout_pb2.Chart(title=tag, margin=layout_pb2.MarginChartContent(series=[series])))
+    return _layout("mean and standard deviation over seeds", charts)
+
+
+def band(tag: str, low: float, high: float) -> list[Summary.Value]:
+    """Return both ends of the band around a number."""
+    return scalars({_end(tag, "low"): low, _end(tag, "high"): high})
+
+
+def _end(tag: str, end: str) -> str:
+    return f"spread/{tag}/{end}"
+
+
+def _layout(title: str, charts: Sequence[layout_pb2.Chart]) -> Summary.Value:
+    """Return a section of the "Custom Scalars" page."""
+    category = layout_pb2.Category(title=title, chart=charts)
     content = layout_pb2.Layout(category=[category]).SerializeToString()
     return Summary.Value(
         tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,

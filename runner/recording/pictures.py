@@ -25,24 +25,27 @@ MARGIN = 0.2  # of the curve beyond the data, on each side, in ranges of the dat
 TANGENTS = 20  # at most so many, spread over the points in order: more would hide each other
 TANGENT = 0.1  # a tangent's length, in widths of the picture
 READABLE = 20  # classes: beyond them the numbers in the cells would overlap
-COLUMNS = 8  # images in a row
+COLUMNS = 5  # images in a row
 PLANE = 201  # points on each side of the plane
 MARKERS = "osD^vP*X"  # of the classes, as far as they go
-BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "0.65"
+# Inches of 100 pixels. TensorBoard's Images page shows 350 pixels across, its Time Series page 205 down; it shrinks
+# what is larger, and its letters with it.
+WIDTH, HEIGHT = 3.4, 2.05
+BLUE, ORANGE, GREY = "#08519c", "#fdae61", "0.65"  # a dark and a light one: they differ in grey, too
 
 
 def figures_of(model: nn.Module, dataset: Dataset, test: Evaluation) -> dict[str, Figure | None]:
     """Return the pictures that suit the data: confusions, mistakes, regions of classes; a 1-D regression's curve."""
     if dataset.classes is None:
-        return {"curve": regression_figure(model, dataset)}
+        return {"pictures/curve": regression_figure(model, dataset)}
     inputs, targets = dataset.test.inputs, dataset.test.targets
     figures: dict[str, Figure | None] = {
-        "test/confusion": confusion_figure(test.outputs, targets, dataset.classes, "test")
+        "pictures/confusion": confusion_figure(test.outputs, targets, dataset.classes, "test")
     }
     if len(dataset.shape) == 3:
-        figures["test/mistakes"] = mistakes_figure(inputs, test.outputs, targets, test.losses, dataset)
+        figures["pictures/mistakes"] = mistakes_figure(inputs, test.outputs, targets, test.losses, dataset)
     if dataset.shape == (2,):
-        figures["regions"] = regions_figure(model, dataset)
+        figures["pictures/regions"] = regions_figure(model, dataset)
     return figures
 
 
@@ -55,16 +58,18 @@ def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
         return None
     offset, scale = float(dataset.offset), float(dataset.scale)
     train, test = ((_array(part.inputs) * scale + offset, part) for part in (dataset.train, dataset.test))
-    figure, axes = _figure(6.4, 4.4)
+    figure, axes = _figure(WIDTH, HEIGHT, right=0.8)
     if not torch.equal(dataset.test.inputs, dataset.train.inputs):
-        axes.plot(test[0], _array(test[1].targets), ".", markersize=2, color=GREY, label="test points")
+        axes.plot(test[0], _array(test[1].targets), ".", markersize=2, color=GREY, label="test")
     targets = _array(dataset.train.targets)
-    axes.scatter(train[0], targets, s=16, color="black", zorder=3, label="training points")
+    axes.scatter(train[0], targets, s=8, color="black", zorder=3, label="training")
     _curve(axes, model, dataset)
     _tangents(axes, model, dataset)
-    axes.set(xlabel="input (units of the data)", ylabel="output (units of the data)")
-    axes.set_title("Learned curve, and its slope at the training points", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.set(xlabel="input (units of the data)", ylabel="output")
+    axes.set_title("learned curve, and its slope at the points", fontsize=8.5, pad=3)
+    axes.legend(
+        fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.98, 1.05), handlelength=1, handletextpad=0.4
+    )
     return figure
 
 
@@ -81,21 +86,20 @@ def confusion_figure(outputs: Tensor, targets: Tensor, classes: int, title: str)
     counts = pairs.reshape(classes, classes).cpu().numpy()
     total, wrong = counts.sum(), counts.sum() - counts.trace()
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    side = 2.0 + 0.3 * min(classes, READABLE)
-    figure, axes = _figure(side, side)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure, axes = _figure(max(WIDTH, 0.25 * min(classes, READABLE)), max(HEIGHT, 0.6 + 0.15 * min(classes, READABLE)))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if classes <= READABLE:
         axes.set(xticks=range(classes), yticks=range(classes))
         for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=7)
+            color = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"{title}: error {wrong / max(total, 1):.2%} ({wrong} of {total})", fontsize=9)
+    axes.set_title(f"{title}: error {wrong / max(total, 1):.2%} ({wrong} of {total})", fontsize=8.5, pad=3)
     return figure
 
 
 def mistakes_figure(
-    inputs: Tensor, outputs: Tensor, targets: Tensor, losses: Tensor, dataset: Dataset, count: int = 24
+    inputs: Tensor, outputs: Tensor, targets: Tensor, losses: Tensor, dataset: Dataset, count: int = 10
 ) -> Figure | None:
     """Draw the worst mistakes: wrongly classified images, those with the highest losses first.
 
@@ -117,24 +121,29 @@ def mistakes_figure(
     worst = wrong[losses[wrong].nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)[:count]]
     probabilities = outputs[worst].float().softmax(1).amax(1).tolist()
     rows = max(1, ceil(len(worst) / COLUMNS))
-    figure, axes = _figure(COLUMNS * 0.95, rows * 1.15 + 0.4, left=0.15, bottom=0.1)
+    figure, axes = _figure(WIDTH, rows * 0.85 + 0.35, left=0.05, bottom=0.05)
     axes.axis("off")
-    axes.set_title(f"{len(wrong)} of {len(targets)} wrong; true → predicted, probability", fontsize=10)
+    axes.set_title(f"{len(wrong)} of {len(targets)} wrong: true → predicted", fontsize=8.5, pad=3)
     if len(worst):
         height, width = _mosaic(axes, _array(inputs[worst] * dataset.scale + dataset.offset))
     for index, (true, taken) in enumerate(zip(targets[worst].tolist(), predicted[worst].tolist(), strict=True)):
         row, column = divmod(index, COLUMNS)
-        text = f"{true} → {taken}  {probabilities[index]:.0%}"
-        axes.text((column + 0.5) * width, (row + 0.9) * height, text, ha="center", va="center", fontsize=7)
+        text = f"{true}→{taken} {probabilities[index]:.0%}"
+        axes.text((column + 0.5) * width, (row + 0.9) * height, text, ha="center", va="center", fontsize=8)
     return figure
 
 
-def _figure(width: float, height: float, left: float = 0.75, bottom: float = 0.5) -> tuple[Figure, Axes]:
+def _figure(
+    width: float, height: float, left: float = 0.5, bottom: float = 0.35, right: float = 0.05
+) -> tuple[Figure, Axes]:
     """Return a figure and its axes; all in inches. Axes in a fixed place cost half as much as fitted ones."""
     figure = Figure(figsize=(width, height), dpi=100)
-    right, top = 0.15, 0.35
-    inner = ((width - left - right) / width, (height - bottom - top) / height)
-    return figure, figure.add_axes((left / width, bottom / height, *inner))
+    inner = ((width - left - right) / width, (height - bottom - 0.22) / height)
+    axes = figure.add_axes((left / width, bottom / height, *inner))
+    axes.tick_params(labelsize=8, length=2, pad=1)
+    axes.xaxis.label.set_fontsize(8)
+    axes.yaxis.label.set_fontsize(8)
+    return figure, axes
 
 
 def _array(tensor: Tensor) -> Array:
@@ -152,7 +161,7 @@ def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
     room = (top - bottom) or 1.0
     # A diverged curve leaves the picture, and stays within what can be drawn.
     values = values.clip(bottom - 9 * room, top + 9 * room)
-    axes.plot(_array(grid) * float(dataset.scale) + float(dataset.offset), values, color=BLUE, label="model")
+    axes.plot(_array(grid) * float(dataset.scale) + float(dataset.offset), values, color=BLUE, zorder=4, label="model")
     seen = values[np.isfinite(values)]
     axes.set_ylim(
         max(bottom - room, min([bottom, *seen])) - 0.05 * room, min(top + room, max([top, *seen])) + 0.05 * room
@@ -173,7 +182,7 @@ def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
     run = 0.5 * TANGENT * width / np.hypot(1, steepness)
     step = np.stack([run, run * slopes], 1)
     segments = np.stack([points - step, points + step], 1)
-    axes.add_collection(LineCollection(list(segments), colors=ORANGE, linewidths=2, zorder=4, label="slope"))
+    axes.add_collection(LineCollection(list(segments), colors=ORANGE, linewidths=5, zorder=1.5, label="slope"))
 
 
 def _values_and_slopes(model: nn.Module, inputs: Tensor) -> tuple[Array, Array]:
@@ -219,14 +228,14 @@ def regions_figure(model: nn.Module, dataset: Dataset) -> Figure:
     outputs = _outputs(model, torch.cartesian_prod(*sides.T)).reshape(PLANE, PLANE, -1).transpose(1, 0, 2)
     colors = colormaps["cividis"](np.linspace(0.1, 0.95, dataset.outputs))[:, :3]  # they differ in grey, too
     x, y = _array(sides * dataset.scale + dataset.offset).T
-    figure, axes = _figure(3.4, 3.0)
+    figure, axes = _figure(WIDTH, HEIGHT, right=0.75)
     pale = 0.5 + 0.5 * colors[outputs.argmax(2)]  # for the points to be seen
     axes.imshow(pale, extent=(x[0], x[-1], y[0], y[-1]), origin="lower", aspect="auto")
     for difference in _margins(outputs):
         axes.contour(x, y, difference, levels=[0.0], colors="black", linewidths=1)
     _points(axes, _array(inputs * dataset.scale + dataset.offset), labels, colors)
     axes.set(xlabel="first input", ylabel="second input")
-    axes.set_title("predicted class, and the training points", fontsize=8.5)
+    axes.set_title("predicted class and training points", fontsize=8.5, pad=3)
     return figure
 
 
@@ -239,7 +248,7 @@ def _points(axes: Axes, points: Array, labels: Tensor, colors: Array) -> None:
             edgecolors="black", linewidths=0.4, zorder=3,
         )  # fmt: skip
     if len(colors) <= len(MARKERS):
-        axes.legend(fontsize=7, framealpha=0.7)
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.98, 1.05), handletextpad=0.2)
 
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Array:

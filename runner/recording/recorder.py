@@ -11,7 +11,7 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import Tensor, nn
 
-from runner.recording.events import Events, custom_charts, histograms, image, scalars, session_end, session_start
+from runner.recording.events import Events, custom_charts, histograms, image, scalars, session_end, write_session
 from runner.storage.atomic import replace
 
 if TYPE_CHECKING:
@@ -23,14 +23,15 @@ END_STATUS = {"done": STATUS_SUCCESS, "diverged": STATUS_FAILURE, "failed": STAT
 class Recorder:
     """Write one run's record into its directory: `events.out.tfevents.*` and `metrics.csv`.
 
+    TensorBoard shows the same numbers under tags of its own order (`runner.recording.events.shown`).
+
     What was written up to the last call of `scalars`, `finish` or `close` survives the death of the process.
     A resumed run goes on with the record of its checkpoint: what was written after that is removed, and what
     stands there already (same tag, same epoch) is not written twice, so that the steps of each tag increase.
 
     Args:
         directory: the run's own directory; made if it is missing.
-        hparams: resolved config, flat ("penalty.l2.weight": 0.001); None is left out, and what is no bool,
-            number or string is shown as text.
+        hparams: what TensorBoard's table of hyperparameters shows of the run ("l2.weight": 0.001).
         group: the runs of one group, which differ in the seed alone, are averaged by TensorBoard.
         resume_at: last completed epoch of the checkpoint (0 or more), or None for a fresh run, which removes
             the record of an earlier attempt.
@@ -55,11 +56,12 @@ class Recorder:
         self._columns: list[str] = []
         self._rewrite_table()
         self._events = Events(directory, resume_at)
-        self._events.add(0, [session_start(hparams, group), custom_charts()])
+        write_session(directory, hparams, group)
+        self._events.add(0, [custom_charts()])
         self._events.flush()
 
     def record_scalars(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Record numbers of an epoch: in TensorBoard, under their keys, and in its row of metrics.csv."""
+        """Record numbers of an epoch: in TensorBoard, and under their keys in its row of metrics.csv."""
         numbers = {key: float(value) for key, value in values.items()}
         self._events.add(epoch, scalars(numbers))
         self._events.flush()
@@ -98,16 +100,18 @@ class Recorder:
         width, height = (round(side) for side in figure.bbox.size)
         self._events.add(epoch, [image(tag, png.getvalue(), width, height)])
 
-    def finish(self, best: Mapping[str, float], status: str) -> None:
-        """Record the best values, as `best/<key>`, and how the run ended.
+    def record_best(self, epoch: int, best: Mapping[str, float]) -> None:
+        """Record the numbers of the epoch that is the best so far, in TensorBoard alone: `Test/when_best/error`."""
+        self._events.add(epoch, scalars({f"best/{key}": float(value) for key, value in best.items()}))
+
+    def finish(self, status: str) -> None:
+        """Record how the run ended.
 
         Args:
-            best: numbers of the best epoch, by key.
             status: done shows as success in TensorBoard's table, diverged and failed as failure; any other (the run
                 was interrupted and will go on) as unknown. A run that is resumed takes it back.
         """
         epoch = int(self.history[-1]["epoch"]) if self.history else 0
-        self._events.add(epoch, scalars({f"best/{key}": float(value) for key, value in best.items()}))
         if status in END_STATUS:
             self._events.add(epoch, [session_end(END_STATUS[status])])
         self._events.flush()

@@ -23,7 +23,7 @@ from runner.storage.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
+KEPT = {"checkpoint": 2, "best": 3}  # a best state for each checkpoint, and one that is written before its checkpoint
 MARK = b"\nsha256 "
 TRAILER = len(MARK) + 64 + 1  # the digest in hexadecimal, and a new line
 LEAVES = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.nn.Parameter, torch.dtype, torch.device)
@@ -37,7 +37,7 @@ class _DamagedError(CheckpointError):
     """A file that is not what was written: cut, or with a changed byte, or unreadable."""
 
 
-def save(directory: Path, state: Mapping[str, Any], *, step: int) -> Path:
+def save(directory: Path, state: Mapping[str, Any], *, step: int, kind: str = "checkpoint") -> Path:
     """Write a checkpoint, whole or not at all, and keep with it the newest earlier one that is sound.
 
     Later steps than this one, which a run leaves behind when it goes on from before them, are removed.
@@ -47,6 +47,8 @@ def save(directory: Path, state: Mapping[str, Any], *, step: int) -> Path:
         state: tensors, numbers, strings, bytes, None, and lists, tuples and mappings of them. `Path`s become
             strings, numpy's scalars Python's, `torch.__version__` and other subclasses what they derive from.
         step: optimizer steps done (>= 0); the name carries it.
+        kind: `checkpoint`, or `best` for the weights of the best epoch, whose number is the step then, and of which
+            two earlier files are kept.
 
     Returns:
         the file.
@@ -61,13 +63,13 @@ def save(directory: Path, state: Mapping[str, Any], *, step: int) -> Path:
     torch.save(as_plain_data(state), buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(MARK + digest.encode() + b"\n")
-    path = directory / f"checkpoint-{step:010d}.pt"
+    path = directory / f"{kind}-{step:010d}.pt"
     write_atomic(path, buffer.getbuffer())
     remove_all_but(path)
     return path
 
 
-def load(directory: Path) -> dict[str, Any] | None:
+def load(directory: Path, kind: str = "checkpoint") -> dict[str, Any] | None:
     """Return the state of the newest checkpoint that is sound, on the CPU; None if there is none.
 
     Each newer one that is damaged is skipped with a warning in the log that names the file and the reason.
@@ -76,7 +78,7 @@ def load(directory: Path) -> dict[str, Any] | None:
         CheckpointError: if the sound file holds more than plain data (then nothing of it is executed), or if
             torch cannot read it. That is no damage, so no earlier one takes its place.
     """
-    for path in checkpoints(directory):
+    for path in checkpoints(directory, kind):
         try:
             return _unpacked(path, _checked_bytes(path))
         except _DamagedError as error:
@@ -84,9 +86,9 @@ def load(directory: Path) -> dict[str, Any] | None:
     return None
 
 
-def checkpoints(directory: Path) -> list[Path]:
+def checkpoints(directory: Path, kind: str = "checkpoint") -> list[Path]:
     """Return the checkpoints in a directory, the newest first, unread."""
-    found = [path for path in directory.glob("checkpoint-*.pt") if path.stem.partition("-")[2].isdecimal()]
+    found = [path for path in directory.glob(f"{kind}-*.pt") if path.stem.partition("-")[2].isdecimal()]
     return sorted(found, key=_step_of, reverse=True)
 
 
@@ -95,13 +97,20 @@ def _step_of(path: Path) -> int:
     return int(path.stem.partition("-")[2])
 
 
+def remove_later(directory: Path, step: int, kind: str) -> None:
+    """Remove the files of a kind that are of later steps: they are of a future that a resumed run has yet to reach."""
+    for path in checkpoints(directory, kind):
+        if _step_of(path) > step:
+            path.unlink()
+
+
 def remove_all_but(path: Path) -> None:
     """Remove the checkpoints beside `path`, except for the newest earlier ones that are sound."""
-    kept = 1
-    for other in checkpoints(path.parent):
+    kept, kind = 1, path.name.partition("-")[0]
+    for other in checkpoints(path.parent, kind):
         if other == path:
             continue
-        if kept < KEPT and _step_of(other) < _step_of(path) and sound(other):
+        if kept < KEPT[kind] and _step_of(other) < _step_of(path) and sound(other):
             kept += 1
         else:
             other.unlink(missing_ok=True)

@@ -12,11 +12,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from runner.config.check import exit_with_problems, problems_of
+from runner.config.check import ConfigError, exit_with_problems, problems_of
 from runner.config.compose import composed_by_hydra
-from runner.config.tree import as_yaml
 from runner.storage.atomic import read_json, write_atomic, write_json
-from runner.storage.identity import SEEDS, directory_name, identity, ids
+from runner.storage.identity import directory_name, ids
 from runner.storage.status import ENDED, FINISHED, Status
 
 
@@ -54,17 +53,9 @@ class Run:
         return directory_name(first, self.group_id)
 
     @property
-    def hparams(self) -> dict[str, Any]:
-        """The identity of the run less the seed, flat, in values that TensorBoard's table of hyperparameters can hold.
-
-        The names of the penalties stand first: TensorBoard shows few columns, and those that differ.
-        """
-        left_out = (*SEEDS, "penalty", "probe")
-        leaves = {path: value for path, value in identity(self.config).items() if path not in left_out}
-        plain = {
-            path: value if isinstance(value, int | float | str) else as_yaml(value) for path, value in leaves.items()
-        }
-        return {"penalty": "+".join(self.config["penalty"]) or "none", **plain}
+    def announcement(self) -> str:
+        """The first line that a user sees of the run."""
+        return f"run {self.run_id} in {self.path}"
 
     @property
     def is_finished(self) -> bool:
@@ -116,14 +107,28 @@ class Run:
         write_atomic(self.path / "overrides.yaml", yaml.safe_dump(self.overrides))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for a run or a sweep, unless it exists.
+
+    Raises:
+        ConfigError: if that cannot be.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"a folder that can be written, got {path} ({error.strerror})"
+        raise ConfigError([f"runs_dir and name must lead to {where}"]) from error
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a run's directory; the lock is released when its process ends, however it ends.
 
     Raises:
         Busy: if another process holds it.
+        ConfigError: if there can be no such directory.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     with open(path / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

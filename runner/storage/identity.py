@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from runner.config.conf_files import GROUPS, NAMED, SINGLE, chosen_options, default_options, usual_values
 from runner.config.tree import as_yaml, walk
+from runner.storage.weights import digest_at
 
 RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
 WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
@@ -27,25 +28,39 @@ LONGEST_NAME = 100
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leaves of a config that can change its result, by path; equal numbers become the same one."""
+    """Return the leaves of a config that can change its result, by path; equal numbers become the same one.
+
+    `init_from` counts where it is given: without it the ids are those of runs from before this key was made.
+    """
     leaves = {path: value for path, value in walk(config) if not isinstance(value, dict) or not value}
     return {
         path: int(value) if isinstance(value, float) and value.is_integer() else value
         for path, value in leaves.items()
-        if path not in NOT_IDENTITY and not OF_A_SWEEP.match(path)
+        if path not in NOT_IDENTITY and not OF_A_SWEEP.match(path) and (path, value) != ("init_from", None)
     }
 
 
-def _data_contents(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sha256 of the user's own data file, under its path: other contents make another run."""
-    if config["data"]["_target_"] != "data.Npz":
-        return {}
-    try:
-        path = Path(config["data"]["path"]).expanduser().resolve()
-        facts = path.stat()
-        return {"data.path": _hash_of(path, facts.st_mtime_ns, facts.st_size)}
-    except (OSError, TypeError, ValueError, RuntimeError, KeyError):  # no such file: building the data will tell why
-        return {}
+def _contents(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sha256 of what the user's own files hold, by the keys that name them: other contents, another run."""
+    named: dict[str, tuple[Callable[[Any], str], Any]] = {}
+    if config["data"]["_target_"] == "data.Npz":
+        named["data.path"] = _hash_at, config["data"].get("path")
+    if config.get("init_from") is not None:
+        named["init_from"] = digest_at, config["init_from"]
+    found = {}
+    for key, (digest_of, path) in named.items():
+        try:
+            found[key] = digest_of(path)
+        except (OSError, TypeError, ValueError, RuntimeError):  # no such file: whoever builds from it will tell why
+            continue
+    return found
+
+
+def _hash_at(path: str) -> str:
+    """Return the sha256 of a file."""
+    file = Path(path).expanduser().resolve()
+    facts = file.stat()
+    return _hash_of(file, facts.st_mtime_ns, facts.st_size)
 
 
 @cache
@@ -62,7 +77,7 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 def ids(config: Mapping[str, Any]) -> tuple[str, str]:
     """Return the id of a run, and the id of its group, which is the same for all seeds, those of the data included."""
-    leaves = identity(config) | _data_contents(config)
+    leaves = identity(config) | _contents(config)
     return digest(leaves), digest({path: value for path, value in leaves.items() if path not in SEEDS})
 
 
@@ -73,22 +88,26 @@ def directory_name(config: Mapping[str, Any], run_id: str) -> str:
 
 def _label(config: Mapping[str, Any]) -> str:
     """Return the options and values that differ from the defaults, readable, in a fixed order, safe as a file name."""
-    defaults = default_options()
-    parts = {group: f"{group}={'+'.join(sorted(config[group]))}" for group in NAMED[:1] if config[group]}
+    defaults, leaves = default_options(), identity(config)
+    # TensorBoard cuts long names: a penalty and its weight are one short word, at the beginning.
+    names = sorted(config["penalty"])
+    parts = {f"penalty.{name}": f"{name}={leaves.get(f'penalty.{name}.weight', 1)}" for name in names}
     for group in SINGLE:
         (option,) = chosen_options(group, config)
         if option != defaults[group]:
             parts[group] = f"{group}={option}"
     usual = identity(usual_values(config))
-    for path, value in identity(config).items():
+    if "init_from" in leaves:  # the same weights at another path are the same run
+        leaves["init_from"] = _contents(config).get("init_from", leaves["init_from"])[:8]
+    for path, value in leaves.items():
         if usual.get(path, ...) != value and _is_shown(path):
             parts[path] = f"{short(path)}={value if isinstance(value, str) else as_yaml(value)}"
     return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts[path] for path in sorted(parts, key=place)))
 
 
 def _is_shown(path: str) -> bool:
-    """Tell whether a leaf stands in a label: no class, no member of a list, nothing of the probes, which come last."""
-    return not (path in NAMED or path.endswith("_target_") or re.search(r"\.\d+$", path) or path.startswith("probe"))
+    """Tell whether a leaf stands in a label: no class, no member of a list, no probe; a weight stands there already."""
+    return not (path in NAMED or re.search(r"^probe|_target_$|\.\d+$|^penalty\.\w+\.weight$", path))
 
 
 def place(path: str) -> tuple[int, bool]:

@@ -44,8 +44,7 @@ def figure_of(summary: Summary, metric: str | None) -> Figure:
 
 def values_of(rows: Sequence[Row], column: str) -> list[Any]:
     """Return the different values of a swept key, in order."""
-    values = {row.typed(column): row.keys.get(column, BLANK) for row in rows}
-    return sorted(values.values(), key=sort_key)
+    return sorted({row.typed(column): row.keys.get(column, BLANK) for row in rows}.values(), key=sort_key)
 
 
 def is_grid(rows: Sequence[Row], columns: Sequence[str]) -> bool:

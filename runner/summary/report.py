@@ -6,13 +6,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from runner.storage.atomic import write_atomic
 from runner.storage.members import Member
-from runner.summary import figure, forest, table, trials
+from runner.summary import curves, figure, forest, table, trials
 from runner.summary.answer import answer_of
-from runner.summary.compare import differences_of
+from runner.summary.compare import Difference, differences_of
 from runner.summary.groups import NothingToShow, Summary, summarize
 
 
@@ -47,15 +48,38 @@ def report(
     found = differences_of(summary, metric)
     answer = answer_of(summary, found, str(metric))
     table.write(summary, out, metric, answer)
+    _draw(summary, found, out, metric)
+    table.show(summary, out, metric)
+    for line in answer:
+        print(line, flush=True)
+    return summary
+
+
+def _draw(summary: Summary, found: Sequence[Difference], out: Path, metric: str | None) -> None:
+    """Write the pictures for which there is something to show."""
     _write(figure.figure_of(summary, metric), out / "summary.png")
     if found:
         _write(forest.figure_of(summary, found, str(metric)), out / "differences.png")
     if tried := trials.figure_of(summary):
         _write(tried, out / "trials.png")
-    table.show(summary, out, metric)
-    for line in answer:
-        print(line, flush=True)
-    return summary
+    epochs = _epochs_of(summary, metric)
+    if epochs is not None:
+        _write(curves.curves(epochs, str(metric), "row"), out / "curves.png")
+
+
+def _epochs_of(summary: Summary, metric: str | None) -> pd.DataFrame | None:
+    """Return the metric of each run and epoch; None if there are no two epochs, or more rows than can be told apart."""
+    rows = [row for row in summary.rows if metric in row.metrics]
+    if not 1 <= len(rows) <= curves.MOST_CURVES:
+        return None
+    frames = [
+        pd.read_csv(run.path / "metrics.csv").assign(path=str(run.path), row=summary.label(row))
+        for row in rows
+        for run in row.done
+        if (run.path / "metrics.csv").exists()
+    ]
+    found = pd.concat(frames) if frames else pd.DataFrame()
+    return found if metric in found and found["epoch"].nunique() > 1 else None
 
 
 def _write(picture: Figure, path: Path) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from runner.config.conf_files import GROUPS, chosen_options, usual_values
+from runner.config.conf_files import GROUPS, chosen_options, default_values, usual_values
 from runner.config.tree import as_yaml
 from runner.storage.identity import SEEDS, identity, short
 
@@ -39,6 +39,13 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
 
     kept = [path for path in paths if path in choices or (path in differing and not comes_with_a_choice(path))]
     return [{path: table[path] for path in kept if path in table} for table in tables]
+
+
+def changed(config: Config) -> dict[str, Any]:
+    """Return the names of a config's penalties, and what else tells it from the defaults, by short names."""
+    values = {"penalty": _flat(config)["penalty"], **swept([default_values(), config])[1]}
+    names = short_names(values)
+    return {names[path]: value for path, value in values.items()}
 
 
 def _flat(config: Config) -> dict[str, Any]:

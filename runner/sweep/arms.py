@@ -79,7 +79,7 @@ class Point:
     ranges: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def trials(self, count: int, seeds: Sequence[int]) -> dict[tuple[str, ...], Jobs]:
-        """Return the jobs of each trial, by the overrides that are tried; without a range one trial."""
+        """Return the jobs of each trial, by the overrides that are tried; none without a range."""
         first = [line for line in grid(self.seeds)[0] if not line.startswith("seed=")]
         own = [*self.lines, *first, *_labels(self.arm, "trial")]
         tried = points(list(self.ranges.values()), count) if self.ranges else []
@@ -103,11 +103,11 @@ def points(ranges: Sequence[Sequence[float]], count: int) -> list[tuple[float, .
         ranges: least and largest value of each number, above 0.
         count: of the points, >= 1.
     """
-    from scipy.stats import qmc  # late: few sweeps need it
-
     if len(ranges) == 1:
         places = [[index / max(1, count - 1)] for index in range(count)]
     else:
+        from scipy.stats import qmc  # late: few sweeps need it
+
         places = qmc.Halton(len(ranges), scramble=False).random(count + 1)[1:].tolist()  # the first one is a corner
     return [tuple(_between(low, high, place) for (low, high), place in zip(ranges, at, strict=True)) for at in places]
 
@@ -168,15 +168,11 @@ def chosen(trials: dict[tuple[str, ...], Jobs], run_of: Callable[[list[str]], Ru
 
 
 def _validated(results: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Return the mean error (or loss) and the mean loss of some runs on validation; infinite if one did not end well.
-
-    Raises:
-        ValueError: if there are no validation examples.
-    """
+    """Return the means of the error (or loss) and of the loss on validation; infinite if a run did not end well."""
     if any(result.get("status") != Status.DONE for result in results):
         return math.inf, math.inf
     monitor = results[0]["best/by"]
     if not monitor.startswith("validation/"):
-        raise ValueError("sweep.trials needs validation examples, got none: choose data.validation_size above 0")
+        exit_with_problems(["sweep.trials needs validation examples, got none: choose data.validation_size above 0"])
     means = [sum(result[key] for result in results) / len(results) for key in (monitor, "validation/loss")]
     return means[0], means[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,16 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.config.check import exit_with_problems, problems_of
+from runner.config.check import ConfigError, exit_with_problems, problems_of
 from runner.config.compose import Composer
 from runner.config.conf_files import CONF
 from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command
 from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
-from runner.storage.directory import Busy, Run, locked
+from runner.storage.directory import Busy, Run, locked, make_folder
 from runner.storage.members import Member, add_to_list, listed, use_list_of
 from runner.storage.status import Status
 
+LONG_NUMBER = re.compile(r"(?<==)-?\d*\.\d{5,}(?:e-?\d+)?(?!\S)")  # of more digits than anybody reads, as optuna's
 DIED = "its process died during training (killed, or a crash in native code)"
 
 
@@ -59,11 +61,13 @@ def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
         arm: set.intersection(*(set(lines) for lines, of in zip(batch, arms, strict=True) if of == arm))
         for arm in set(arms)
     }
-    titles = [
+    words = [
         [arm.partition("=")[2], *(line for line in lines if line not in shared[arm])]
         for lines, arm in zip(batch, arms, strict=True)
     ]
-    return [" ".join(filter(None, words)) for words in titles]
+    titles = [" ".join(filter(None, each)) for each in words]
+    short = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", title) for title in titles]
+    return short if len({*short}) == len({*titles}) else titles
 
 
 @contextmanager
@@ -78,10 +82,9 @@ def sweep_report(folder: Path) -> Iterator[None]:
     """
     _prepare_environment()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        where = f"a folder that can be written, got {folder} ({error.strerror})"
-        exit_with_problems([f"runs_dir and name must lead to {where}"])
+        make_folder(folder)
+    except ConfigError as error:
+        exit_with_problems([str(error)])
     use_list_of(sys.argv[1:], folder)
     code: int | str | None = 0
     try:
@@ -146,9 +149,11 @@ def _exit_code_of(statuses: list[str]) -> int:
 def _show_table(members: Sequence[Member], folder: Path) -> None:
     """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
     from runner.summary.report import report  # late: matplotlib takes half a second
+    from runner.sweep.board import write_groups
 
     try:
         if members:
             report([member.path for member in members], out=folder, members=members)
+            write_groups(folder, [member.path for member in members if member.stage == "comparison"])
     except (ValueError, OSError) as error:
-        print(f"no table: {error}", file=sys.stderr)
+        print(f"the report of the sweep is incomplete: {error}", file=sys.stderr)

@@ -65,7 +65,8 @@ class Overview:
             Status.DONE: f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
             Status.BUSY: "another process is training it",
         }.get(Status(status), f"{result.get('reason', 'the reason could not be written')}; log in {run.log}")
-        self.say(f"[{number}/{self.jobs}] {status}: {run.title}  {facts}")
+        warning = f"; warning: {result['warning']}" if "warning" in result else ""
+        self.say(f"[{number}/{self.jobs}] {status}: {run.title}  {facts}{warning}")
 
     def draw(self) -> None:
         """Redraw the overview, or print a line about what is running, each now and then."""
