@@ -5,7 +5,7 @@ from data.dataset import Dataset, Raw, Split, normalized, prepare
 from data.files import DataError
 from data.npz import Npz
 from data.public import CIFAR10, MNIST, FashionMNIST
-from data.sources import Digits, Line, Plateaus, Sine
+from data.sources import Digits, Line, Moons, Plateaus, Sine
 from data.tangents import Tangents
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "FashionMNIST",
     "GaussianNoise",
     "Line",
+    "Moons",
     "Npz",
     "Plateaus",
     "Raw",

@@ -98,6 +98,7 @@ def prepare(
     raw: Raw,
     *,
     train_size: int | None = None,
+    per_class: int | None = None,
     validation_size: int | None = None,
     normalize: Normalization = "scalar",
     label_noise: float = 0.0,
@@ -109,9 +110,9 @@ def prepare(
     Args:
         raw: what a source has read; the other arguments are those of `conf/config.yaml`.
         train_size: first n training examples (1 to all; None: all).
-        validation_size: examples to validate on (>= 0; None: a tenth of the training examples), drawn from the
-            training examples beyond `train_size` if these are enough, else taken out of the first `train_size`;
-            never from the test split.
+        per_class: first n training examples of each class, instead of `train_size` (1 to the size of the rarest class).
+        validation_size: training examples to validate on (>= 0; None: a tenth), drawn from those beyond `train_size` if
+            they are enough, else taken out of the first `train_size`; with `per_class` only from those beyond.
         normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
             each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
         label_noise: fraction of the training labels that are replaced by another class (0 to 1; classes only).
@@ -120,17 +121,15 @@ def prepare(
     Raises:
         ValueError: an argument out of range; one sentence that starts with its name.
     """
-    _check(raw, train_size, normalize, label_noise, seed)
-    chosen, held_out = _indices(len(raw.train), train_size, validation_size, seed)
-    train = raw.train[chosen]
-    if label_noise and raw.classes is not None:
-        train = Split(train.inputs, _mislabel(train.targets, raw.classes, label_noise, seed))
+    _check(raw, train_size, per_class, normalize, label_noise, seed)
+    chosen, held_out = _indices(raw.train, train_size, per_class, validation_size, seed)
+    train = _mislabel(raw.train[chosen], raw.classes, label_noise, seed)
     offset, scale = _statistics(train.inputs, normalize)
 
     def ready(split: Split) -> Split:
         return Split(normalized(split.inputs, offset, scale, device), split.targets.to(device))
 
-    validation = ready(raw.train[held_out]) if len(held_out) else None
+    validation = ready(raw.train[held_out]) if len(held_out) else None  # never of the test split
     unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
     kept = [value.float().to(device) for value in (offset, scale)]
     return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit, (offset, scale))
@@ -168,10 +167,14 @@ def _fault_of_targets(split: Split, classes: int | None) -> str | None:
     return None
 
 
-def _check(raw: Raw, train_size: int | None, normalize: str, label_noise: float, seed: int) -> None:
+def _check(
+    raw: Raw, train_size: int | None, per_class: int | None, normalize: str, label_noise: float, seed: int
+) -> None:
     available = len(raw.train)
     if train_size is not None and not 1 <= train_size <= available:
         raise ValueError(f"train_size must be 1 to {available} (all) or null, got {train_size}")
+    if per_class is not None:
+        _check_per_class(raw, train_size, per_class)
     if normalize not in ("scalar", "component", "none"):
         raise ValueError(f"normalize must be scalar, component or none, got {normalize}")
     if not 0 <= label_noise <= 1:
@@ -182,35 +185,55 @@ def _check(raw: Raw, train_size: int | None, normalize: str, label_noise: float,
         raise ValueError(f"seed must be 0 or more, got {seed}")
 
 
+def _check_per_class(raw: Raw, train_size: int | None, per_class: int) -> None:
+    if raw.classes is None:
+        raise ValueError(f"per_class must be null where there are no classes, got {per_class}: choose train_size")
+    if train_size is not None:
+        raise ValueError(f"per_class must be null beside train_size={train_size}, got {per_class}: leave one null")
+    counts = raw.train.targets.bincount()
+    rarest = int(counts[counts > 0].min())
+    if not 1 <= per_class <= rarest:
+        raise ValueError(f"per_class must be 1 to {rarest} (all of the rarest class) or null, got {per_class}")
+
+
 def _generator(seed: int, stream: int) -> torch.Generator:
     """Return a CPU generator of its own for each use, so that one option does not change what another draws."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def _indices(available: int, train_size: int | None, validation_size: int | None, seed: int) -> tuple[Tensor, Tensor]:
+def _indices(
+    train: Split, train_size: int | None, per_class: int | None, validation_size: int | None, seed: int
+) -> tuple[Tensor, Tensor]:
     """Return the indices of the training and of the validation split, both in ascending order."""
-    first = available if train_size is None else train_size
-    held = first // 10 if validation_size is None else validation_size
-    beyond = available - first
-    most = max(first - 1, beyond)
+    first = torch.arange(train_size or len(train)) if per_class is None else _first_of_each(train.targets, per_class)
+    beyond = torch.ones(len(train)).index_fill(0, first, 0).nonzero().flatten()
+    most = max(len(first) - 1, len(beyond)) if per_class is None else len(beyond)
+    held = min(len(first) // 10, most) if validation_size is None else validation_size
     if not 0 <= held <= most:
-        where = f"with {first} of {available} examples to train on"
+        where = f"with {len(first)} of {len(train)} examples to train on"
         raise ValueError(f"validation_size must be 0 to {most} {where}, or null, got {held}")
     generator = _generator(seed, 0)
-    if held <= beyond:
-        drawn = first + torch.randperm(beyond, generator=generator)[:held]
-        return torch.arange(first), drawn.sort().values
-    order = torch.randperm(first, generator=generator)
+    if held <= len(beyond):
+        drawn = torch.randperm(len(beyond), generator=generator)[:held]
+        return first, beyond[drawn].sort().values
+    order = torch.randperm(len(first), generator=generator)
     return order[held:].sort().values, order[:held].sort().values
 
 
-def _mislabel(labels: Tensor, classes: int, fraction: float, seed: int) -> Tensor:
+def _first_of_each(labels: Tensor, count: int) -> Tensor:
+    """Return the indices of the first examples of each class, in ascending order."""
+    return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()]).sort().values
+
+
+def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> Split:
     """Replace exactly round(fraction * N) labels, each by one of the classes - 1 others."""
-    generator = _generator(seed, 1)
+    if not fraction or classes is None:
+        return split
+    generator, labels = _generator(seed, 1), split.targets
     wrong = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
     steps = torch.randint(1, classes, (len(wrong),), generator=generator)
-    return labels.index_copy(0, wrong, (labels[wrong] + steps) % classes)
+    return Split(split.inputs, labels.index_copy(0, wrong, (labels[wrong] + steps) % classes))
 
 
 def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:

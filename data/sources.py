@@ -1,4 +1,4 @@
-"""Sources that need no file: the embedded digits and the small regression problems of the literature."""
+"""Sources that need no file: the embedded digits, and small problems of the literature on a line and in the plane."""
 
 import math
 
@@ -45,6 +45,42 @@ class Line:
         return Raw(points, points, classes=None)
 
 
+class Moons:
+    """Two classes of points in the plane, each a half circle with noise, one into the other; half of them each.
+
+    Class 0: (cos t, sin t), class 1: (1 - cos t, 1/2 - sin t), t uniform in 0 to pi, plus Gaussian noise. The classes
+    take turns, so that the first n points are balanced too. 1,000 more to test on, the same for every n.
+
+    Args:
+        n: training examples (>= 1).
+        noise: standard deviation of the Gaussian noise on both coordinates (>= 0).
+        seed: of the points and the noise (0 to 2^32 - 1).
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: scikit-learn's `make_moons`, with other draws.
+    """
+
+    TEST_SIZE = 1000
+
+    def __init__(self, n: int = 200, noise: float = 0.2, seed: int = 0) -> None:
+        _check_draw(n, noise, seed)
+        self.n, self.noise, self.seed = n, noise, seed
+
+    def load(self) -> Raw:
+        """Draw the points of both splits."""
+        return Raw(self._drawn(self.n, stream=0), self._drawn(self.TEST_SIZE, stream=1), classes=2)
+
+    def _drawn(self, count: int, stream: int) -> Split:
+        random = np.random.RandomState([self.seed, stream])  # a stream frozen for good, as that of `Sine`
+        angle, noise = random.uniform(0, math.pi, count), random.standard_normal((count, 2)) * self.noise
+        labels = np.arange(count) % 2
+        x = np.where(labels, 1 - np.cos(angle), np.cos(angle))
+        y = np.where(labels, 0.5 - np.sin(angle), np.sin(angle))
+        return Split(torch.from_numpy(np.stack([x, y], 1) + noise).float(), torch.from_numpy(labels).long())
+
+
 class Plateaus:
     """Three points to be fitted with slope zero (`penalty=tangent_prop`), to learn from and to test on.
 
@@ -71,12 +107,7 @@ class Sine:
     """
 
     def __init__(self, n: int = 100, noise: float = 0.1, seed: int = 0) -> None:
-        if n < 1:
-            raise ValueError(f"n must be 1 or more, got {n}")
-        if not 0 <= noise < math.inf:
-            raise ValueError(f"noise must be 0 or more and finite, got {noise}")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be 0 to {2**32 - 1}, got {seed}")
+        _check_draw(n, noise, seed)
         self.n, self.noise, self.seed = n, noise, seed
 
     def load(self) -> Raw:
@@ -87,6 +118,15 @@ class Sine:
         grid = torch.linspace(-1, 1, 201, dtype=torch.float64)
         train = _points(inputs, torch.sin(math.pi * inputs) + noise)
         return Raw(train, _points(grid, torch.sin(math.pi * grid)), classes=None)
+
+
+def _check_draw(n: int, noise: float, seed: int) -> None:
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, got {n}")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be 0 or more and finite, got {noise}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be 0 to {2**32 - 1}, got {seed}")
 
 
 def _points(inputs: Tensor, targets: Tensor) -> Split:

@@ -4,6 +4,7 @@ from models.batch_norm import freeze_batch_norm
 from models.convnet import Convnet
 from models.functions import AbsoluteProduct, KillHead, absolute_product, kill_head
 from models.init import (
+    LSUV,
     Initialisation,
     KaimingNormal,
     KaimingUniform,
@@ -20,6 +21,7 @@ from models.published import CIFAR10Convnet, LargeMarginConvnet, MNISTConvnet
 from models.torchvision import torchvision_classifier
 
 __all__ = [
+    "LSUV",
     "MLP",
     "AbsoluteProduct",
     "CIFAR10Convnet",

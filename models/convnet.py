@@ -41,7 +41,7 @@ class Convnet(Feedforward):
         grid: cells in each dimension to which the last feature maps are averaged (at least 1; 1: the global average).
         norm: after each convolution: none, batch normalisation, or group normalisation (in groups as for 8 groups,
             or fewer where 8 does not divide the channels), which does not mix examples.
-        activation: relu, tanh, softplus, gelu, elu or silu.
+        activation: relu, tanh, sigmoid, softplus, gelu, elu, silu or identity.
         width: multiplies all `channels` (positive).
         dropout: probability of zeroing each input of the linear layer in training (0 <= p < 1).
         log_softmax: whether the outputs are log-probabilities.

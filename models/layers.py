@@ -6,14 +6,16 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Activation = Literal["relu", "tanh", "softplus", "gelu", "elu", "silu"]
+Activation = Literal["relu", "tanh", "sigmoid", "softplus", "gelu", "elu", "silu", "identity"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
     "gelu": nn.GELU,
     "elu": nn.ELU,
     "silu": nn.SiLU,
+    "identity": nn.Identity,  # a linear model, for the study of its layers
 }
 
 # Linear on pieces of the input space; batch normalisation is so outside training mode.

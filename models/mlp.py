@@ -29,7 +29,7 @@ class MLP(Feedforward):
         input_shape: shape of one example, at least one dimension; it is flattened.
         outputs: number of outputs C (at least 1).
         widths: sizes of the hidden layers, from the inputs on (each at least 1); empty: a linear model.
-        activation: relu, tanh, softplus, gelu, elu or silu.
+        activation: relu, tanh, sigmoid, softplus, gelu, elu, silu or identity.
         width: multiplies all `widths` (positive).
         dropout: probability of zeroing each hidden unit in training (0 <= p < 1).
         log_softmax: whether the outputs are log-probabilities.

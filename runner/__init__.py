@@ -8,7 +8,8 @@ The story of one run, in this folder:
     build          config -> the components of a run
     instantiate    a class and its options -> an object, the options checked against the signature
     compatibility  do the components fit together
-    schedule       learning rates by the epoch
+    optimizers     those that torch lacks
+    schedule       learning rates by the epoch or the step
     metrics        what is measured of a model in training, and which epoch was best
     console        lines and the progress bar, what a user sees of a run
     results        runs as tables of pandas, a run as a trained network
@@ -49,7 +50,7 @@ Rooms beside it:
     recording/     what is recorded while a run trains
         recorder       TensorBoard and metrics.csv
         events         TensorBoard's event files
-        pictures       curve, confusions, worst mistakes
+        pictures       curve, confusions, worst mistakes, decision regions
     summary/       many runs in one table and one picture
         report         all of it
         groups         runs of the same setting, with mean and spread

@@ -188,19 +188,27 @@ def find_own_packages() -> None:
 
 def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
     """Build and initialise the model, and check that it takes the data."""
-    model = build_network(config, dataset.shape, dataset.outputs, device)
+    model = build_network(config, dataset.shape, dataset.outputs, device, dataset)
     _check_outputs(model, dataset)
     return model.train()
 
 
 def build_network(
-    config: Mapping[str, Any], input_shape: Sequence[int], outputs: int, device: torch.device
+    config: Mapping[str, Any],
+    input_shape: Sequence[int],
+    outputs: int,
+    device: torch.device,
+    dataset: Dataset | None = None,
 ) -> nn.Module:
-    """Build and initialise the network of a config for inputs (B, *input_shape), from a generator of its own."""
+    """Build the network of a config for inputs (B, *input_shape), from a generator of its own.
+
+    It is initialised if there is a data set, whose training inputs `init=lsuv` measures.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config["seed"], "init"))
         network = construct(config["model"], input_shape=tuple(input_shape), outputs=outputs)
-        construct(config["init"])(network)
+        if dataset is not None:
+            construct(config["init"], dataset)(network)
     network.to(device)
     if config["precision"] == "bf16":
         _use_bfloat16(network, device)

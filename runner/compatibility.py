@@ -97,7 +97,8 @@ def warn_of_options(
     """Warn where a penalty trains, but other options make of it something else than its user may expect."""
     name = type(penalty).__name__
     piecewise_linear = getattr(model, "piecewise_linear", False)
-    falling = schedule(config["epochs"] - 1, config["epochs"]) < 1
+    batches = 1 if config["optimizer"]["gradient"] == "full" else -(-len(dataset.train) // config["batch_size"])
+    falling = schedule(config["epochs"] - 1, config["epochs"], config["epochs"] * batches - 1) < 1
     moving = config["optimizer"].get("momentum") or not config["optimizer"]["_target_"].endswith(".SGD")
     if not penalty.in_objective and moving:
         warn(f"{name}: a proximal step is exact for optimizer=sgd; with this optimizer it is a heuristic")

@@ -16,7 +16,7 @@ from runner.outcome import is_lack_of_memory, place_of
 
 # Keys of a group that are the runner's own; all others go to the constructor.
 COMMON = {
-    "data": ("train_size", "validation_size", "normalize", "label_noise", "seed"),
+    "data": ("train_size", "per_class", "validation_size", "normalize", "label_noise", "seed"),
     "loss": ("weight",),
     "optimizer": ("groups", "gradient", "clip"),
     "penalty": ("weight", "every", "warmup", "weight_range"),

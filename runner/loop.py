@@ -73,10 +73,10 @@ class Loop:
 
     def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train to the end of the epoch under way and return the means of its objective and penalties."""
-        self.set_lrs()
         self.components.model.train()
         for batches in list(self.steps())[self.batch :]:
             before_step()
+            self.set_lrs()
             self.step(batches)
             self.batch += 1
             if self.batch % CHECK_EVERY == 0:
@@ -147,8 +147,9 @@ class Loop:
         return objective
 
     def set_lrs(self) -> None:
-        """Set the learning rates of the epoch under way."""
-        factor = self.components.schedule(self.epoch, self.config["epochs"])
+        """Set the learning rates of the step to come."""
+        step = self.epoch * self.steps_per_epoch + self.batch
+        factor = self.components.schedule(self.epoch, self.config["epochs"], step)
         for group, base in zip(self.components.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
 

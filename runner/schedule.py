@@ -1,11 +1,11 @@
-"""Learning-rate schedules: pure functions of the epoch, with no state to checkpoint.
+"""Learning-rate schedules: pure functions of the epoch or of the step, with no state to checkpoint.
 
-At the start of each epoch, counted from 0, every parameter group gets
+Before each step every parameter group gets
 
-    lr = initial * schedule(epoch, epochs)
+    lr = initial * schedule(epoch, epochs, step)
 
-where `initial` is the group's own lr if it has one (`optimizer.groups`), else `schedule.initial`, else
-`optimizer.lr`. A schedule is a factor, 1 at epoch 0, so groups keep their proportions.
+where epochs and steps are counted from 0, and `initial` is the group's own lr if it has one (`optimizer.groups`), else
+`schedule.initial`, else `optimizer.lr`. A schedule is a factor, 1 at the start, so groups keep their proportions.
 """
 
 import math
@@ -17,23 +17,23 @@ from itertools import pairwise
 
 
 class Schedule(ABC):
-    """A factor of the learning rates, by the epoch."""
+    """A factor of the learning rates, by the epoch or by the step."""
 
     @property
     def initial(self) -> float | None:
-        """Learning rate at epoch 0 of the groups that have none of their own; None: the optimizer's."""
+        """Learning rate at the start of the groups that have none of their own; None: the optimizer's."""
         return None
 
     @abstractmethod
-    def __call__(self, epoch: float, epochs: int) -> float:
-        """The factor at an epoch (0 <= epoch <= epochs) of a run of so many epochs."""
+    def __call__(self, epoch: float, epochs: int, step: int) -> float:
+        """The factor at an epoch (0 <= epoch <= epochs) of a run of so many epochs, and at a step of the whole run."""
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The same learning rate throughout."""
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return 1.0
 
 
@@ -69,7 +69,7 @@ class Step(Schedule):
     def initial(self) -> float:
         return self.values[0]
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return self.values[bisect_right(self.milestones, epoch)] / self.values[0]
 
 
@@ -90,8 +90,36 @@ class Geometric(Schedule):
         if not 0 < self.factor <= 1:
             raise ValueError(f"factor must be positive and at most 1, got {self.factor}")
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return self.factor**epoch
+
+
+@dataclass(frozen=True)
+class Staircase(Schedule):
+    """The learning rate times `factor` after every so many steps of the optimizer: factor^floor(step / steps).
+
+    Args:
+        factor: ratio of two successive learning rates (positive, at most 1).
+        steps: how many steps have the same learning rate (at least 1).
+
+    Raises:
+        ValueError: factor or steps outside their ranges.
+
+    Source: Elsayed et al. 2018, arXiv 1803.05598, by its public code, as TensorFlow's
+    `exponential_decay(staircase=True)`.
+    """
+
+    factor: float = 0.96
+    steps: int = 2000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"factor must be positive and at most 1, got {self.factor}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def __call__(self, epoch: float, epochs: int, step: int) -> float:
+        return self.factor ** (step // self.steps)
 
 
 @dataclass(frozen=True)
@@ -116,5 +144,5 @@ class Cosine(Schedule):
         if not 0 <= self.final <= 1:
             raise ValueError(f"final must be between 0 and 1, got {self.final}")
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -25,7 +25,7 @@ from runner.summary.compare import bootstrap_interval, differences_of, holm, t_i
 from runner.summary.forest import figure_of
 from runner.summary.groups import summarize
 from runner.summary.report import report
-from runner.summary.table import values_csv
+from runner.summary.table import values_csv, values_of
 from runner.sweep.arms import chosen, points, points_of
 
 Write = Callable[..., Path]
@@ -183,6 +183,14 @@ def test_every_number_of_every_run_stands_in_the_long_table(write: Write, tmp_pa
     assert set(frame.columns) == {"penalty", "l2.weight", "seed", "data.seed", "status", "metric", "value"}
     assert sorted(frame[(frame.metric == "test/error") & (frame.penalty == "l2")].value) == sorted(NONE)
     assert set(frame[frame.metric == "train/loss"].value) == {1 / 3}
+
+
+def test_long_numbers_are_shown_with_four_digits_if_they_still_differ(write: Write, tmp_path: Path) -> None:
+    write("optimizer.lr=0.0123456789", test_error=0.1)
+    write("optimizer.lr=0.5", test_error=0.1)
+    assert values_of(summarize(tmp_path).rows, "lr") == ["0.01235", "0.5"]
+    write("optimizer.lr=0.0123456788", test_error=0.1)
+    assert values_of(summarize(tmp_path).rows, "lr") == ["0.0123456788", "0.0123456789", "0.5"]
 
 
 def test_the_picture_marks_what_is_different_and_what_lies_outside(write: Write, tmp_path: Path) -> None:

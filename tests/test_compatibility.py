@@ -15,11 +15,14 @@ LINE = ("data=line", "model=mlp", "loss=mse", "batch_size=5")
 SLOPES = ("tangent_prop", "jacobian", "jacobian_spectral", "input_gradient")
 FALLING = {
     "cosine": ("scheduler=cosine",),
+    "staircase": ("scheduler=staircase", "scheduler.steps=159", "batch_size=1"),  # falls at the last of 160 steps
     "geometric": ("scheduler=geometric",),
     "step": ("scheduler=step", "scheduler.milestones=[3]", "scheduler.values=[0.1,0.05]"),
 }
 NOT_FALLING = {
     "constant": (),
+    "staircase beyond the end": ("scheduler=staircase", "scheduler.steps=160", "batch_size=1"),
+    "staircase, a step an epoch": ("scheduler=staircase", "scheduler.steps=4", "optimizer.gradient=full"),
     "factor 1": ("scheduler=geometric", "scheduler.factor=1"),
     "step beyond the end": ("scheduler=step", "scheduler.milestones=[4]", "scheduler.values=[0.1,0.05]"),
 }

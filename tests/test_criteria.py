@@ -53,6 +53,16 @@ def test_cross_entropy_and_nll_give_the_lectures_number():
     assert NLL()(outputs.log_softmax(dim=1), targets).mean().item() == pytest.approx(2.5141, abs=5e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_uniform_outputs_is_the_logarithm_of_the_classes(classes, smoothing):
+    outputs = torch.full((3, classes), 7.0, dtype=torch.float64)
+    targets = torch.tensor([0, 1, classes - 1])
+    expected = torch.full((3,), math.log(classes), dtype=torch.float64)
+    torch.testing.assert_close(CrossEntropy(label_smoothing=smoothing)(outputs, targets), expected)
+    torch.testing.assert_close(NLL()(outputs.log_softmax(dim=1), targets), expected)
+
+
 @pytest.mark.parametrize(("criterion", "theirs"), CLASSES + VALUES, ids=lambda c: name(c)[:40])
 def test_the_mean_over_a_batch_is_torchs(criterion, theirs):
     outputs, targets = draw(criterion)

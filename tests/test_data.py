@@ -22,7 +22,7 @@ from data.files import File
 from data.public import NAMES
 
 CONF = Path(__file__).parents[1] / "conf/data"
-COMMON = {"train_size", "validation_size", "normalize", "label_noise", "seed"}
+COMMON = {"train_size", "per_class", "validation_size", "normalize", "label_noise", "seed"}
 
 
 def numbered(train=100, test=20, classes=4):
@@ -95,6 +95,35 @@ def test_sine():
     torch.testing.assert_close(clean.train.targets, torch.sin(torch.pi * clean.train.inputs))
 
 
+def test_moons():
+    raw = data.Moons(n=301, noise=0.0, seed=1).load()
+    x, y = raw.train.inputs.T
+    labels = raw.train.targets
+    assert labels[:4].tolist() == [0, 1, 0, 1]  # balanced at every size
+    turned = labels == 1
+    x, y = torch.where(turned, 1 - x, x), torch.where(turned, 0.5 - y, y)
+    torch.testing.assert_close(x.square() + y.square(), torch.ones(301))  # both become the upper half circle
+    assert y.min() > -1e-6
+    angle = torch.atan2(y, x)
+    assert angle.mean().item() == pytest.approx(torch.pi / 2, abs=0.15)
+    assert angle.std().item() == pytest.approx(torch.pi / 12**0.5, abs=0.1)
+    assert raw.test.inputs.shape == (1000, 2)
+    assert raw.classes == 2
+    noisy = data.Moons(n=301, noise=0.3, seed=1).load()
+    difference = noisy.train.inputs - raw.train.inputs
+    assert difference.std(0).tolist() == pytest.approx([0.3, 0.3], rel=0.15)
+    assert torch.corrcoef(difference.T)[0, 1].abs() < 0.2
+
+
+def test_moons_are_drawn_by_the_seed_alone():
+    few, many, other = data.Moons(10).load(), data.Moons(20).load(), data.Moons(10, seed=1).load()
+    assert torch.equal(few.test.inputs, many.test.inputs)
+    assert not torch.equal(few.train.inputs, other.train.inputs)
+    assert not torch.equal(few.test.inputs, other.test.inputs)
+    assert not torch.isin(few.train.inputs, few.test.inputs).any()
+
+
+@pytest.mark.parametrize("source", [data.Sine, data.Moons])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -104,9 +133,9 @@ def test_sine():
         ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
     ],
 )
-def test_sine_refuses(arguments, words):
+def test_drawn_data_refuse(source, arguments, words):
     with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-        data.Sine(**arguments)
+        source(**arguments)
 
 
 def idx(array):
@@ -440,6 +469,37 @@ def test_validation_split_is_drawn_by_the_seed():
     assert first != list(range(50, 55))
 
 
+def unbalanced(classes=4):
+    """Three classes of 12, 24 and 36 examples, in an order of no pattern; of the classes number 3 does not occur."""
+    labels = torch.tensor([0, 1, 1, 2, 2, 2] * 12)[torch.randperm(72, generator=torch.Generator().manual_seed(0))]
+    split = data.Split(torch.arange(72.0).unsqueeze(1), labels)
+    return data.Raw(split, split, classes)
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_per_class_takes_the_first_of_each_class(count):
+    raw = unbalanced()
+    made = plain(raw, per_class=count)
+    assert made.train.targets.bincount().tolist() == [count] * 3
+    wanted = [n for n in range(72) if (raw.train.targets[:n] == raw.train.targets[n]).sum() < count]
+    assert numbers(made.train) == wanted
+    assert made.train.targets.tolist() == raw.train.targets[wanted].tolist()
+
+
+def test_validation_never_unbalances_the_classes():
+    raw = unbalanced()
+    for size, wanted in ((None, 3), (0, 0), (36, 36)):
+        made = plain(raw, per_class=12, validation_size=size)
+        kept = numbers(made.validation) if made.validation else []
+        assert (len(made.train), len(set(kept))) == (36, wanted)
+        assert not set(kept) & set(numbers(made.train))
+    balanced = numbered(train=40)
+    assert plain(balanced, per_class=10).validation is None  # nothing is left for it
+    assert len(plain(balanced, per_class=9).validation) == 3
+    with pytest.raises(ValueError, match=r"^validation_size must be 0 to 36 with 36 of 72 examples .* got 37$"):
+        plain(raw, per_class=12, validation_size=37)
+
+
 def test_prepare_describes_the_data():
     made = plain(numbered())
     assert (made.shape, made.classes, made.outputs) == ((1,), 4, 4)
@@ -573,6 +633,12 @@ def test_normalisation_leaves_the_raw_data_alone():
             {"train_size": 20, "validation_size": 81},
             "validation_size must be 0 to 80 with 20 of 100 examples to train on, or null, got 81",
         ),
+        ({"per_class": 26}, "per_class must be 1 to 25 (all of the rarest class) or null, got 26"),
+        ({"per_class": 0}, "per_class must be 1 to 25 (all of the rarest class) or null, got 0"),
+        (
+            {"per_class": 5, "train_size": 20},
+            "per_class must be null beside train_size=20, got 5: leave one null",
+        ),
         ({"normalize": "batch"}, "normalize must be scalar, component or none, got batch"),
         ({"label_noise": 1.5}, "label_noise must be a fraction, 0 to 1, got 1.5"),
         ({"label_noise": float("nan")}, "label_noise must be a fraction, 0 to 1, got nan"),
@@ -587,6 +653,11 @@ def test_refusals(options, words):
 def test_label_noise_needs_classes():
     with pytest.raises(ValueError, match=r"^label_noise must be 0 where there are no two classes, got 0.1$"):
         data.prepare(data.Line().load(), label_noise=0.1, validation_size=0)
+
+
+def test_per_class_needs_classes():
+    with pytest.raises(ValueError, match=r"^per_class must be null where there are no classes, got 1: choose train_s"):
+        data.prepare(data.Line().load(), per_class=1, validation_size=0)
 
 
 # ---------------------------------------------------------------- configuration
@@ -612,7 +683,9 @@ def test_there_is_a_config_file_for_every_source():
 
 @pytest.mark.process
 def test_small_sources_import_nothing_slow():
-    code = "import sys, data; data.Line().load(); print({'torchvision', 'sklearn'} & {*sys.modules})"
+    code = (
+        "import sys, data; data.Line().load(); data.Moons().load(); print({'torchvision', 'sklearn'} & {*sys.modules})"
+    )
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

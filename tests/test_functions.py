@@ -1,5 +1,7 @@
 """The autograd functions of lecture 5.7: values, all derivatives, vmap, and use as layers."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -45,6 +47,33 @@ def test_absolute_product_and_its_derivatives_in_closed_form():
     assert by_v.tolist() == [2.0, 2.0, -3.0, 0.0]
     (mixed,) = torch.autograd.grad(by_u.sum(), v)
     assert mixed.tolist() == [1.0, -1.0, -1.0, 0.0]
+
+
+def test_the_lectures_loop_prints_its_losses():
+    """Lecture 5.7 fits 3x8 outputs of `killhead` by SGD with lr 1 and prints the losses 1.5176 to 0.8663.
+
+    Each step multiplies a residual that can be trained by 1 - 2/24, so its square, and with it the decrements of the
+    loss, by (1 - 2/24)^2. What was killed stays: its share follows from the two printed numbers.
+    """
+    shrinks, first, last = (1 - 2 / 24) ** 2, 1.5176, 0.8663
+    trainable = (first - last) / (1 - shrinks**4)
+    y, x = draw(3, 8).detach(), draw(3, 8, seed=1)
+    with torch.no_grad():
+        y[:, :2] *= ((first - trainable) * 24 / y[:, :2].square().sum()).sqrt()
+        residual = x[:, 2:] - y[:, 2:]
+        x[:, 2:] = y[:, 2:] + residual * (trainable * 24 / residual.square().sum()).sqrt()
+    killed, losses = x[:, :2].clone(), []
+    criterion, optimizer = nn.MSELoss(), torch.optim.SGD([x], lr=1.0)
+    for _ in range(5):
+        loss = criterion(kill_head(x, 2), y)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (losses[0], losses[-1]) == pytest.approx((first, last), rel=1e-9)
+    decrements = [before - after for before, after in pairwise(losses)]
+    assert [after / before for before, after in pairwise(decrements)] == pytest.approx([0.84028] * 3, abs=5e-6)
+    assert torch.equal(x[:, :2], killed)
 
 
 @pytest.mark.parametrize("n", [0, 2, 4])

@@ -351,6 +351,31 @@ def test_schedule_sets_the_rate(composed: Composed) -> None:
     assert rates == pytest.approx([0.2, 0.05])
 
 
+def test_a_staircase_falls_within_an_epoch_and_goes_on_where_it_was(composed: Composed) -> None:
+    options = (*MLP, "optimizer.lr=0.8", "scheduler=staircase", "scheduler.factor=0.5", "scheduler.steps=2")
+    loop = looped(composed, *options)  # of three steps an epoch
+    rates: list[float] = []
+
+    def watch(loop: Loop) -> None:
+        optimizer = loop.components.optimizer
+        optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+
+    def interrupt() -> None:
+        if loop.epoch == 1 and loop.batch == 2:
+            raise KeyboardInterrupt
+
+    watch(loop)
+    loop.run_epoch()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_epoch(interrupt)
+    resumed = looped(composed, *options)
+    watch(resumed)
+    resumed.load_state_dict(loop.state_dict())
+    resumed.run_epoch()
+    assert rates == [0.8, 0.8, 0.4, 0.4, 0.2, 0.2]
+    assert torch.equal(vector(resumed.components.model), weights_after(looped(composed, *options), 2))
+
+
 def test_gradients_reach_the_parameters_alone(composed: Composed) -> None:
     loop = looped(composed, *SMALL, "penalty=[jacobian,l2]")
     loop.run_epoch()

@@ -26,7 +26,7 @@ OPTIONS = [
     (models.Convnet, SEQUENCE, {"norm": "batch"}),
     (models.Convnet, SEQUENCE, {"norm": "group", "pool": 1}),
 ]
-SMOOTH = ["tanh", "softplus", "gelu", "elu", "silu"]
+SMOOTH = ["tanh", "sigmoid", "softplus", "gelu", "elu", "silu"]
 
 
 def names(model):
@@ -78,12 +78,12 @@ def test_large_margin_convnet_is_the_references():
     assert plain.conv1.bias is not None
 
 
-@pytest.mark.parametrize("activation", ["relu", *SMOOTH])
+@pytest.mark.parametrize("activation", ["relu", "identity", *SMOOTH])
 def test_mlp_is_its_formula(activation):
     model = models.MLP(input_shape=(2, 3), outputs=4, widths=[5, 7], activation=activation).double()
     assert names(model) == ["flatten", "fc1", f"{activation}1", "fc2", f"{activation}2", "fc3"]
     inputs = torch.randn(6, 2, 3, dtype=torch.float64)
-    act = getattr(torch, activation, None) or getattr(F, activation)
+    act = {"identity": lambda x: x}.get(activation) or getattr(torch, activation, None) or getattr(F, activation)
     w = dict(model.named_parameters())
     hidden = act(inputs.reshape(6, 6) @ w["fc1.weight"].T + w["fc1.bias"])
     hidden = act(hidden @ w["fc2.weight"].T + w["fc2.bias"])
@@ -296,6 +296,16 @@ def test_smooth_networks_are_not(activation):
     assert not models.Convnet(input_shape=MNIST, outputs=1, activation=activation).piecewise_linear
 
 
+@pytest.mark.parametrize(("model", "shape"), [(models.MLP, (6,)), (models.Convnet, (2, 8, 8))])
+def test_with_identity_a_network_keeps_its_layers_and_is_linear_between_the_poolings(model, shape):
+    options = {"pool": 1} if model is models.Convnet else {}
+    network = model(input_shape=shape, outputs=3, activation="identity", **options).double()
+    assert network.piecewise_linear
+    assert "identity1" in names(network)
+    x, y = torch.randn(2, 1, *shape, dtype=torch.float64)
+    torch.testing.assert_close(network(x + y) + network(torch.zeros_like(x)), network(x) + network(y))
+
+
 def test_a_convnet_is_piecewise_linear_unless_its_groups_are_normalised():
     for norm in ("none", "batch", "group"):
         model = models.Convnet(input_shape=MNIST, outputs=1, norm=norm, dropout=0.1)
@@ -354,7 +364,7 @@ def test_a_convnet_is_piecewise_linear_unless_its_groups_are_normalised():
         (
             models.MLP,
             {"activation": "rleu"},
-            "activation must be one of relu, tanh, softplus, gelu, elu, silu, got rleu",
+            "activation must be one of relu, tanh, sigmoid, softplus, gelu, elu, silu, identity, got rleu",
         ),
     ],
 )

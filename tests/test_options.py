@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
         "fashion_mnist": (*SMALL, "data.root={public}"),
         "cifar10": (*SMALL, "data.root={public}", "model=cifar10_convnet"),
         "line": LINE,
+        "moons": ("data=moons", "model=mlp", "batch_size=90", "epochs=1"),
         "plateaus": (*LINE, "data=plateaus", "batch_size=2"),
         "sine": (*LINE, "data=sine", "batch_size=50"),
         "npz": (*SMALL, *CIFAR),
@@ -52,15 +53,16 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "init": dict.fromkeys(
         ("torch", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "normal"), SMALL
-    ),
+    )
+    | {"lsuv": SMALL},
     "loss": {
         **dict.fromkeys(("cross_entropy", "mse_one_hot", "multi_margin"), SMALL),
         "nll": (*SMALL, "model.log_softmax=true"),
         **{name: (*LINE, f"loss={name}") for name in ("mse", "sum_of_squares", "l1")},
     },
     "optimizer": dict.fromkeys(("sgd", "momentum", "nesterov", "adam", "adamw", "adamax", "nadam"), SMALL)
-    | dict.fromkeys(("rmsprop", "adagrad", "adadelta", "lbfgs"), SMALL),
-    "scheduler": dict.fromkeys(("constant", "step", "geometric", "cosine"), SMALL),
+    | dict.fromkeys(("rmsprop", "rmsprop_tensorflow", "adagrad", "adadelta", "lbfgs"), SMALL),
+    "scheduler": dict.fromkeys(("constant", "step", "geometric", "staircase", "cosine"), SMALL),
     "augment": dict.fromkeys(("none", "noise", "distortion", "adversarial"), SMALL),
     "penalty": dict.fromkeys(("l2", "l1", "elastic_net"), (*SMALL, "optimizer=sgd"))
     | dict.fromkeys(("jacobian", "jacobian_spectral", "tangent_prop", "large_margin"), SMALL)

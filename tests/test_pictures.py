@@ -6,12 +6,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from torch import nn
 
 from data import Dataset, Raw, Split, prepare
-from runner.recording.pictures import confusion_figure, mistakes_figure, regression_figure
+from runner.evaluation.evaluate import Evaluation
+from runner.recording.pictures import confusion_figure, figures_of, mistakes_figure, regions_figure, regression_figure
 
 
 class Parabola(nn.Module):
@@ -180,3 +182,59 @@ def test_no_mistakes_and_no_images() -> None:
     assert not figure.axes[0].images
     pixels(figure)
     assert mistakes_figure(torch.zeros(4, 7), torch.eye(4), targets, torch.zeros(4), dataset) is None
+
+
+class Stripes(nn.Module):
+    """Class 0 left of x = 1, class 1 up to x = 3, class 2 beyond; or what `values` says everywhere."""
+
+    def __init__(self, dataset: Dataset, values: list[float] | None = None) -> None:
+        super().__init__()
+        self.offset, self.scale, self.values = dataset.offset, dataset.scale, values
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(inputs * self.scale + self.offset)[:, 0]
+        if self.values is not None:
+            return torch.tensor(self.values).expand(len(x), 3)
+        return torch.stack([1 - x, torch.zeros_like(x), x - 3], 1)
+
+
+def plane_data() -> Dataset:
+    points = torch.cartesian_prod(torch.linspace(0, 4, 7), torch.linspace(-30, -10, 5))
+    part = Split(points, (points[:, 0] > 1).long() + (points[:, 0] > 3).long())
+    return prepare(Raw(part, part, classes=3), validation_size=0, normalize="component")
+
+
+def test_regions_are_the_predictions_in_units_of_the_raw_data() -> None:
+    dataset = plane_data()
+    model = Stripes(dataset).train()
+    figure = regions_figure(model, dataset)
+    assert model.training
+    axes = figure.axes[0]
+    (image,) = axes.images
+    left, right, bottom, top = image.get_extent()
+    assert (left, right, bottom, top) == pytest.approx((-0.8, 4.8, -34, -6), rel=1e-5)
+    picture = np.asarray(image.get_array())
+    columns = [round((x - left) / (right - left) * (picture.shape[1] - 1)) for x in (0.9, 1.1, 2.9, 3.1)]
+    assert (picture[:, columns] == picture[:1, columns]).all(), "the second input changes nothing"
+    shades = picture[0, columns] @ [0.3, 0.6, 0.1]
+    assert shades[1] == shades[2]
+    assert min(np.diff(shades[[0, 1, 3]])) > 0.1, "they differ in grey"
+    drawn = [path.vertices for c in axes.collections if isinstance(c, ContourSet) for path in c.get_paths()]
+    assert {round(x, 2) for x, _ in np.concatenate(drawn).tolist()} == {1.0, 3.0}
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)])
+    assert len(points) == 35
+    assert points.min(0).tolist() == pytest.approx([0, -30], abs=1e-5)
+    assert pixels(figure).std() > 0.05
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.0, 0.0], [float("nan")] * 3, [0.0, float("inf"), float("-inf")]])
+def test_one_class_everywhere_or_nan_makes_a_picture_of_regions_too(values: list[float]) -> None:
+    dataset = plane_data()
+    pixels(regions_figure(Stripes(dataset, values), dataset))
+
+
+def test_regions_are_a_picture_of_classes_in_the_plane() -> None:
+    plane = plane_data()
+    evaluation = Evaluation(torch.zeros(35, 3), torch.zeros(35), 0.0, 0.0)
+    assert set(figures_of(Stripes(plane), plane, evaluation)) == {"pictures/confusion", "pictures/regions"}

@@ -72,6 +72,7 @@ def assert_exact(run: Run, epoch: Epoch, **options: Any) -> None:
         (*SHORT, "model.width=0.25"),
         (*SHORT, "model.width=0.25", "penalty=jacobian"),  # with the channels first
         (*MLP, "data.normalize=component"),
+        (*MLP, "init=lsuv", "model.activation=tanh"),  # which needs the data that is not read here
         (*MLP, "data.normalize=none", "optimizer.lr=0.1"),
         (*SHORT, "model=large_margin_convnet", "model.width=0.1"),
         (*SHORT, "model=large_margin_convnet", "model.width=0.1", "batch_norm=frozen"),

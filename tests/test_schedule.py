@@ -1,16 +1,18 @@
-"""Schedules: pure factors of the epoch, 1 at the start."""
+"""Schedules: pure factors of the epoch or the step, 1 at the start."""
 
 import math
 
 import pytest
 
-from runner.schedule import Constant, Cosine, Geometric, Step
+from runner.schedule import Constant, Cosine, Geometric, Staircase, Step
 
-ALL = [Constant(), Step(milestones=[3, 5], values=[0.1, 0.05, 0.2]), Geometric(factor=0.5), Cosine(final=0.1)]
+ALL = [Constant(), Step(milestones=[3, 5], values=[0.1, 0.05, 0.2]), Geometric(factor=0.5)]
+ALL += [Staircase(factor=0.5, steps=3), Cosine(final=0.1)]
 
 
 def rates(schedule, epochs, lr=1.0):
-    return [lr * schedule(epoch, epochs) for epoch in range(epochs)]
+    """The learning rate of each epoch, of one step each."""
+    return [lr * schedule(epoch, epochs, epoch) for epoch in range(epochs)]
 
 
 def test_constant():
@@ -36,12 +38,20 @@ def test_geometric():
     assert rates(Geometric(factor=0.5), 4, lr=0.8) == pytest.approx([0.8, 0.4, 0.2, 0.1])
 
 
+def test_staircase_counts_steps_whatever_the_epoch():
+    schedule = Staircase(factor=0.5, steps=4)
+    assert [schedule(0, 1, step) for step in range(10)] == [1] * 4 + [0.5] * 4 + [0.25] * 2
+    assert schedule(7, 9, 3) == 1
+    # TensorFlow's exponential_decay with staircase, of the reference's 20,001st step
+    assert 0.001 * Staircase()(0, 1, 20_000) == pytest.approx(0.001 * 0.96**10)
+
+
 def test_cosine_starts_at_one_and_ends_at_final():
     schedule = Cosine(final=0.2)
-    assert schedule(0, 8) == 1
-    assert schedule(4, 8) == pytest.approx(0.6)
-    assert schedule(2, 8) == pytest.approx(0.2 + 0.8 * math.cos(math.pi / 8) ** 2)
-    assert schedule(8, 8) == pytest.approx(0.2)
+    assert schedule(0, 8, 0) == 1
+    assert schedule(4, 8, 0) == pytest.approx(0.6)
+    assert schedule(2, 8, 0) == pytest.approx(0.2 + 0.8 * math.cos(math.pi / 8) ** 2)
+    assert schedule(8, 8, 0) == pytest.approx(0.2)
     falling = rates(schedule, 9)
     assert falling == sorted(falling, reverse=True)
 
@@ -50,12 +60,12 @@ def test_cosine_starts_at_one_and_ends_at_final():
 def test_every_schedule_is_a_pure_function_that_starts_at_one(schedule):
     first = rates(schedule, 10)
     assert first[0] == 1
-    assert [schedule(epoch, 10) for epoch in reversed(range(10))] == first[::-1]
+    assert [schedule(epoch, 10, epoch) for epoch in reversed(range(10))] == first[::-1]
     assert schedule == eval(repr(schedule))  # nothing beside the options is kept
 
 
 def test_only_step_brings_a_learning_rate():
-    assert [schedule.initial for schedule in ALL] == [None, 0.1, None, None]
+    assert [schedule.initial for schedule in ALL] == [None, 0.1, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +99,8 @@ def test_only_step_brings_a_learning_rate():
         (Geometric, {"factor": 0.0}, "factor must be positive and at most 1, got 0.0"),
         (Geometric, {"factor": 1.1}, "factor must be positive and at most 1, got 1.1"),
         (Geometric, {"factor": math.nan}, "factor must be positive and at most 1, got nan"),
+        (Staircase, {"factor": 1.1}, "factor must be positive and at most 1, got 1.1"),
+        (Staircase, {"steps": 0}, "steps must be at least 1, got 0"),
         (Cosine, {"final": -0.1}, "final must be between 0 and 1, got -0.1"),
         (Cosine, {"final": 1.1}, "final must be between 0 and 1, got 1.1"),
     ],

@@ -73,9 +73,11 @@ number_range = _Rule(
 
 RULES = (  # a rule, and the keys that it holds for
     (whole(0), "seed data.seed sweep.trials"),
-    (whole(1), "epochs batch_size augment.steps optimizer.max_iter optimizer.history_size penalty.*.every"),
+    (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every scheduler.steps"),
+    (whole(1), "augment.steps"),
+    (whole(2), "init.examples"),
     (_optional(whole(0)), "evaluate_every data.validation_size"),
-    (_optional(whole(1)), "threads data.train_size optimizer.max_eval sweep.n_jobs"),
+    (_optional(whole(1)), "threads data.train_size data.per_class optimizer.max_eval sweep.n_jobs"),
     (not_negative, "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
     (not_negative, "augment.sigma augment.size augment.sizes.*"),
     (number("between 0 and 1", lambda value: 0 <= value <= 1), "data.label_noise"),

@@ -1,12 +1,14 @@
-"""Pictures of what a model has learned: the curve of a regression, the confusions, the worst mistakes.
+"""Pictures of what a model has learned: the curve of a regression, confusions, worst mistakes, decision regions.
 
 Made with matplotlib's figures alone, since pyplot would keep each of them. NaN is left out, never an error.
 """
 
+from collections.abc import Iterator
 from math import ceil
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -24,6 +26,8 @@ TANGENTS = 20  # at most so many, spread over the points in order: more would hi
 TANGENT = 0.1  # a tangent's length, in widths of the picture
 READABLE = 20  # classes: beyond them the numbers in the cells would overlap
 COLUMNS = 5  # images in a row
+PLANE = 201  # points on each side of the plane
+MARKERS = "osD^vP*X"  # of the classes, as far as they go
 # Inches of 100 pixels. TensorBoard's Images page shows 350 pixels across, its Time Series page 205 down; it shrinks
 # what is larger, and its letters with it.
 WIDTH, HEIGHT = 3.4, 2.05
@@ -31,7 +35,7 @@ BLUE, ORANGE, GREY = "#08519c", "#fdae61", "0.65"  # a dark and a light one: the
 
 
 def figures_of(model: nn.Module, dataset: Dataset, test: Evaluation) -> dict[str, Figure | None]:
-    """Return the pictures that suit the data: confusions and mistakes of classes, or the curve of a 1-D regression."""
+    """Return the pictures that suit the data: confusions, mistakes, regions of classes; a 1-D regression's curve."""
     if dataset.classes is None:
         return {"pictures/curve": regression_figure(model, dataset)}
     inputs, targets = dataset.test.inputs, dataset.test.targets
@@ -40,6 +44,8 @@ def figures_of(model: nn.Module, dataset: Dataset, test: Evaluation) -> dict[str
     }
     if len(dataset.shape) == 3:
         figures["pictures/mistakes"] = mistakes_figure(inputs, test.outputs, targets, test.losses, dataset)
+    if dataset.shape == (2,):
+        figures["pictures/regions"] = regions_figure(model, dataset)
     return figures
 
 
@@ -205,3 +211,58 @@ def _mosaic(axes: Axes, images: Array) -> tuple[int, int]:
     picture = cells.reshape(rows * (height + line), COLUMNS * (width + gap), channels)
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return height + line, width + gap
+
+
+def regions_figure(model: nn.Module, dataset: Dataset) -> Figure:
+    """Draw which class the model predicts where in the plane, and the training points, in units of the raw data.
+
+    Args:
+        model: takes points (N, 2) and returns outputs (N, C); the largest is the prediction.
+        dataset: of points in the plane with classes.
+    """
+    inputs, labels = dataset.train.inputs, dataset.train.targets.cpu()
+    low, high = inputs.amin(0), inputs.amax(0)
+    margin = MARGIN * (high - low).where(high > low, 1.0)
+    steps = torch.linspace(0, 1, PLANE, device=inputs.device).unsqueeze(1)
+    sides = low - margin + steps * (high - low + 2 * margin)  # (PLANE, 2): of the first and of the second input
+    outputs = _outputs(model, torch.cartesian_prod(*sides.T)).reshape(PLANE, PLANE, -1).transpose(1, 0, 2)
+    colors = colormaps["cividis"](np.linspace(0.1, 0.95, dataset.outputs))[:, :3]  # they differ in grey, too
+    x, y = _array(sides * dataset.scale + dataset.offset).T
+    figure, axes = _figure(WIDTH, HEIGHT, right=0.75)
+    pale = 0.5 + 0.5 * colors[outputs.argmax(2)]  # for the points to be seen
+    axes.imshow(pale, extent=(x[0], x[-1], y[0], y[-1]), origin="lower", aspect="auto")
+    for difference in _margins(outputs):
+        axes.contour(x, y, difference, levels=[0.0], colors="black", linewidths=1)
+    _points(axes, _array(inputs * dataset.scale + dataset.offset), labels, colors)
+    axes.set(xlabel="first input", ylabel="second input")
+    axes.set_title("predicted class and training points", fontsize=8.5, pad=3)
+    return figure
+
+
+def _points(axes: Axes, points: Array, labels: Tensor, colors: Array) -> None:
+    """Draw points (N, 2), each class with a colour and a marker of its own; a legend if there are few classes."""
+    for label in labels.unique().tolist():
+        x, y = points[labels == label].T
+        axes.scatter(
+            x, y, s=12, marker=MARKERS[label % len(MARKERS)], color=colors[label], label=f"class {label}",
+            edgecolors="black", linewidths=0.4, zorder=3,
+        )  # fmt: skip
+    if len(colors) <= len(MARKERS):
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.98, 1.05), handletextpad=0.2)
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Array:
+    """Return the model's outputs in evaluation mode, all finite."""
+    training = model.training
+    with torch.no_grad():
+        outputs = model.eval()(inputs)
+    model.train(training)
+    return np.nan_to_num(_array(outputs), posinf=1e30, neginf=-1e30)
+
+
+def _margins(outputs: Array) -> Iterator[Array]:
+    """Yield, for each class but the last, its output less the largest of the others, where it changes sign."""
+    for label in range(outputs.shape[2] - 1):
+        margin = outputs[..., label] - np.delete(outputs, label, 2).max(2)
+        if margin.min() < 0 < margin.max():
+            yield margin

@@ -39,7 +39,7 @@ def columns_of(summary: Summary, metric: str | None) -> list[Column]:
     rows = summary.rows
     columns = [Column("", ["*" if row in summary.best else "" for row in rows], 0, False)]
     for key in summary.columns:
-        columns.append(Column(key, [row.typed(key) for row in rows], 0, is_number=key not in ("arm", "chosen")))
+        columns.append(Column(key, values_of(rows, key), 0, is_number=key not in ("arm", "chosen")))
     columns.append(Column("n", [str(len(row.done)) for row in rows], 0))
     if any(row.diverged for row in rows):
         columns.append(Column("diverged", [str(row.diverged or "") for row in rows], 0))
@@ -49,6 +49,16 @@ def columns_of(summary: Summary, metric: str | None) -> list[Column]:
         if name == metric:
             columns.append(Column(f"{name}\nmedian", medians(rows, name), 2))
     return columns
+
+
+def values_of(rows: Sequence[Row], key: str) -> list[str]:
+    """Return the cells of a swept key; numbers that a search has drawn with 4 digits, if these still differ."""
+    typed = [row.typed(key) for row in rows]
+    values = [row.keys.get(key) for row in rows]
+    short = [
+        f"{value:.{DIGITS}g}" if isinstance(value, float) else cell for value, cell in zip(values, typed, strict=True)
+    ]
+    return short if len({*short}) == len({*typed}) else typed
 
 
 def of_interest(summary: Summary, metric: str | None) -> list[str]:
