@@ -35,7 +35,7 @@ MEASURED = ("seconds", "examples_per_second")  # beside the metrics, whose tags 
 FILE = "model.safetensors"
 
 
-def load_runs(*folders: str | Path) -> pandas.DataFrame:
+def load_runs(*folders: str | Path, trials: bool = False) -> pandas.DataFrame:
     """Return a row for each run at or below some folders.
 
     Its columns are, in this order:
@@ -55,6 +55,7 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
 
     Args:
         folders: folders of runs, or directories of single runs.
+        trials: also the runs that have only chosen what a sweep with arms compares (`sweep.trials`).
 
     Raises:
         NothingToShow: if there is no run.
@@ -62,11 +63,13 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
     import pandas
 
     runs = [read_run(path) for path in directories([Path(folder) for folder in folders])]
+    members = [member for folder in {run.path.parent for run in runs} for member in members_of(folder) if member.arm]
+    arms = {member.path: member for member in members}
+    runs = [run for run in runs if trials or run.path not in arms or arms[run.path].stage != "trial"]
     if not runs:
         raise NothingToShow(f"there are no runs in {', '.join(map(str, folders))}: give a folder such as runs/<name>")
     configs = [config_of([run]) or {} for run in runs]
     settings = _settings_of(runs, configs)
-    arms = {member.path: member for folder in {run.path.parent for run in runs} for member in members_of(folder)}
     facts = [
         {**_facts_of(run), **_purpose_of(arms.get(run.path)), "setting": settings.get(run.result.get("group_id"), "")}
         for run in runs
@@ -197,7 +200,7 @@ def _facts_of(run: RunRecord) -> dict[str, Any]:
 
 def _purpose_of(member: Member | None) -> dict[str, str]:
     """Return what a run is in a sweep with arms for."""
-    return {"arm": member.arm, "stage": member.stage} if member and member.arm else {}
+    return {"arm": member.arm, "stage": member.stage} if member else {}
 
 
 def _metrics_of(run: RunRecord) -> dict[str, float]:

@@ -29,6 +29,7 @@ from runner.summary.settings import as_typed
 
 SHOWN = 20  # directories, before they are deleted
 DIGITS = "{:.4g}".format
+SPLIT_BY_SEED = "data.seed=${seed}"
 
 
 def found(run: str) -> Path:
@@ -41,10 +42,11 @@ def found(run: str) -> Path:
 
 def show_list(options: argparse.Namespace) -> None:
     """Print a line for each run."""
-    runs = load_runs(*options.folders)
+    runs = load_runs(*options.folders, trials=True)
     kind = "error" if "test/error" in runs else "loss"
     names = [f"validation/{kind}", f"test/{kind}", f"best/test/{kind}", "seconds"]
-    columns = ["run_id", "status", "setting", "seed", "epoch", *(name for name in names if name in runs)]
+    arms = [name for name in ("arm", "stage") if name in runs]
+    columns = ["run_id", "status", *arms, "setting", "seed", "epoch", *(name for name in names if name in runs)]
     print(runs.reindex(columns=columns).to_string(index=False, float_format=DIGITS, na_rep=""))
 
 
@@ -63,7 +65,7 @@ def show_differences(options: argparse.Namespace) -> None:
     """Print the keys in which runs differ, and their metrics beside each other."""
     if len(options.runs) < 2:
         raise NothingToShow(f"compare needs at least two runs, got {options.runs[0]}")
-    runs = load_runs(*map(found, options.runs)).set_index("run_id")
+    runs = load_runs(*map(found, options.runs), trials=True).set_index("run_id")
     facts = ("group_id", "path", "reason", "setting", "best/by")
     keys = [key for key in config_columns(runs) if key not in facts and runs[key].map(as_typed).nunique() > 1]
     numbers = [tag for tag in runs if "/" in tag and tag not in facts]
@@ -105,8 +107,12 @@ def command(path: Path, seeds: range | None = None) -> str:
     config = config_of([read_run(path)])
     if config is None:
         return "unknown: config.yaml is missing or no config"
-    typed = path / "overrides.yaml"
-    return command_of(overrides_of(config, yaml.safe_load(typed.read_text()) if typed.exists() else []), seeds)
+    file = path / "overrides.yaml"
+    typed = yaml.safe_load(file.read_text()) if file.exists() else []
+    lines = overrides_of(config, typed)
+    if seeds is not None and SPLIT_BY_SEED in typed:  # fresh seeds have splits of their own, too
+        lines = [line for line in lines if not line.startswith("data.seed=")] + [SPLIT_BY_SEED]
+    return command_of(lines, seeds)
 
 
 def delete_runs(options: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ from runner.summary.forest import figure_of
 from runner.summary.groups import summarize
 from runner.summary.report import report
 from runner.summary.table import values_csv, values_of
-from runner.sweep.arms import chosen, points, points_of
+from runner.sweep.arms import best_of, points, points_of, validated
 
 Write = Callable[..., Path]
 NONE = [0.050, 0.048, 0.053, 0.049, 0.051]
@@ -262,11 +262,13 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
         "d": Result(0.0, 0.0, 0.0, "diverged"),
     }
     trials = {(name,): [[name]] for name in runs}
-    assert chosen(trials, lambda job: runs[job[0]]) == ("c",)  # type: ignore[arg-type,return-value]
-    assert chosen({("d",): [["d"]]}, lambda job: runs[job[0]]) is None  # type: ignore[arg-type,return-value]
+    means = validated(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+    assert means["b",] == (0.1, 0.9)
+    assert best_of(means) == ("c",)
+    assert best_of({("d",): means["d",]}) is None
     runs["a"].monitor = "train/error"
     with pytest.raises(SystemExit):  # no validation examples
-        chosen(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+        validated(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.process
@@ -277,11 +279,12 @@ def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> N
     said = sweeps.run(*line)
     results = sweeps.results()
     assert len(results) == 2 * 2 * 2 + 3 * 3  # two arms with 2 weights on 2 tuning seeds; three on 3 seeds
-    frame = load_runs(sweeps.folder / "runs")
+    frame = load_runs(sweeps.folder / "runs", trials=True)
     assert frame.value_counts(["arm", "stage"]).to_dict() == {
         ("l2", "trial"): 4, ("both", "trial"): 4, ("none", "comparison"): 3, ("l2", "comparison"): 3,
         ("both", "comparison"): 3,
     }  # fmt: skip
+    assert len(load_runs(sweeps.folder / "runs")) == 9
     assert "8 trials choose on validation what is compared then" in said
     assert "Difference to none in test/loss, paired by seed" in said
     assert said.rstrip().endswith("of such tables.")

@@ -44,7 +44,12 @@ class Predictor(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs (N, C) for raw inputs (N, *I), in the units of the data: images of bytes are 0 to 255."""
+        """Return the outputs (N, C) for raw inputs (N, *I), in the units of the data: images of bytes are 0 to 255.
+
+        Args:
+            inputs: a tensor, or an array of numpy.
+        """
+        inputs = torch.as_tensor(inputs)
         if tuple(inputs.shape[1:]) != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
             raise ValueError(f"inputs must be of shape (N, {wanted}), got {tuple(inputs.shape)}")

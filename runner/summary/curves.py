@@ -19,6 +19,7 @@ STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X<>ph"
 MOST_CURVES = len(MARKERS)
 MARKS = 8  # on a curve
+LONG_LABEL = 30  # characters, of which no two fit beside each other
 LOG_RATIO = 100.0  # of the largest to the least mean, from which on the scale is logarithmic
 
 
@@ -56,7 +57,8 @@ def curves(epochs: pandas.DataFrame, metric: str, group: str = "setting", band: 
     about = {"range": "least to greatest seed", "sd": "± standard deviation"}[band]
     axes.set_title(f"mean over seeds; band: {about}" if most > 1 else "one seed", fontsize=9)
     if len(tables) > 1:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=group, handlelength=3.5)
+        legend = figure.legend(loc="outside lower center", fontsize=8, frameon=False, title=group, handlelength=3.5)
+        legend.set_ncols(1 if max(map(len, tables)) > LONG_LABEL else 2)
     return figure
 
 

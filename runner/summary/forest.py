@@ -75,6 +75,8 @@ def _limit(shown: Sequence[Difference]) -> float:
 
 
 def _label(summary: Summary, each: Difference) -> str:
-    """Return a row's label, and how many of its runs diverged."""
-    diverged = each.row.diverged
-    return summary.label(each.row) + (f" ({diverged} of {len(each.row.runs)} diverged)" if diverged else "")
+    """Return a row's label, what its trials have chosen, and how many of its runs diverged."""
+    diverged, label = each.row.diverged, summary.label(each.row)
+    chosen = str(each.row.keys.get("chosen", "")).replace(f"{label}.", "")
+    failures = f"({diverged} of {len(each.row.runs)} diverged)" if diverged else ""
+    return "\n".join(filter(None, [f"{label}, {chosen}" if chosen else label, failures]))

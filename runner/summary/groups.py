@@ -218,13 +218,19 @@ def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline:
     others += [
         RunRecord(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost
     ]
-    named = baseline or next((member.baseline for member in members if member.baseline), None)
+    named = baseline or _agreed_baseline(members)
     readable = {group: (config, groups[group]) for group, config in configs.items() if config is not None}
     rows, trials = (
         in_order(_rows({group: both for group, both in readable.items() if group.is_trial == is_trial}, named))
         for is_trial in (False, True)
     )
     return Summary(rows, others, trials, named)
+
+
+def _agreed_baseline(members: Sequence[Member]) -> str | None:
+    """Return the baseline that the sweeps of some runs name; None if they name none, or different ones."""
+    named = {member.baseline for member in members}
+    return named.pop() if len(named) == 1 else None
 
 
 def _grouped(runs: Sequence[RunRecord], members: Sequence[Member]) -> dict[_Group, list[RunRecord]]:

@@ -24,9 +24,9 @@ def figure_of(summary: Summary) -> Figure | None:
     metric = next((name for name in ("validation/error", "validation/loss") if _has(summary.trials, name)), None)
     if not panels or metric is None:
         return None
-    height = math.ceil(len(panels) / COLUMNS)
-    figure = Figure(figsize=(2.9 * min(COLUMNS, len(panels)), 0.7 + 2.1 * height), dpi=120, layout="constrained")
-    grid = figure.subplots(height, min(COLUMNS, len(panels)), sharey=True, squeeze=False)
+    height, width = math.ceil(len(panels) / COLUMNS), min(COLUMNS, len(panels))
+    figure = Figure(figsize=(2.9 * width, 0.9 + 2.1 * height), dpi=120, layout="constrained")
+    grid = figure.subplots(height, width, sharey=True, squeeze=False)
     band, limits = _band(summary, metric), _limits(summary.trials, metric)
     for axes, ((arm, key), rows) in zip(grid.flat, panels.items(), strict=False):
         _draw(axes, key, rows, metric, band, limits[1])
@@ -38,8 +38,9 @@ def figure_of(summary: Summary) -> Figure | None:
     grid[0, 0].set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
     for axes in grid[:, 0]:
         axes.set_ylabel(metric, fontsize=8)
-    band_words = "; band: the baseline, mean ± standard deviation" if band else ""
-    figure.suptitle(f"trials: seeds as dots, means as a line; at the top: ▲ beyond, × diverged{band_words}", fontsize=9)
+    words = ["seeds as dots, means as a line", "at the top: ▲ beyond, × diverged"]
+    words += ["band: the baseline on its own seeds, mean ± sd"] if band else []
+    figure.suptitle(("; " if width == COLUMNS else "\n").join(words), fontsize=8)
     return figure
 
 

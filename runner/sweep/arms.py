@@ -43,21 +43,30 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
         launch(jobs)
     jobs = []
     for point, tried in zip(found, trials, strict=True):
-        choice = chosen(tried, lambda job: Run(composer.compose(job).values)) if tried else ()
+        means = validated(tried, lambda job: Run(composer.compose(job).values))
+        choice = best_of(means) if tried else ()
         if choice is None:
             print(f"{point.arm}: no trial ended well, so that it cannot be compared", file=sys.stderr, flush=True)
             continue
         if tried:
-            print(f"{point.arm}: {' '.join(choice)}{_hint(choice, point.ranges)}", flush=True)
+            print(f"{point.arm}: {_words_for(choice, means)}{_hint(choice, point.ranges)}", flush=True)
         jobs += point.comparison(choice)
     launch(jobs)
+
+
+def _words_for(choice: tuple[str, ...], means: Mapping[tuple[str, ...], tuple[float, float]]) -> str:
+    """Return what was chosen, with what validation measured of it and of the next best trial."""
+    others = sorted(mean for other, (mean, _) in means.items() if other != choice)
+    beside = f", the next best {others[0]:.4g}" if others else ""
+    return f"{' '.join(choice)}, {means[choice][0]:.4g} on validation{beside}"
 
 
 def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> str:
     """Return what it means if a number that was chosen stands at an end of its range."""
     hints = {}
     for key, (low, high) in ranges.items():
-        hints[f"{key}={_between(low, high, 1)}"] = "the largest of its range: widen it"
+        option = f"{key}_range" if key.startswith("penalty.") else "sweep.ranges"
+        hints[f"{key}={_between(low, high, 1)}"] = f"the largest of its range: widen {option}"
         hints[f"{key}={_between(low, high, 0)}"] = "the least of its range: larger ones were worse on validation"
     return "".join(f" ({hints[line]})" for line in choice if line in hints)
 
@@ -156,15 +165,20 @@ def _check_seeds(points: Sequence[Point], tuning: Sequence[int], composer: Compo
         exit_with_problems([f"sweep.tuning_seeds must be other seeds than those of the comparison, got {both} in both"])
 
 
-def chosen(trials: dict[tuple[str, ...], Jobs], run_of: Callable[[list[str]], Run]) -> tuple[str, ...] | None:
+def validated(
+    trials: Mapping[tuple[str, ...], Jobs], run_of: Callable[[list[str]], Run]
+) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Return for each trial the means over its seeds of the error (or loss) and of the loss on validation."""
+    return {choice: _validated([run_of(job).result() for job in jobs]) for choice, jobs in trials.items()}
+
+
+def best_of(means: Mapping[tuple[str, ...], tuple[float, float]]) -> tuple[str, ...] | None:
     """Return the overrides of the best trial; None if none has ended well.
 
-    The best one has the least mean over its seeds of what validation measures in the last epoch; equal errors are
-    told apart by the loss, then by the order of the trials.
+    Equal errors are told apart by the loss, then by the order of the trials.
     """
-    means = {choice: _validated([run_of(job).result() for job in jobs]) for choice, jobs in trials.items()}
-    best = min(means, key=lambda choice: means[choice])
-    return best if math.isfinite(means[best][0]) else None
+    best = min(means, key=lambda choice: means[choice], default=None)
+    return best if best is not None and math.isfinite(means[best][0]) else None
 
 
 def _validated(results: Sequence[dict[str, Any]]) -> tuple[float, float]:

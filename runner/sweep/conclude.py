@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -94,6 +94,8 @@ def sweep_report(folder: Path) -> Iterator[None]:
     except SystemExit as leaving:
         code = leaving.code
     if code == BAD_CONFIG:  # nothing has been started
+        with suppress(OSError):  # the folder holds something from before
+            folder.rmdir()
         sys.exit(code)
     members = [member for member in listed() if member.path.exists() or not code]  # if stopped, not all were started
     statuses = [_final_status(member) for member in members]
