@@ -30,6 +30,7 @@ def figure_of(summary: Summary) -> Figure | None:
     band, limits = _band(summary, metric), _limits(summary.trials, metric)
     for axes, ((arm, key), rows) in zip(grid.flat, panels.items(), strict=False):
         _draw(axes, key, rows, metric, band, limits[1])
+        _mark_chosen(axes, [row for row in summary.rows if str(row.keys.get("arm")) == arm], key, rows, metric)
         axes.set_title(arm, fontsize=9)
         axes.set_xlabel(key, fontsize=8)
     for axes in list(grid.flat)[len(panels) :]:
@@ -38,7 +39,7 @@ def figure_of(summary: Summary) -> Figure | None:
     grid[0, 0].set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
     for axes in grid[:, 0]:
         axes.set_ylabel(metric, fontsize=8)
-    words = ["seeds as dots, means as a line", "at the top: ▲ beyond, × diverged"]
+    words = ["seeds as dots, means as a line, chosen: ring", "at the top: ▲ beyond, × diverged"]
     words += ["band: the baseline on its own seeds, mean ± sd"] if band else []
     figure.suptitle(("; " if width == COLUMNS else "\n").join(words), fontsize=8)
     return figure
@@ -97,3 +98,11 @@ def _draw(
     axes.tick_params(labelsize=8)
     axes.grid(color="0.93")
     axes.set_axisbelow(True)
+
+
+def _mark_chosen(axes: Axes, compared: Sequence[Row], key: str, trials: Sequence[Row], metric: str) -> None:
+    """Draw a ring around the trial whose number the comparison took."""
+    chosen = {row.options.get(key) for row in compared}
+    for row in trials:
+        if row.options[key] in chosen:
+            axes.plot(row.options[key], row.mean(metric), "o", color=BLACK, fillstyle="none", markersize=10)
