@@ -1,6 +1,8 @@
 """Sources that need no file: the embedded digits, and small problems of the literature on a line and in the plane."""
 
 import math
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,17 +22,29 @@ class Digits:
 
     def load(self) -> Raw:
         """Read the 1,437 training and 360 test digits."""
-        from sklearn.datasets import load_digits  # late: takes a second
-
-        digits = load_digits()
-        labels = torch.from_numpy(digits.target).long()
-        small = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
+        rows = torch.from_numpy(np.loadtxt(_digits_file(), delimiter=","))  # 64 pixels from 0 to 16, and the label
+        labels = rows[:, -1].long()
+        small = rows[:, :-1].float().reshape(-1, 1, 8, 8) * (255 / 16)
         large = torch.nn.functional.interpolate(small, (24, 24), mode="bilinear").round().byte()
         images = torch.nn.functional.pad(large, (2, 2, 2, 2))  # a margin, as MNIST has it
         spread = torch.arange(self.TEST_SIZE) * len(labels) // self.TEST_SIZE
         test = torch.zeros(len(labels), dtype=torch.bool)
         test[labels.argsort(stable=True)[spread]] = True
         return Raw(Split(images[~test], labels[~test]), Split(images[test], labels[test]), classes=10)
+
+
+def _digits_file() -> Path:
+    """Return scikit-learn's file of digits, which is read without importing scikit-learn: that takes two seconds.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    package = find_spec("sklearn")
+    folders = (package.submodule_search_locations if package else None) or []
+    for path in (Path(folder, "datasets", "data", "digits.csv.gz") for folder in folders):
+        if path.exists():
+            return path
+    raise ValueError("data=digits is read from a file of scikit-learn's, which is not there: install scikit-learn")
 
 
 class Line:

@@ -683,9 +683,8 @@ def test_there_is_a_config_file_for_every_source():
 
 @pytest.mark.process
 def test_small_sources_import_nothing_slow():
-    code = (
-        "import sys, data; data.Line().load(); data.Moons().load(); print({'torchvision', 'sklearn'} & {*sys.modules})"
-    )
+    loads = "data.Line().load(); data.Digits().load(); data.Moons().load()"
+    code = f"import sys, data; {loads}; print({{'torchvision', 'sklearn'}} & {{*sys.modules}})"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

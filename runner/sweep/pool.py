@@ -59,8 +59,6 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
 
 def _import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then check all options against the signatures of their classes."""
-    if any(run.config["data"]["_target_"] == "data.Digits" for run in runs):
-        import sklearn.datasets  # noqa: F401
     import matplotlib.backends.backend_agg  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 

@@ -93,7 +93,6 @@ def serve() -> None:
     sys.path[0] = str(ROOT)  # as for train.py
     import hydra  # noqa: F401
     import matplotlib.backends.backend_agg  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
     import runner.config.command_line
