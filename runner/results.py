@@ -62,12 +62,7 @@ def load_runs(*folders: str | Path, trials: bool = False) -> pandas.DataFrame:
     """
     import pandas
 
-    runs = [read_run(path) for path in directories([Path(folder) for folder in folders])]
-    members = [member for folder in {run.path.parent for run in runs} for member in members_of(folder) if member.arm]
-    arms = {member.path: member for member in members}
-    runs = [run for run in runs if trials or run.path not in arms or arms[run.path].stage != "trial"]
-    if not runs:
-        raise NothingToShow(f"there are no runs in {', '.join(map(str, folders))}: give a folder such as runs/<name>")
+    runs, arms = _runs_in([Path(folder) for folder in folders], trials)
     configs = [config_of([run]) or {} for run in runs]
     settings = _settings_of(runs, configs)
     facts = [
@@ -182,6 +177,17 @@ def delete(run: str | Path) -> None:
         raise NothingToShow(f"{run} is not the directory of a run: nothing is deleted")
     with locked(Path(run)):
         shutil.rmtree(run)
+
+
+def _runs_in(folders: Sequence[Path], trials: bool) -> tuple[list[RunRecord], dict[Path, Member]]:
+    """Return the runs at or below some folders, and what those of sweeps with arms are there for, by their paths."""
+    runs = [read_run(path) for path in directories(folders)]
+    members = [member for folder in {run.path.parent for run in runs} for member in members_of(folder)]
+    arms = {member.path: member for member in members if member.arm}
+    runs = [run for run in runs if trials or run.path not in arms or arms[run.path].stage != "trial"]
+    if not runs:
+        raise NothingToShow(f"there are no runs in {', '.join(map(str, folders))}: give a folder such as runs/<name>")
+    return runs, arms
 
 
 def _facts_of(run: RunRecord) -> dict[str, Any]:
