@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams import metadata
 from runner.recording.events import SESSION, _rows_of
 from runner.recording.recorder import Recorder
 from runner.storage.directory import Run
+from runner.storage.members import Member
 from runner.summary.groups import summarize
 from runner.summary.runs import directories
 from runner.summary.settings import changed
@@ -44,12 +45,12 @@ def trained(composed: Composed) -> Callable[..., Run]:
     return recorded
 
 
-def listed(runs: list[Run], name: str = "one") -> list[Path]:
-    """Write the list of a sweep, and return the directories of its runs."""
+def listed(runs: list[Run], name: str = "one") -> list[Member]:
+    """Write the list of a sweep, and return its members."""
     listing = runs[0].path.parent / ".sweeps" / name
     listing.parent.mkdir(exist_ok=True)
     listing.write_text("".join(json.dumps({"run": run.path.name}) + "\n" for run in runs))
-    return [run.path for run in runs]
+    return [Member(run.path) for run in runs]
 
 
 def conclude(runs: list[Run], name: str = "one") -> Path:
@@ -95,6 +96,17 @@ def test_only_what_ended_well_and_what_all_seeds_have_is_in_a_mean(trained: Call
     found = values(folder / "mean" / runs[0].group_name)
     assert found["Test/error"] == [(1, pytest.approx(0.6)), (2, pytest.approx(0.4))]
     assert "_hparams_/session_start_info" not in found, "a mean is no row among the runs"
+
+
+def test_a_trial_has_its_row_but_is_in_no_mean(trained: Callable[..., Run]) -> None:
+    runs = [trained(f"seed={seed}", errors=errors) for seed, errors in ERRORS.items()]
+    other = trained("penalty=l2", "penalty.l2.weight=0.5")
+    members = listed([*runs, other])
+    trial = members[2]._replace(arm="none", stage="trial")
+    write_groups(runs[0].path.parent, [*members[:2], trial, members[3]])
+    means = values(runs[0].path.parent / "mean" / runs[0].group_name)["Test/error"]
+    assert means[0] == (1, pytest.approx((ERRORS[0][0] + ERRORS[1][0]) / 2))
+    assert row(runs[0]) == row(runs[2]) == {"penalty": "none"}  # TensorBoard takes those of a group to be the same
 
 
 def test_a_repeated_sweep_doubles_nothing_and_a_summary_sees_no_more_runs(trained: Callable[..., Run]) -> None:

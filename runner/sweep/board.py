@@ -11,25 +11,26 @@ import numpy as np
 
 from runner.recording.events import BANDS, Events, band, band_charts, scalars, write_session
 from runner.storage.directory import Run
-from runner.storage.members import listed
+from runner.storage.members import Member, listed
 from runner.summary.runs import RunRecord, config_of, read_run
 from runner.summary.settings import short_names, swept
 
 MEANS = "mean"  # folder of the groups beside the runs; it holds event files alone, so no summary takes it for a run
 
 
-def write_groups(folder: Path, paths: Sequence[Path]) -> None:
+def write_groups(folder: Path, members: Sequence[Member]) -> None:
     """Write what TensorBoard shows of a sweep as a whole.
 
     Args:
         folder: of the runs; for each group of seeds it gets an event file, `mean/<group>`, which is written anew.
-        paths: directories of the sweep's runs.
+        members: of the sweep. The trials that have chosen what is compared are in no mean.
 
     Raises:
         OSError: if a file cannot be written.
         ValueError: if a metrics.csv is damaged.
     """
-    groups = _groups_of(paths)
+    groups = _groups_of([member.path for member in members])
+    trials = {member.path for member in members if member.stage == "trial"}
     configs = {group: config for group, runs in groups.items() if (config := config_of(runs)) is not None}
     rows = hyperparameters(folder, configs)
     for group, config in configs.items():
@@ -37,7 +38,7 @@ def write_groups(folder: Path, paths: Sequence[Path]) -> None:
         for run in groups[group]:
             if rows[group]:  # else only the seed differs
                 write_session(run.path, rows[group], name)
-        if done := [run.path for run in groups[group] if run.status == "done"]:
+        if done := [run.path for run in groups[group] if run.status == "done" and run.path not in trials]:
             _write_means(folder / MEANS / name, done)
 
 

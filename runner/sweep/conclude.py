@@ -156,6 +156,6 @@ def _show_table(members: Sequence[Member], folder: Path) -> None:
     try:
         if members:
             report([member.path for member in members], out=folder, members=members)
-            write_groups(folder, [member.path for member in members if member.stage == "comparison"])
+            write_groups(folder, members)
     except (ValueError, OSError) as error:
         print(f"the report of the sweep is incomplete: {error}", file=sys.stderr)
