@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +151,9 @@ def section_of(name: str, runs: pd.DataFrame) -> str:
     """Return a block's section: what was run, the table, the picture."""
     block = BLOCKS[name]
     command = f"uv run scripts/reproduce.py {name} data.root=FOLDER"
-    seconds = f"{runs['seconds'].sum():.0f} s of training in all, {platform.machine()} CPU"
-    lines = [f"## {block.title}", "", f"Source: {block.source}. {block.note}", "", f"    {command}", ""]
+    seconds = f"{runs['seconds'].sum():.0f} s of training in all, on {os.cpu_count()} {platform.machine()} cores"
+    about = textwrap.wrap(f"Source: {block.source}. {block.note}", 120)
+    lines = [f"## {block.title}", "", *about, "", f"    {command}", ""]
     lines += [*table_of(block, runs), "", f"![{block.title}](results/{name}.png)", ""]
     return "\n".join([*lines, f"Measured {datetime.date.today()}; {seconds}.", ""])
 
