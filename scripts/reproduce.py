@@ -99,8 +99,9 @@ BLOCKS = {
         key="penalty.jacobian.weight",
         published={"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}},
         tolerance={"test/error": 0.004, "probe/penalty_value/test": 0.2},
-        note="All of MNIST, a perceptron, 5 epochs. ||J||^2 is the mean of the exact squared norm over the test examples; the "
-        "published .98 is half of it, on the last batch of them. Their lambda .1 multiplies ||J||^2 / 2: weight .05 here.",
+        note="All of MNIST, a perceptron, 5 epochs. `probe/penalty_value/test` is the mean of the exact ||J||^2 over the "
+        "test examples; the published .98 is half of it, on the last batch of them. Their lambda .1 multiplies "
+        "||J||^2 / 2, so it is the weight .05 here.",
         also=("train/error", "probe/penalty_value/train"),
     ),
 }
@@ -172,7 +173,10 @@ def section_of(name: str, runs: pd.DataFrame) -> str:
 
 def table_of(block: Block, runs: pd.DataFrame) -> list[str]:
     """Return the table: a row for each metric and value of the key."""
-    lines = [f"| metric | {block.key} | published | our median | mean (sd) | n | |", "|---|--:|--:|--:|--:|--:|---|"]
+    lines = [
+        f"| metric | {block.key} | published | our median | mean (sd) | n | tolerance |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
     done = runs[runs["status"] == "done"]
     for metric, published in block.published.items():
         for value, number in published.items():
