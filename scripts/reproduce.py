@@ -99,8 +99,8 @@ BLOCKS = {
         key="penalty.jacobian.weight",
         published={"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}},
         tolerance={"test/error": 0.004, "probe/penalty_value/test": 0.2},
-        note="All of MNIST, a perceptron, 5 epochs. `probe/penalty_value/test` is the mean of the exact ||J||^2 over the "
-        "test examples; the published .98 is half of it, on the last batch of them. Their lambda .1 multiplies "
+        note="All of MNIST, a perceptron, 5 epochs. `probe/penalty_value/test` is the mean of the exact ||J||^2 over "
+        "the test examples; the published .98 is half of it, on the last batch of them. Their lambda .1 multiplies "
         "||J||^2 / 2, so it is the weight .05 here.",
         also=("train/error", "probe/penalty_value/train"),
     ),
