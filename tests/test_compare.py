@@ -148,6 +148,18 @@ def test_without_a_baseline_there_is_no_answer(write: Write, tmp_path: Path, cap
     assert "Difference to sgd in test/error" in capsys.readouterr().out
 
 
+def test_the_sweep_itself_names_a_baseline_of_a_grid(composed: Callable[..., Any], tmp_path: Path) -> None:
+    paths = {}
+    for optimizer, errors in {"sgd": NONE, "adam": NONE[::-1]}.items():
+        for seed, error in enumerate(errors):
+            run = composed(f"optimizer={optimizer}", f"seed={seed}", 'sweep.baseline="optimizer=sgd"')
+            run.write_config()
+            run.write_result({"status": "done", "seed": seed, "data_seed": 0, "test/error": error})
+            paths[run.path] = Member(run.path, baseline=run.config["sweep"]["baseline"])
+    found = differences_of(summarize(tmp_path, members=list(paths.values())), "test/error")
+    assert [(each.row.keys["optimizer"], each.baseline.keys["optimizer"]) for each in found] == [("adam", "sgd")]
+
+
 def test_a_row_of_which_runs_diverged_is_called_nothing(write: Write, tmp_path: Path) -> None:
     write_rows(write, {(): NONE, l2(0.01): [value - 0.01 - index / 1e4 for index, value in enumerate(NONE)]})
     assert differences_of(summarize(tmp_path), "test/error")[0].is_different
