@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("name", choices=BLOCKS, metavar="NAME", help=f"one of {', '.join(BLOCKS)}")
     parser.add_argument("overrides", nargs="*", help="further overrides of train.py, such as data.root=FOLDER")
     parser.add_argument("--quick", action="store_true", help="few epochs and seeds; docs/ is left as it is")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # --quick may stand anywhere
     block = BLOCKS[options.name]
     name = f"{options.name}_quick" if options.quick else options.name
     given = [*block.overrides, *(QUICK if options.quick else ()), f"name={name}", *options.overrides]

@@ -66,3 +66,17 @@ def test_a_section_is_written_in_its_place(tmp_path: Path) -> None:
     assert page.read_text().endswith("\nbehind\n")
     assert "0.5000 (0.0000)" in page.read_text()
     assert "0.0600" not in page.read_text()
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_quick_may_stand_anywhere_and_leaves_docs_alone(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    line = ["reproduce.py", "lecture_l2", "data.root=x"]
+    monkeypatch.setattr(sys, "argv", [*line[:at], "--quick", *line[at:]])
+    monkeypatch.setattr(reproduce.subprocess, "call", lambda command: started.append(command) or 7)
+    with pytest.raises(SystemExit) as leaving:
+        reproduce.main()
+    assert leaving.value.code == 7  # the sweep's own
+    ((_, _, *words),) = started
+    assert words == ["-m", "sweep=lecture_l2", "seed=range(2)", "histograms=false", "epochs=2", "evaluate_every=0",
+                     "name=lecture_l2_quick", "data.root=x"]  # fmt: skip
