@@ -399,4 +399,7 @@ def test_the_list_says_what_each_run_is_for(composed: Callable[..., Any], tmp_pa
     assert (found.arm, found.stage, found.baseline) == ("l2", "trial", None)
     shared = [setting for setting in found.setting if not setting.startswith(("runs_dir", "threads", "device"))]
     assert shared == ["data=sine", "epochs=7", "loss=mse"]
-    assert json.loads(next((tmp_path / ".sweeps").iterdir()).read_text())["run"]
+    (file,) = (tmp_path / ".sweeps").iterdir()
+    assert json.loads(file.read_text())["run"]
+    file.write_text(file.read_text() + '{"run": "cut of')
+    assert members.listed() == [found]

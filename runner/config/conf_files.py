@@ -33,6 +33,12 @@ def load(path: Path) -> dict[str, Any]:
     return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
 
 
+@cache
+def _files_of(group: str) -> dict[str, dict[str, Any]]:
+    """Return the content of each of a group's options, by name. It is shared: do not change it."""
+    return {name: load(file_of(group, name)) for name in options(group)}
+
+
 def main_config() -> dict[str, Any]:
     """Return the content of config.yaml."""
     return load(CONF / "config.yaml")
@@ -57,10 +63,9 @@ def chosen_options(group: str, config: Mapping[str, Any]) -> list[str]:
         return []
     if group in NAMED:
         return list(node)
-    files = {name: load(file_of(group, name)) for name in options(group)}
     fitting = {
         name: file
-        for name, file in files.items()
+        for name, file in _files_of(group).items()
         if file.get("_target_") == node.get("_target_") and file.keys() <= node.keys()
     }
     if not fitting:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.storage.directory import Run
-from runner.storage.identity import digest
+from runner.storage.identity import SEEDS, digest
 
 VARIABLE = "PENALTY_LAB_SWEEP"
 
@@ -64,21 +65,27 @@ def _purpose_of(run: Run) -> dict[str, Any]:
     if sweep["arm"] is None:
         return {"baseline": sweep["baseline"]}
     arms = sweep["arms"].values()
-    of_arms = tuple({key for arm in arms for key in arm} | {*(sweep["ranges"] or ())} | {"penalty", "sweep", "seed"})
-    shared = sorted(line for line in run.overrides if not _is_below(line.partition("=")[0], (*of_arms, "data.seed")))
+    of_arms = {key for arm in arms for key in arm} | {*(sweep["ranges"] or ()), "penalty", "sweep", *SEEDS}
+    shared = sorted(line for line in run.overrides if not _is_below(line.partition("=")[0], of_arms))
     return {key: sweep[key] for key in ("arm", "stage", "baseline")} | {"setting": shared}
 
 
-def _is_below(key: str, others: Sequence[str]) -> bool:
+def _is_below(key: str, others: Collection[str]) -> bool:
     """Tell whether a key is one of the others or stands below one."""
     return any(key == other or key.startswith(f"{other}.") for other in others)
 
 
 def listed(path: Path | None = None) -> list[Member]:
-    """Return the members of a list, each run once; of this process's own sweep if no file is given."""
+    """Return the members of a list, each run once; of this process's own sweep if no file is given.
+
+    A line that is not whole, as a full disk leaves it, is left out.
+    """
     path = path or Path(os.environ[VARIABLE])
-    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
-    found = {line.pop("run"): line for line in lines}
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            purpose = json.loads(line)
+            found[purpose.pop("run")] = purpose
     return [Member(path.parent.parent / name, **purpose) for name, purpose in found.items()]
 
 

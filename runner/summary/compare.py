@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from runner.summary.groups import Row, Summary
 
@@ -93,6 +92,8 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n)
     if error <= 1e-9 * abs(mean):  # rounding
         return Interval(mean, math.nan, math.nan, 1.0 if mean == 0 else 2 / 2**n)
+    from scipy import stats  # late: it takes a second, and most sweeps have nothing to compare
+
     reach = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
     return Interval(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
 
@@ -104,6 +105,8 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float] | None:
     """
     if len(values) < LEAST_FOR_BOOTSTRAP or np.ptp(values) == 0:
         return None
+    from scipy import stats
+
     found = stats.bootstrap((values,), np.mean, confidence_level=1 - LEVEL, rng=np.random.default_rng(0))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 

@@ -72,11 +72,12 @@ def _epochs_of(summary: Summary, metric: str | None) -> pd.DataFrame | None:
     rows = [row for row in summary.rows if metric in row.metrics]
     if not 1 <= len(rows) <= curves.MOST_CURVES:
         return None
+    wanted = ("epoch", metric)
     frames = [
-        pd.read_csv(run.path / "metrics.csv").assign(path=str(run.path), row=summary.label(row))
+        pd.read_csv(path, usecols=lambda name: name in wanted).assign(path=str(path), row=summary.label(row))
         for row in rows
-        for run in row.done
-        if (run.path / "metrics.csv").exists()
+        for path in (run.path / "metrics.csv" for run in row.done)
+        if path.exists()
     ]
     found = pd.concat(frames) if frames else pd.DataFrame()
     return found if metric in found and found["epoch"].nunique() > 1 else None

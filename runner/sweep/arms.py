@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer, grid, parsed, typed_lines
 from runner.storage.directory import Run
+from runner.storage.identity import SEEDS
 from runner.storage.status import Status
 
-SEEDS = ("seed", "data.seed")
 Jobs = list[list[str]]
 
 
