@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,15 +73,21 @@ def _epochs_of(summary: Summary, metric: str | None) -> pd.DataFrame | None:
     rows = [row for row in summary.rows if metric in row.metrics]
     if not 1 <= len(rows) <= curves.MOST_CURVES:
         return None
-    wanted = ("epoch", metric)
-    frames = [
-        pd.read_csv(path, usecols=lambda name: name in wanted).assign(path=str(path), row=summary.label(row))
+    found = [
+        {"path": str(run.path), "row": summary.label(row), "epoch": epoch, str(metric): value}
         for row in rows
-        for path in (run.path / "metrics.csv" for run in row.done)
-        if path.exists()
+        for run in row.done
+        for epoch, value in _values_of(run.path / "metrics.csv", str(metric))
     ]
-    found = pd.concat(frames) if frames else pd.DataFrame()
-    return found if metric in found and found["epoch"].nunique() > 1 else None
+    return pd.DataFrame(found) if len({value["epoch"] for value in found}) > 1 else None
+
+
+def _values_of(path: Path, metric: str) -> list[tuple[float, float]]:
+    """Return epochs and values of a metric in a file of a run; pandas is slow for few rows."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [(float(line["epoch"]), float(line[metric])) for line in csv.DictReader(file) if line.get(metric)]
 
 
 def _write(picture: Figure, path: Path) -> None:
