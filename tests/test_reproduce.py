@@ -1,4 +1,4 @@
-"""Every number of docs/results.md is that of the recorded runs; a section is written once, in its place."""
+"""docs/results.md says what the recorded numbers say; a section is written once, in its place."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from support import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
+from studies import STUDIES, Study
+from studies.style import MOST_BYTES
 
-RECORDED = sorted(name for name in reproduce.BLOCKS if (ROOT / "docs" / "results" / f"{name}.csv").exists())
+RESULTS = ROOT / "docs" / "results"
+PUBLISHED = ("lecture_l2", "lecture_l1", "jacobian_package")  # must lie within the tolerance
 
 
 def section(name: str) -> str:
@@ -23,49 +27,77 @@ def section(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_the_docs_hold_the_numbers_of_the_recorded_runs(name: str) -> None:
-    block = reproduce.BLOCKS[name]
-    runs = pd.read_csv(ROOT / "docs" / "results" / f"{name}.csv")
-    lines = [line for line in section(name).splitlines() if re.match(r"\| \w+/", line)]
-    cells = [line.strip("| ").split(" | ") for line in lines]
-    assert len(cells) == sum(map(len, block.published.values()))
-    for metric, value, published, median, spread, n, *_ in cells:
-        ours = runs[(runs[block.key] == float(value)) & (runs.status == "done")][metric]
-        assert float(published) == block.published[metric][float(value)]
-        assert (median, n) == (f"{ours.median():.4f}", str(len(ours)))
-        assert spread == f"{ours.mean():.4f} ({ours.std():.4f})"
-        assert len(ours) >= 5
-    assert f"results/{name}.png" in section(name)
-    assert (ROOT / "docs" / "results" / f"{name}.png").stat().st_size < 150_000
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_section_is_what_its_numbers_say(name: str) -> None:
+    numbers = pd.read_csv(RESULTS / f"{name}.csv")
+    *lines, measured, _ = section(name).split("\n")
+    assert lines == reproduce.section_of(name, numbers)
+    assert measured.startswith("Measured 20")
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_section_shows_its_pictures(name: str) -> None:
+    shown = re.findall(r"!\[.+\]\(results/(.*)\)", section(name))
+    assert shown == [f"{name}{suffix}.png" for suffix in STUDIES[name].pictures]
+    assert all((RESULTS / picture).stat().st_size <= MOST_BYTES for picture in shown)
+
+
+def test_no_file_of_results_is_left_from_an_earlier_study() -> None:
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    numbers = {f"{name}.csv" for name in STUDIES}
+    left = [path.name for path in RESULTS.iterdir() if path.name not in numbers and path.name not in pages]
+    assert not left
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_median_of_the_stable_rows_lies_within_the_tolerance(name: str) -> None:
     assert "outside" not in section(name)
     assert "inside" in section(name)
 
 
-def test_a_section_is_written_in_its_place(tmp_path: Path) -> None:
-    block = reproduce.BLOCKS["lecture_l2"]
-    rows = [
-        {block.key: weight, "seed": seed, "status": "done", "train/error": 0.0, "test/error": 0.06, "seconds": 1.0}
-        for weight in reproduce.L2
-        for seed in (0, 1)
-    ]
+@pytest.mark.parametrize("name", [name for name in STUDIES if STUDIES[name].sweeps])
+def test_at_least_five_seeds_stand_behind_a_result(name: str) -> None:
+    numbers = pd.read_csv(RESULTS / f"{name}.csv")
+    assert numbers["seed"].nunique() >= 5
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Study:
+    made = Study(
+        title="A title",
+        source="a source (published)",
+        about="What it is about.",
+        numbers=lambda folders: pd.DataFrame({"seed": [0, 1], "error": [0.25, 0.75], "seconds": [1.0, 2.0]}),
+        text=lambda numbers: [f"The mean is {numbers['error'].mean():.2f}. " + "word " * 40, "", "| a |", "|---|"],
+        pictures={"": lambda numbers, folders: Figure((1, 1))},
+        captions={"": "A caption."},
+    )
+    monkeypatch.setitem(STUDIES, "a_study", made)
+    return made
+
+
+def test_a_section_is_written_in_its_place_and_only_once(study: Study, tmp_path: Path) -> None:
+    reproduce.write("a_study", study.numbers({}), {}, tmp_path)
     page = tmp_path / "results.md"
-    reproduce.write("lecture_l2", pd.DataFrame(rows), b"", tmp_path)
-    page.write_text(page.read_text() + "\nbehind\n")
     once = page.read_text()
-    assert "| test/error | 0 | 0.064 | 0.0600 | 0.0600 (0.0000) | 2 | inside 0.006 |" in once
-    assert "| test/error | 0.01 | 0.075 | 0.0600 | 0.0600 (0.0000) | 2 | outside 0.006 |" in once
-    assert "| test/error | 0.02 | 0.101 | 0.0600 | 0.0600 (0.0000) | 2 | scatters |" in once
-    reproduce.write("lecture_l2", pd.DataFrame(rows), b"", tmp_path)
-    assert page.read_text() == once
-    reproduce.write("lecture_l2", pd.DataFrame(rows).assign(**{"test/error": 0.5}), b"", tmp_path)
-    assert page.read_text().endswith("\nbehind\n")
-    assert "0.5000 (0.0000)" in page.read_text()
-    assert "0.0600" not in page.read_text()
+    assert "The mean is 0.50. word" in once
+    assert "3 s of training in all" in once
+    assert max(map(len, once.splitlines())) <= 120
+    assert (tmp_path / "results" / "a_study.png").read_bytes().startswith(b"\x89PNG")
+    reproduce.write("lecture_minima", STUDIES["lecture_minima"].numbers({}), {}, tmp_path)
+    both = page.read_text()
+    assert both.index("begin lecture_minima") < both.index("begin a_study")  # in the order of the studies
+    reproduce.write("a_study", study.numbers({}).assign(error=0.5), {}, tmp_path)
+    assert page.read_text() == both
+    reproduce.write_section("a_study", study.numbers({}).assign(error=0.1), tmp_path)
+    assert "The mean is 0.10." in page.read_text()
+    assert page.read_text().count("3 s of training in all") == 1  # what was measured stays
+
+
+def test_a_picture_that_is_too_large_for_a_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.style.MOST_BYTES", 100)
+    with pytest.raises(ValueError, match="at most 100 bytes"):
+        reproduce.png(Figure((1, 1)))
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])

@@ -1,0 +1,13 @@
+"""What `scripts/reproduce.py` repeats: each module has the studies of one source, in the order of docs/results.md.
+
+A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of them, the text made from these numbers, and
+its pictures. `tables.py` makes Markdown, `style.py` pictures.
+"""
+
+from studies import jacobian_package, lecture_weights
+from studies.study import Folders, Study
+
+STUDIES: dict[str, Study] = {
+    **lecture_weights.STUDIES,
+    **jacobian_package.STUDIES,
+}

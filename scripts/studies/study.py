@@ -1,0 +1,62 @@
+"""One section of docs/results.md: the sweeps that are run, the numbers kept of them, the text and the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from runner.results import load_runs
+
+Folders = Mapping[str, Path]  # the folder of each sweep, by its name
+Text = list[str]  # paragraphs, which are wrapped later, and lines of tables
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is repeated of a source, and how it is shown.
+
+    Args:
+        title: of the section.
+        source: of the published values, with their mark: published, secondary (from a review), recalled (unsure).
+        about: what is trained on what, and what a reader should know before the numbers.
+        sweeps: name -> overrides of `train.py -m`. The name is also the sweep's folder. None at all where nothing is
+            trained.
+        numbers: folders of the sweeps -> a row for each run, or for each thing that was measured. They become
+            docs/results/NAME.csv, and are all that `text` and, where possible, the pictures are made from.
+        text: numbers -> tables, and sentences whose numbers are computed here, never typed.
+        pictures: suffix -> (numbers, folders -> a picture), written as docs/results/NAME<suffix>.png.
+        captions: suffix -> the line under the picture, which is also its text for those who cannot see it.
+        quick: overrides of every sweep for `--quick`.
+        inputs: what the command line has to give, such as data.root=FOLDER.
+    """
+
+    title: str
+    source: str
+    about: str
+    numbers: Callable[[Folders], pd.DataFrame]
+    text: Callable[[pd.DataFrame], Text]
+    pictures: Mapping[str, Callable[[pd.DataFrame, Folders], Figure]]
+    captions: Mapping[str, str]
+    sweeps: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    quick: Sequence[str] = ()
+    inputs: str = ""
+
+
+def runs_of(folder: Path, *columns: str) -> pd.DataFrame:
+    """Return a row for each run of a sweep, sorted: the columns asked for, with `seed`, `status` and `seconds`.
+
+    Of a sweep with arms only the runs of the comparison, with `arm`.
+
+    Raises:
+        SystemExit: if a run has neither ended well nor diverged.
+    """
+    runs = load_runs(folder)
+    if unfinished := sorted(set(runs["status"]) - {"done", "diverged"}):
+        raise SystemExit(f"runs in {folder} are {', '.join(unfinished)}: repeat the command, which resumes them")
+    first = [*(["arm"] if "arm" in runs else []), *columns]
+    runs = runs.reindex(columns=list(dict.fromkeys([*first, "seed", "status", "seconds"])))
+    return runs.sort_values([*first, "seed"], ignore_index=True)
