@@ -106,8 +106,8 @@ def l1_text(runs: pd.DataFrame) -> Text:
         *against_published(methods["proximal"], "threshold", published, TOLERANCE, unstable=(1e-4, 2e-4, 5e-4)),
         "",
         "The same penalty as a term of the objective, whose subgradient is followed with the learning rate 0.1: "
-        "weight = threshold / 0.1. The parameters fluctuate about 0, and none becomes exactly 0. Test errors, and zeros as a "
-        "fraction of all parameters:",
+        "weight = threshold / 0.1. The parameters fluctuate about 0, and none becomes exactly 0. Test errors, and "
+        "zeros as a fraction of all parameters:",
         "",
         *table(["threshold", "proximal", "zeros", "subgradient", "zeros"], rows),
     ]
