@@ -103,6 +103,9 @@ def test_stray_gradients(model, batch):
     torch.testing.assert_close(question, ours)  # the value is right, so is its `.data`: the norm is held constant
     torch.testing.assert_close(gradient_of(question, model), right)
     torch.testing.assert_close(followed, right + stray)
+    # The gaps of an example sum to C p - 1, p the probability of its class: the loop also lowers C times the sum of p.
+    own = probabilities.gather(1, targets[:, None])
+    torch.testing.assert_close(stray, gradient_of(CLASSES * own.sum(), model))
     assert stray.norm() > 0.5 * right.norm()
     # Descent along the gaps' own gradient makes them smaller: training towards the wrong classes.
     assert stray @ right < 0

@@ -4,10 +4,13 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, lecture_weights
+from studies import jacobian_package, large_margin, lecture_weights, margin_moons, margin_question
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
     **jacobian_package.STUDIES,
+    **large_margin.STUDIES,
+    **margin_moons.STUDIES,
+    **margin_question.STUDIES,
 }
