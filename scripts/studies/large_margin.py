@@ -201,7 +201,7 @@ STUDIES = {
         title="Large margin: wrong labels",
         source="Elsayed et al. 2018 (secondary: with 80 % wrong labels 96.4 % right against 93.9 % with "
         "cross-entropy, and equal without wrong labels)",
-        about="`sweep=large_margin_noise`: the lecture's network, Adam, 20,000 digits of MNIST (the source: all), 6 "
+        about="`sweep=large_margin_noise`: the lecture's network, Adam, 12,000 digits of MNIST (the source: all), 6 "
         "epochs evaluated after 3 and 6, the better one by validation. At each noise level both objectives try the "
         "same four learning rates with one seed; the better one is trained on five other seeds, each with wrong labels "
         "of its own. The labels for validation and test are right. The other options of the large margin "
