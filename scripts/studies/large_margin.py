@@ -16,7 +16,7 @@ NAMES = {ENTROPY: "cross-entropy", MARGIN: "large margin"}
 QUIET = ("histograms=false", "pictures=false")
 CLAMP = "train/penalty/large_margin/at_lower_clamp"
 BEST = "best/test/error"
-NOISE = (0.8, 0.0, 0.4, 0.6, 0.2)  # the published ones first
+NOISE = (0.8, 0.0)  # the published ones
 PUBLISHED = {0.0: "equal", 0.8: "-0.025"}  # difference of the test errors, secondary
 ACCURACY = {ENTROPY: 0.939, MARGIN: 0.964}  # at 80 %, secondary
 ATTACKED = {
@@ -114,21 +114,47 @@ def noise_text(runs: pd.DataFrame) -> Text:
 
 def _noise_findings(runs: pd.DataFrame) -> Text:
     by_noise = {noise: difference(own, BEST) for noise, own in runs.groupby("data.label_noise")}
-    said = [f"{noise:.0%}: {verdict(found)}" for noise, found in by_noise.items()]
+    said = [f"{noise:.0%} wrong labels: {verdict(found)}" for noise, found in by_noise.items()]
     return [
         f"Test errors at the epoch of the smallest validation error, mean (standard deviation) of "
         f"{runs['seed'].nunique()} seeds, and the difference large margin less cross-entropy with its paired 95 % "
         f"interval. {'; '.join(said)}.",
+        "",
+        *_outliers(runs),
+        *(["", TRIED] if by_noise[0.8].high >= 0 else []),
     ]
+
+
+def _outliers(runs: pd.DataFrame) -> Text:
+    """Return a sentence on the runs whose error is more than twice the median of their row."""
+    typical = runs.groupby(["data.label_noise", "arm"])[BEST].transform("median")
+    far = runs[runs[BEST] > 2 * typical]
+    said = [
+        f"{NAMES[run['arm']]} with {run['data.label_noise']:.0%} wrong labels, seed {run['seed']}: {run[BEST]:.4f}"
+        for _, run in far.iterrows()
+    ]
+    return [f"Far from the median of their row, more than twice as large: {'; '.join(said)}."] if said else []
+
+
+TRIED = (
+    "So the published gap does not come out here: the errors scatter from seed to seed, each with wrong labels of its "
+    "own, about as much as the gap is large. What was tried: on 54,000 digits, with the same wrong labels for all "
+    "seeds and learning rates chosen on validation, `experiment=large_margin_noisy` has it "
+    "([effects.md](effects.md))."
+)
 
 
 def noise_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, ((axes,),) = style.figure()
     for index, (arm, name) in enumerate(NAMES.items()):
-        style.band(axes, runs[runs["arm"] == arm], "data.label_noise", BEST, name, index)
+        own, aside = runs[runs["arm"] == arm], 0.01 * (2 * index - 1)
+        color, marker = style.COLORS[index], style.MARKERS[index]
+        places, medians = own["data.label_noise"] + aside, own.groupby("data.label_noise")[BEST].median()
+        axes.plot(places, own[BEST], marker, color=color, alpha=0.5, markersize=5, label=f"{name}, each seed")
+        axes.plot(medians.index + aside, medians, "_", color=color, markersize=20, markeredgewidth=2)
         axes.plot(
-            0.8, 1 - ACCURACY[arm], "P" if arm == MARGIN else "X", color=style.COLORS[index], markersize=9,
-            markerfacecolor="none", label=f"{name}, all of MNIST (secondary)", linestyle="none",
+            0.85, 1 - ACCURACY[arm], marker, color=color, markersize=9, markerfacecolor="none",
+            label=f"{name}, all of MNIST, 0.8 (secondary)",
         )  # fmt: skip
     axes.set(xlabel="fraction of wrong training labels", ylabel="test error (fraction of digits)", yscale="log")
     axes.legend(fontsize=8, frameon=False)
@@ -180,11 +206,11 @@ STUDIES = {
         about="`experiment=large_margin_reference`: TensorFlow's RMSProp with learning rate .1 (times .96 every 2,000 "
         "steps), eps .01 and decay .9, pixels in [0, 1], Glorot's uniform initialisation, L2 on all variables, batches "
         "of 256, the gradient clipped at 5, no cross-entropy; distances in the norm inf at the input and after both "
-        "blocks, gamma 10,000, alpha 4. Reduced here to 10,000 digits and 6 epochs, 240 steps; the code makes 46,800. "
+        "blocks, gamma 10,000, alpha 4. Reduced here to 6,000 digits and 6 epochs, 144 steps; the code makes 46,800. "
         "Cross-entropy is trained with the same options, but loss.weight=1 and the weight of the large margin 0.",
         sweeps={
             "margin_reference": (
-                "experiment=large_margin_reference", "data.train_size=10000", "epochs=6", "evaluate_every=3",
+                "experiment=large_margin_reference", "data.train_size=6000", "epochs=6", "evaluate_every=3",
                 f"sweep.arms={{{ENTROPY}: {{loss.weight: 1, penalty.large_margin.weight: 0}}, {MARGIN}: {{}}}}",
                 f"sweep.baseline={ENTROPY}", "seed=range(5)", *QUIET,
             )
@@ -202,19 +228,19 @@ STUDIES = {
         source="Elsayed et al. 2018 (secondary: with 80 % wrong labels 96.4 % right against 93.9 % with "
         "cross-entropy, and equal without wrong labels)",
         about="`sweep=large_margin_noise`: the lecture's network, Adam, 12,000 digits of MNIST (the source: all), 6 "
-        "epochs evaluated after 3 and 6, the better one by validation. At each noise level both objectives try the "
-        "same four learning rates with one seed; the better one is trained on five other seeds, each with wrong labels "
-        "of its own. The labels for validation and test are right. The other options of the large margin "
-        "(distances at the last convolution in the Euclidean norm, mean over all nine wrong classes) had been "
-        "chosen before on validation with 80 % wrong labels; cross-entropy has no such options.",
+        "epochs evaluated after 3 and 6, the better one by validation; of its five noise levels the two of the source. "
+        "At each, both objectives try the same four learning rates with one seed; the better one is trained on five "
+        "other seeds, each with wrong labels of its own. The labels for validation and test are right. The other "
+        "options of the large margin (distances at the last convolution, Euclidean norm, mean over all nine wrong "
+        "classes) had been chosen before on validation with 80 % wrong labels; cross-entropy has no such options.",
         sweeps={folder_of(noise): ("sweep=large_margin_noise", f"data.label_noise={noise:g}") for noise in NOISE},
         quick=("epochs=2", "evaluate_every=1", "seed=range(2)", "sweep.trials=2", "data.train_size=2000"),
         inputs="data.root=FOLDER",
         numbers=noise_numbers,
         text=noise_text,
         pictures={"": noise_picture},
-        captions={"": "Test error against the fraction of wrong training labels, log scale: mean of five seeds, band "
-                  "from the least to the greatest. The single marks are the numbers of the source, from a review."},
+        captions={"": "Test error against the fraction of wrong training labels, log scale: five seeds, and their "
+                  "median as a dash. The open marks are the numbers of the source, from a review, set aside."},
     ),
     "margin_attacked": Study(
         title="Large margin: few examples, and attacks",

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from data import Digits, prepare
-from models import MNISTConvnet
+from models import MLP
 from runner.results import load_epochs
 from studies import style
 from studies.study import Folders, Study, Text
 from studies.tables import spread, table
 
 GAMMA, ALPHA, EPS = 200.0, 2.0, 1e-8
-BATCH, LR, MOMENTUM, EPOCHS = 64, 0.01, 0.5, 6
+BATCH, LR, MOMENTUM, EPOCHS = 64, 0.01, 0.5, 10
 WORST = ALPHA * GAMMA  # of the hinge; the question's loss is less by gamma
 METRIC = "train/penalty/large_margin"
 SETTINGS = (
@@ -28,7 +28,6 @@ SETTINGS = (
     f"penalty.large_margin.alpha={ALPHA:g}",
     f"penalty.large_margin.eps={EPS:g}",
 )
-WIDTH = 0.3
 LOOPS = {"question's loop": True, "question's loop without zero_()": False}
 ARMS = ("right gradient", "right gradient, clipped at 5", *LOOPS)
 
@@ -67,7 +66,7 @@ def trained_by_the_loop(seed: int, zero: bool, epochs: int) -> list[dict[str, fl
     """Train by the question's loop, which the runner cannot do; return what is measured in each epoch."""
     torch.manual_seed(seed)
     dataset = prepare(Digits().load(), validation_size=0)
-    model = MNISTConvnet(input_shape=dataset.shape, outputs=10, width=WIDTH)
+    model = MLP(input_shape=dataset.shape, outputs=10)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     rows = []
     for epoch in range(1, epochs + 1):
@@ -120,7 +119,8 @@ def text(epochs: pd.DataFrame) -> Text:
         f"After {int(last['epoch'].max())} epochs, mean (standard deviation) of {literal['seed'].nunique()} seeds. The "
         f"question's loss is the hinge less gamma; {WORST - GAMMA:g} is its largest value. Its loop ends at "
         f"{literal['loss'].mean():.1f}, with {literal['at_lower_clamp'].mean():.1%} of the examples at the lower "
-        "clamp, where the hinge has no gradient. Without `zero_()`, with which the question reports 98 %, "
+        "clamp, where the hinge has no gradient: almost all digits are taken for one class, which is right for a "
+        "tenth of them. Without `zero_()`, with which the question reports 98 %, "
         f"{1 - without['test/error'].mean():.1%} of the test digits are right, in the best seed "
         f"{1 - without['test/error'].min():.1%}.",
         "",
@@ -130,13 +130,10 @@ def text(epochs: pd.DataFrame) -> Text:
 
 def _right_gradient(plain: pd.DataFrame, clipped: pd.DataFrame) -> Text:
     return [
-        f"With the right gradient {1 - plain['test/error'].mean():.1%} of the test digits are right "
-        f"({_failed(plain)}), clipped at 5 {1 - clipped['test/error'].mean():.1%} ({_failed(clipped)}).",
+        f"With the right gradient {1 - plain['test/error'].mean():.1%} of the test digits are right after the same "
+        f"steps, at least {1 - plain['test/error'].max():.1%} in each seed; clipped at 5 "
+        f"{1 - clipped['test/error'].mean():.1%}. So these settings do train, here, once the stray gradients are gone.",
     ]
-
-
-def _failed(runs: pd.DataFrame) -> str:
-    return f"{(runs['test/error'] > 0.5).sum()} of {len(runs)} seeds have more than half of the digits wrong"
 
 
 def picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
@@ -146,8 +143,8 @@ def picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
         style.band(axes[0], own, "epoch", "loss", arm, index)
         style.band(axes[1], own, "epoch", "at_lower_clamp", arm, index)
     axes[0].axhline(WORST - GAMMA, color="0.6", linewidth=0.8)
-    axes[0].set(xlabel="epoch", ylabel="the question's loss (hinge less gamma)")
-    axes[1].set(xlabel="epoch", ylabel="fraction of examples at the lower clamp", ylim=(-0.03, 1.03))
+    axes[0].set(xlabel="epoch", ylabel="loss (hinge less gamma)")
+    axes[1].set(xlabel="epoch", ylabel="fraction at the lower clamp", ylim=(-0.03, 1.03))
     style.legend_below(figure, axes[0], columns=2)
     return figure
 
@@ -159,13 +156,12 @@ STUDIES = {
         "(discuss.pytorch.org/t/43047; published: the loss tends to 200, and without `zero_()` 98 % are right)",
         about="Its settings: gamma 200, alpha 2, the mean over the nine wrong classes, distances of probabilities at "
         "the input, batches of 64, SGD with learning rate .01 and momentum .5, no cross-entropy. Here on "
-        f"scikit-learn's digits, the lecture's network with {WIDTH} of its width, {EPOCHS} epochs; the question has "
-        "MNIST and another network. The question's loop is written with nine derivatives instead of one for each "
-        "example and class; a test holds it to the literal form.",
+        f"scikit-learn's digits, a perceptron with two hidden layers of 100, {EPOCHS} epochs; the question has MNIST "
+        "and a small convolutional network. The question's loop is written with nine derivatives instead of one for "
+        "each example and class; a test holds it to the literal form.",
         sweeps={
             "margin_question": (
-                "data=digits", "data.validation_size=0", "model=mnist_convnet", f"model.width={WIDTH}",
-                f"batch_size={BATCH}",
+                "data=digits", "data.validation_size=0", "model=mlp", f"batch_size={BATCH}",
                 "optimizer=momentum", f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}", f"epochs={EPOCHS}",
                 "penalty=large_margin_reference", "loss.weight=0", *SETTINGS,
                 "sweep.arms={right: {optimizer.clip: null}, clipped: {optimizer.clip: 5}}", "sweep.baseline=right",
@@ -176,7 +172,7 @@ STUDIES = {
         numbers=numbers,
         text=text,
         pictures={"": picture},
-        captions={"": "Loss, and fraction of examples without a gradient: mean of five seeds, band from the least to "
-                  "the greatest. The grey line is the largest possible loss."},
+        captions={"": "The question's loss, and the fraction of examples at its lower clamp: mean of five seeds, band "
+                  "from the least to the greatest. The grey line is the largest possible loss."},
     ),
 }  # fmt: skip
