@@ -34,7 +34,8 @@ from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, weights
 from runner.storage.atomic import remove_stale_temporaries
-from runner.storage.directory import Run, locked
+from runner.storage.directory import Run
+from runner.storage.lock import locked
 from runner.storage.provenance import provenance
 from runner.storage.status import FINISHED, Status
 from runner.summary.settings import changed

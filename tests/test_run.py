@@ -24,8 +24,9 @@ from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
 from runner.outcome import objective, reason_of, report_stored_result
-from runner.storage.directory import Busy, Run
+from runner.storage.directory import Run
 from runner.storage.identity import digest, identity
+from runner.storage.lock import Busy
 from runner.storage.provenance import commit
 from runner.system import cores
 

@@ -21,7 +21,8 @@ from multiprocessing.process import BaseProcess
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
 from runner.signals import STOP_CODES, StopSignals
-from runner.storage.directory import Busy, Run, locked
+from runner.storage.directory import Run
+from runner.storage.lock import Busy, locked
 from runner.storage.status import ENDED, Status
 from runner.sweep.job import train_in_own_process
 from runner.sweep.overview import Overview
