@@ -188,7 +188,8 @@ STUDIES = {
     "compare_digits": Study(
         title="All penalties against none: digits",
         source="none, a comparison of our own",
-        about="300 of scikit-learn's digits to train on, 700 to choose by, 360 for the test; the lecture's network, 20 "
+        about="300 of scikit-learn's digits to train on, 700 to choose by, 360 for the test (300 with attacks, 200 for "
+        "Jacobian and margin); the lecture's network, 20 "
         "epochs of Adam. " + ABOUT.format(trials=6),
         sweeps={"compare_digits": ("sweep=compare_penalties",), "compare_digits_early": EARLY},
         quick=QUICK,
@@ -201,7 +202,8 @@ STUDIES = {
         title="All penalties against none: 1,000 digits of MNIST",
         source="none, a comparison of our own",
         about="1,000 digits of MNIST to train on, 700 to choose by, 10,000 for the test (2,000 with noise and shifts, "
-        "500 for attacks, Jacobian and margin); the lecture's network, 20 epochs of Adam. " + ABOUT.format(trials=4),
+        "300 with attacks, 200 for Jacobian and margin); the lecture's network, 20 epochs of Adam. "
+        + ABOUT.format(trials=4),
         sweeps={"compare_mnist": ("sweep=compare_penalties", *MNIST), "compare_mnist_early": (*EARLY, *MNIST[:2])},
         quick=QUICK,
         inputs="data.root=FOLDER",
