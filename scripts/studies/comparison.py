@@ -179,7 +179,7 @@ ABOUT = (
     "mini-batch, the distortions being those of the tangents. `early_stopping` is the epoch with the least validation "
     "error. The intervals cover the seeds, not other splits of the data."
 )
-MNIST = ("data=mnist", "data.train_size=1700", "sweep.trials=4")
+MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
 EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "probe=[]", "evaluate_every=1")
 QUICK = ("epochs=1", "sweep.trials=2", "sweep.tuning_seeds=[100]", "seed=range(2)")
 
@@ -204,7 +204,7 @@ STUDIES = {
         about="1,000 digits of MNIST to train on, 700 to choose by, 10,000 for the test (2,000 with noise and shifts, "
         "300 with attacks, 200 for Jacobian and margin); the lecture's network, 20 epochs of Adam. "
         + ABOUT.format(trials=4),
-        sweeps={"compare_mnist": ("sweep=compare_penalties", *MNIST), "compare_mnist_early": (*EARLY, *MNIST[:2])},
+        sweeps={"compare_mnist": ("sweep=compare_penalties", *MNIST), "compare_mnist_early": (*EARLY, *MNIST[:3])},
         quick=QUICK,
         inputs="data.root=FOLDER",
         numbers=numbers,
