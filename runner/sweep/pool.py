@@ -60,11 +60,13 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
 
 def _import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then check all options against the signatures of their classes."""
-    import matplotlib.backends.backend_agg  # noqa: F401
     import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
     import runner.run  # noqa: F401
     from runner.instantiate import check_signatures
+
+    if any(run.config["pictures"] for run in runs):
+        import matplotlib.backends.backend_agg  # noqa: F401
 
     problems = []
     for run in runs:
