@@ -4,7 +4,15 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, large_margin, lecture_weights, margin_moons, margin_question
+from studies import (
+    comparison,
+    jacobian_package,
+    large_margin,
+    lecture_weights,
+    margin_moons,
+    margin_question,
+    weights,
+)
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
@@ -13,4 +21,6 @@ STUDIES: dict[str, Study] = {
     **large_margin.STUDIES,
     **margin_moons.STUDIES,
     **margin_question.STUDIES,
+    **comparison.STUDIES,
+    **weights.STUDIES,
 }
