@@ -67,7 +67,7 @@ def surfaces_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
         each.clabel(lines, fontsize=7, fmt="%g")
         each.plot([-4, 4], [-4, 4], color=style.COLORS[1], linestyle="--", linewidth=1.4)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        each.text(0.6, -3.0, "classified right", fontsize=8, bbox=box)
+        each.text(1.0, -3.65, "classified right", fontsize=8, bbox=box)
         each.text(-2.4, 2.6, "classified wrong", fontsize=8, bbox=box)
         each.set(xlabel="logit of the right class", title=name, aspect="equal")
     axes[0].set_ylabel("logit of the wrong class")
@@ -142,8 +142,8 @@ STUDIES = {
         text=surfaces_text,
         pictures={"": surfaces_picture},
         captions={
-            "": "Lines of equal loss over two logits. Cross-entropy falls with the margin, without end; MSE has its "
-            "minimum at (1, 0) and rises again where the class is right."
+            "": "Lines of equal loss over two logits; dashed, where both are equal. Cross-entropy falls with the "
+            "margin, without end; MSE has its minimum at (1, 0), the star, and rises again where the class is right."
         },
     ),
     "lecture_losses": Study(

@@ -175,12 +175,13 @@ def valley_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
 # ---------------------------------------------------------------- the noise of mini-batches
 
 SIZES = (1, 3, 10, 32, 100, 320)
-BATCHES = 200  # of each size
+BATCHES = 60  # of each size
 
 
 def batches(folders: Folders) -> pd.DataFrame:
     """Return E ||g_B - g||^2 for mini-batches of each size, before and after training, and what theory says of it."""
     tables = []
+    torch.set_num_threads(1)  # more of them only wait for each other where a batch has few examples
     for path in sorted(load_runs(folders["lecture_batches"])["path"]):
         components = build(config := config_of([read_run(Path(path))]))
         trained = load_model(path).network.requires_grad_()
@@ -237,7 +238,7 @@ def batches_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     for index, (epoch, own) in enumerate(numbers.groupby("epoch")):
         label = "before training" if epoch == 0 else f"after {epoch} epochs"
         style.band(axes, own, "size", "variance", f"measured, {label}", index)
-        form = own.groupby("size")["closed_form"].mean()
+        form = own.groupby("size")["closed_form"].mean()  # thin: it lies under the measured line
         axes.plot(form, color="black", linewidth=0.8, label="closed form" if index == 0 else None, zorder=1)
     axes.set(xscale="log", yscale="log", xlabel="examples in a mini-batch", ylabel="E ||batch gradient - gradient||^2")
     axes.legend(fontsize=8, frameon=False, handlelength=3)
