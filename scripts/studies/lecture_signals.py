@@ -72,7 +72,7 @@ def ratio_means(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return for each activation and initialisation the closed form and the means, with half their 95 % intervals."""
     own = numbers.assign(weights=np.log(numbers["weights"])).groupby(["activation", "init"], sort=False)
     means, half = own.mean(), 1.96 * own.std() / np.sqrt(numbers["seed"].nunique())
-    return means.assign(weights=np.exp(means["weights"])).join(half[[*MEASURED, "last"]], rsuffix="_half")
+    return means.assign(weights=np.exp(means["weights"])).join(half[[*MEASURED, "last"]].add_suffix("_half"))
 
 
 def deviations(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -264,9 +264,7 @@ STUDIES = {
         numbers=ratios,
         text=ratios_text,
         pictures={"": ratios_picture},
-        captions={
-            "": "Measured ratios less their closed form, with 95 % intervals; the band is 2 % wide to each side."
-        },
+        captions={"": "Ratios less their closed form, with 95 % intervals; the band is 2 % wide to each side."},
     ),
     "lecture_signals": Study(
         title="Lecture 5.5: vanishing gradients",
