@@ -186,7 +186,7 @@ def signals_text(numbers: pd.DataFrame) -> Text:
 
 
 def signals_picture(numbers: pd.DataFrame, activations: tuple[str, ...]) -> Figure:
-    figure, axes = style.figure(len(activations), 2, height=3.0, sharex=True, sharey="row")
+    figure, axes = style.figure(len(activations), 2, height=2.6, sharex=True, sharey="row")
     start = numbers[numbers["epoch"] == 0]
     for row, activation in zip(axes, activations, strict=True):
         for each, kind in zip(row, KINDS, strict=False):

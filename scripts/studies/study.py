@@ -71,9 +71,9 @@ def epochs_of(folder: Path, *columns: str) -> pd.DataFrame:
         SystemExit: as `runs_of` does.
     """
     seconds = runs_of(folder, "path").set_index("path")["seconds"]
-    epochs = load_epochs(folder)
+    kept = list(dict.fromkeys([*columns, "epoch", "seed", "status"]))
+    epochs = load_epochs(folder).reindex(columns=["path", *kept])
     is_last = epochs.groupby("path")["epoch"].transform("max") == epochs["epoch"]
-    epochs["seconds"] = epochs["path"].map(seconds).where(is_last)
-    epochs = epochs.reindex(columns=list(dict.fromkeys([*columns, "epoch", "seed", "status", "seconds"])))
+    epochs = epochs[kept].assign(seconds=epochs["path"].map(seconds).where(is_last))
     settings = [column for column in columns if "/" not in column]  # metrics have a slash
     return epochs.sort_values([*settings, "seed", "epoch"], ignore_index=True)
