@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from runner.build import build, build_network
+from runner.build import Components, build, build_network
 from runner.config.compose import project_composer
 from runner.evaluation import Signal, Subject
+from runner.results import load_runs
+from runner.summary.runs import config_of, read_run
 from studies import style
 from studies.study import Folders, Study, Text, epochs_of
 from studies.tables import interval, paired, spread, table
@@ -45,24 +50,33 @@ def ratios(folders: Folders) -> pd.DataFrame:
     gradients by weights, a geometric mean, since numerator and denominator are equally distributed. `last`: mean
     square of the last layer's activations.
     """
-    rows = []
+    components, rows = build(project_composer().compose(["data=digits", "model=mlp"]).values), []
     for (activation, init), (overrides, expected) in (FORMS | BIASES).items():
-        lines = ["data=digits", "model=mlp", WIDTHS, f"model.activation={activation}", *overrides]
-        config = project_composer().compose(lines).values
-        components = build({**config, "device": "cpu"})
-        dataset, generator = components.dataset, torch.Generator()
-        facts = dataset.shape, dataset.outputs, components.device, dataset
-        for seed in range(SEEDS):
-            network = build_network({**config, "seed": seed}, *facts).eval()
-            found = Signal(examples=1)(Subject(network, components.criterion, dataset, generator))
-            forward, backward, weights = (
-                np.array([found[name.format(layer)] for layer in LAYERS])
-                for name in (f"activation/{activation}{{}}", "gradient/fc{}", "weight_gradient/fc{}.weight")
-            )
+        networks = squares_at_start((f"model.activation={activation}", *overrides), SEEDS, components, examples=1)
+        for seed, (forward, backward, weights) in enumerate(networks):
             means = (forward[1:] / forward[:-1]).mean(), (backward[:-1] / backward[1:]).mean()
             geometric = np.exp(np.diff(np.log(weights[1:])).mean())  # the first layer is not square
             rows.append((activation, init, expected, seed, *means, geometric, forward[-1]))
     return pd.DataFrame(rows, columns=["activation", "init", "closed_form", "seed", *MEASURED, "last"])
+
+
+def squares_at_start(
+    overrides: Sequence[str], seeds: int, components: Components, examples: int
+) -> Iterator[np.ndarray]:
+    """Yield for some seeds what `squares` returns of a network at its initialisation, as a run has it."""
+    config = project_composer().compose(["model=mlp", WIDTHS, *overrides]).values
+    dataset, criterion, generator = components.dataset, components.criterion, torch.Generator()
+    for seed in range(seeds):
+        facts = dataset.shape, dataset.outputs, components.device, dataset
+        network = build_network({**config, "seed": seed}, *facts).eval()
+        found = Signal(examples)(Subject(network, criterion, dataset, generator))
+        yield squares(found, config["model"]["activation"])
+
+
+def squares(found: Mapping[str, float], activation: str) -> np.ndarray:
+    """Return mean squares (3, layers) of `KINDS`, from the numbers of `probe=signal`."""
+    names = f"activation/{activation}{{}}", "gradient/fc{}", "weight_gradient/fc{}.weight"
+    return np.array([[found[name.format(layer)] for layer in LAYERS] for name in names])
 
 
 MEASURED = ("forward", "backward", "weights")
@@ -132,57 +146,76 @@ def ratios_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
 
 # ---------------------------------------------------------------- signals of networks that are trained
 
-INITS = ("normal", "torch", "xavier_normal", "kaiming_normal", "kaiming_normal, fan_out", "lsuv")
+INITS = {
+    "normal(.01)": ("init=normal",),
+    "torch": ("init=torch",),
+    "xavier_normal": ("init=xavier_normal",),
+    "kaiming_normal": ("init=kaiming_normal",),
+    "kaiming_normal, fan_out": ("init=kaiming_normal", "init.mode=fan_out"),
+    "lsuv": ("init=lsuv",),
+}
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "identity")
 KINDS = ("activation", "gradient", "weight_gradient")
 
 
 def signals(folders: Folders) -> pd.DataFrame:
-    """Return a row for each run, epoch (0 and the last) and layer, the mean squares of three things."""
-    rows = []
-    for folder in folders.values():
-        epochs = epochs_of(folder, "model.activation", "init", "init.mode", *tags(), "train/error", "test/error")
-        for _, row in epochs[epochs["probe/signal/gradient/fc1"].notna()].iterrows():
-            activation, is_out = row["model.activation"], row["init.mode"] == "fan_out"
-            run = (activation, f"{row['init']}{', fan_out' * is_out}", row["seed"], row["epoch"])
-            errors = row["train/error"], row["test/error"], row["seconds"]
-            for layer in LAYERS:
-                names = (f"activation/{activation}{layer}", f"gradient/fc{layer}", f"weight_gradient/fc{layer}.weight")
-                squares = [row[f"probe/signal/{name}"] for name in names]
-                rows.append((*run, layer, *squares, *(errors if layer == 1 else (None, None, None))))
-    columns = ["activation", "init", "seed", "epoch", "layer", *(f"square_of_{kind}" for kind in KINDS)]
-    return pd.DataFrame(rows, columns=[*columns, "train/error", "test/error", "seconds"])
+    """Return a row for each network and layer, with the mean squares of `KINDS`.
+
+    Of epoch 0, with all initialisations, and of trained networks, with some; for these also the errors.
+    """
+    (folder,) = folders.values()
+    runs = load_runs(folder)
+    components, tables = build(config_of([read_run(Path(runs["path"][0]))])), []
+    for activation in ACTIVATIONS:
+        for init, overrides in INITS.items():
+            networks = squares_at_start((f"model.activation={activation}", *overrides), 5, components, examples=500)
+            tables += [layers_of(activation, init, seed, 0, found) for seed, found in enumerate(networks)]
+    for _, run in runs[runs["status"] == "done"].iterrows():
+        found = squares({key.removeprefix("probe/signal/"): run[key] for key in runs}, run["model.activation"])
+        init = {"normal": "normal(.01)"}.get(run["init"], run["init"])
+        of_run = run["model.activation"], init, run["seed"], run["epoch"]
+        errors = {key: run[key] for key in ("train/error", "test/error", "seconds")}
+        first = pd.DataFrame([errors], index=[0])  # once for each run
+        tables.append(layers_of(*of_run, found).join(first))
+    return pd.concat(tables)
 
 
-def tags() -> list[str]:
-    names = [f"activation/{activation}{{}}" for activation in ACTIVATIONS]
-    names += ["gradient/fc{}", "weight_gradient/fc{}.weight"]
-    return [f"probe/signal/{name.format(layer)}" for name in names for layer in LAYERS]
+def layers_of(activation: str, init: str, seed: int, epoch: int, found: np.ndarray) -> pd.DataFrame:
+    facts = {"activation": activation, "init": init, "seed": seed, "epoch": epoch, "layer": list(LAYERS)}
+    return pd.DataFrame({**facts, **{f"square_of_{kind}": own for kind, own in zip(KINDS, found, strict=True)}})
 
 
 def signals_text(numbers: pd.DataFrame) -> Text:
     start, end = (numbers[numbers["epoch"] == epoch] for epoch in (0, numbers["epoch"].max()))
-    means = start.groupby(["activation", "init", "layer"])[[f"square_of_{kind}" for kind in KINDS]].mean() ** 0.5
-    errors = end.dropna(subset=["test/error"]).groupby(["activation", "init"])["test/error"]
+    columns = [f"square_of_{kind}" for kind in KINDS]
+    means = start.groupby(["activation", "init", "layer"])[columns].mean()
     rows = []
     for activation in ACTIVATIONS:
         for init in INITS:
-            own = means.loc[(activation, init)]
-            spreads = [f"{own.loc[layer, f'square_of_{kind}']:.2g}" for kind in KINDS[:2] for layer in (1, DEPTH)]
-            rows.append((f"{activation}, {init}", *spreads, spread(errors.get_group((activation, init)), 3)))
-    normal = end[(end["init"] == "normal") & end["test/error"].notna()]
+            own = means.loc[(activation, init)] ** 0.5
+            rows.append(
+                (f"{activation}, {init}", *(f"{own.loc[at, key]:.2g}" for key in columns[:2] for at in (1, DEPTH)))
+            )
     relu = means.loc["relu"]["square_of_activation"]
-    out = (relu["kaiming_normal, fan_out"] / relu["kaiming_normal"]) ** 2
+    out = relu["kaiming_normal, fan_out"] / relu["kaiming_normal"]
+    ended = end.dropna(subset=["test/error"]).groupby(["activation", "init"], sort=False)
+    errors = [(", ".join(place), *(spread(own[key], 3) for key in ERRORS), len(own)) for place, own in ended]
     return [
-        *table(["", "activations, layer 1", "layer 10", "gradients, layer 1", "layer 10", "test error"], rows),
+        *table(["", "activations, layer 1", "layer 10", "gradients, layer 1", "layer 10"], rows),
         "",
-        "Root mean squares before the first step, means over the seeds, and the test error after 2 epochs, mean (sd). "
-        f"The normal initialisation of deviation .01 has vanishing activations and gradients, and its errors are still "
-        f"{normal['test/error'].min():.3f} to {normal['test/error'].max():.3f} then. "
-        f"With relu, fan_out differs from fan_in where a layer is not square: the mean square of the first layer's "
-        f"activations is {out[1]:.2f} times that with fan_in (784 / 100 = 7.84), and stays so, {out[10]:.2f} times in "
-        "the tenth.",
+        "Root mean squares before the first step, means over 5 seeds. With relu, fan_out differs from fan_in where a "
+        f"layer is not square: the mean square of the first layer's activations is {out[1]:.2f} times that with fan_in "
+        f"(784 / 100 = 7.84), and stays so, {out[DEPTH]:.2f} times in the tenth layer. After "
+        f"{end['epoch'].max()} epochs:",
+        "",
+        *table(["activation, init", *ERRORS, "n"], errors),
     ]
+
+
+ERRORS = ("train/error", "test/error")
+
+
+FLOORS = {"tanh": 1e-4, "relu": 5e-6, "sigmoid": 1e-10, "identity": 1e-4}  # of the pictures
 
 
 def signals_picture(numbers: pd.DataFrame, activations: tuple[str, ...]) -> Figure:
@@ -193,10 +226,10 @@ def signals_picture(numbers: pd.DataFrame, activations: tuple[str, ...]) -> Figu
             for index, init in enumerate(INITS):
                 own = start[(start["activation"] == activation) & (start["init"] == init)]
                 own = own.assign(spread=own[f"square_of_{kind}"] ** 0.5)
-                style.band(each, own, "layer", "spread", "normal(.01)" if init == "normal" else init, index)
+                style.band(each, own, "layer", "spread", init, index)
             each.set(yscale="log", xticks=LAYERS)
             each.set_title(f"{activation}: {'activations' if kind == 'activation' else 'gradients'}", fontsize=9)
-        row[0].set_ylabel("root mean square")
+        row[0].set(ylabel="root mean square", ylim=(FLOORS[activation], 10))
     for each in axes[-1]:
         each.set_xlabel("layer")
     style.legend_below(figure, axes[0, 0])
@@ -238,23 +271,14 @@ def normalization_picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
         for index, name in enumerate(NORMALIZE):
             own = epochs[(epochs["data.normalize"] == name) & (epochs["epoch"] > 0)]
             style.band(each, own, "epoch", metric, f"data.normalize={name}", index)
-        each.set(xlabel="epoch", title=metric, yscale="log")
+        each.set(xlabel="epoch", title=metric)
+        style.log_errors(each)
     axes[0].set_ylabel("error (fraction of digits)")
     style.legend_below(figure, axes[0])
     return figure
 
 
 DIGITS = ("data=mnist", "data.validation_size=0", "seed=range(5)", "histograms=false", "pictures=false")
-DEEP = (
-    *DIGITS,
-    "data.train_size=10000",
-    "epochs=2",
-    "model=mlp",
-    WIDTHS,
-    f"model.activation={','.join(ACTIVATIONS)}",
-    "probe=signal",
-)
-
 STUDIES = {
     "lecture_ratios": Study(
         title="Lecture 5.5: closed forms of the signal",
@@ -269,14 +293,22 @@ STUDIES = {
     "lecture_signals": Study(
         title="Lecture 5.5: vanishing gradients",
         source=LECTURE,
-        about="Perceptrons of ten layers of 100, the first 10,000 training digits of MNIST, SGD 0.1 in batches of 50; "
-        "5 seeds. `probe=signal` on 500 training digits: activations, and gradients of each digit's loss by the "
-        "pre-activations.",
+        about="Perceptrons of ten layers of 100 on MNIST, and `probe=signal` on 500 training digits: activations, "
+        "and gradients of each digit's loss by the pre-activations, before the first step. Two initialisations are "
+        "trained, with the first 8,000 training digits and SGD 0.1 in batches of 50; 5 seeds.",
         sweeps={
-            "lecture_signals": (*DEEP, "init=normal,torch,xavier_normal,kaiming_normal,lsuv"),
-            "lecture_signals_fan_out": (*DEEP, "init=kaiming_normal", "init.mode=fan_out"),
+            "lecture_signals": (
+                *DIGITS,
+                "data.train_size=8000",
+                "epochs=2",
+                "model=mlp",
+                WIDTHS,
+                "model.activation=tanh,relu",
+                "init=normal,kaiming_normal",
+                "probe=signal",
+            ),
         },
-        quick=("seed=range(2)", "data.train_size=1000", "model.activation=tanh,relu,sigmoid,identity"),
+        quick=("seed=range(2)", "data.train_size=1000"),
         inputs="data.root=FOLDER",
         numbers=signals,
         text=signals_text,
@@ -286,18 +318,20 @@ STUDIES = {
         },
         captions={
             "": "Spread of activations and of gradients by layer, before the first step: mean of five seeds, least and "
-            "greatest. Activations go from left to right, gradients from right to left.",
+            "greatest. Activations go from left to right, gradients from right to left. normal(.01) leaves the axes; "
+            "kaiming_normal and lsuv lie on each other.",
             "_others": "The same with sigmoid, whose activations are about .5 everywhere, and without activation.",
         },
     ),
     "lecture_normalization": Study(
         title="Lecture 5.5: normalised inputs",
         source=LECTURE,
-        about="The lecture's convolutional network, the first 2,000 training digits of MNIST, 10 epochs of SGD 0.1 in "
-        "batches of 50; 5 seeds.",
+        about="A perceptron with two hidden layers of 100, the first 2,000 training digits of MNIST, 10 epochs of SGD "
+        "0.1 in batches of 50; 5 seeds.",
         sweeps={
             "lecture_normalization": (
-                *(*DIGITS, "data.train_size=2000", "epochs=10", f"data.normalize={','.join(NORMALIZE)}"),
+                *(*DIGITS, "model=mlp", "data.train_size=2000", "epochs=10"),
+                f"data.normalize={','.join(NORMALIZE)}",
             )
         },
         quick=("epochs=2", "seed=range(2)", "data.train_size=500"),
