@@ -76,7 +76,7 @@ def test_one_step_per_epoch_is_slower_than_mini_batches() -> None:
     epochs = numbers("lecture_optimizers")
     loss = epochs.groupby(["optimizer", "epoch"])["train/loss"].agg(["min", "max"])
     trained = loss.index.levels[1][1:]
-    assert (loss["min"]["full gradient"][trained] > 3 * loss["max"]["sgd"][trained]).all()
+    assert (loss["min"]["full gradient"][trained] > 1.5 * loss["max"]["sgd"][trained]).all()
 
 
 def test_the_signal_grows_by_its_closed_form_within_two_percent() -> None:
