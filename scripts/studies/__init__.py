@@ -4,7 +4,15 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, lecture_losses, lecture_optimizers, lecture_signals, lecture_weights
+from studies import (
+    comparison,
+    jacobian_package,
+    lecture_losses,
+    lecture_optimizers,
+    lecture_signals,
+    lecture_weights,
+    weights,
+)
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
@@ -13,4 +21,6 @@ STUDIES: dict[str, Study] = {
     **lecture_optimizers.STUDIES,
     **lecture_signals.STUDIES,
     **jacobian_package.STUDIES,
+    **comparison.STUDIES,
+    **weights.STUDIES,
 }
