@@ -119,8 +119,8 @@ INTRODUCTION = """# Results: ours beside the published ones
 
 What the sources show, repeated by one command each: `scripts/reproduce.py NAME` runs the sweeps of a section and writes
 it, with the numbers of all runs in docs/results/NAME.csv. "Published" is from the source itself, "secondary" from a
-review of it, "recalled" unsure. Inside: our median lies within the tolerance of the published number. Where runs scatter
-from seed to seed, one published run says little, and there is no verdict.
+review of it, "recalled" unsure. Inside: our median lies within the tolerance of the published number. Where runs
+scatter from seed to seed, one published run says little, and there is no verdict.
 """
 
 
