@@ -8,6 +8,9 @@ from studies import (
     comparison,
     jacobian_package,
     large_margin,
+    lecture_losses,
+    lecture_optimizers,
+    lecture_signals,
     lecture_weights,
     margin_moons,
     margin_question,
@@ -17,6 +20,9 @@ from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
+    **lecture_losses.STUDIES,
+    **lecture_optimizers.STUDIES,
+    **lecture_signals.STUDIES,
     **jacobian_package.STUDIES,
     **large_margin.STUDIES,
     **margin_moons.STUDIES,
