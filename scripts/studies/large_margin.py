@@ -1,11 +1,10 @@
-"""Large margin (Elsayed et al. 2018): the public code's set-up, and wrong training labels."""
+"""Large margin (Elsayed et al. 2018): wrong training labels."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from runner.results import load_epochs, load_runs
 from runner.summary.compare import Interval
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
@@ -13,19 +12,10 @@ from studies.tables import interval, paired, spread, table
 
 ENTROPY, MARGIN = "cross_entropy", "large_margin"
 NAMES = {ENTROPY: "cross-entropy", MARGIN: "large margin"}
-QUIET = ("histograms=false", "pictures=false")
-CLAMP = "train/penalty/large_margin/at_lower_clamp"
 BEST = "best/test/error"
 NOISE = (0.8, 0.0)  # the published ones
 PUBLISHED = {0.0: "equal", 0.8: "-0.025"}  # difference of the test errors, secondary
 ACCURACY = {ENTROPY: 0.939, MARGIN: 0.964}  # at 80 %, secondary
-ATTACKED = {
-    "test/error": "test digits",
-    "probe/fgsm/error_0.05": "FGSM .05",
-    "probe/fgsm/error_0.1": "FGSM .1",
-    "probe/pgd/0.05": "PGD .05",
-    "probe/pgd/0.1": "PGD .1",
-}
 
 
 def difference(runs: pd.DataFrame, metric: str) -> Interval:
@@ -38,53 +28,6 @@ def verdict(found: Interval) -> str:
     if found.low <= 0 <= found.high:
         return "no difference found"
     return "lower with the large margin" if found.high < 0 else "higher with the large margin"
-
-
-# ---- the public code's set-up
-
-
-def reference_numbers(folders: Folders) -> pd.DataFrame:
-    """Return a row for each run and evaluated epoch; the last one of a run has its seconds."""
-    folder = folders["margin_reference"]
-    columns = ["arm", "seed", "epoch", "train/error", "test/error", CLAMP]
-    epochs = load_epochs(folder).reindex(columns=[*columns, "path"])
-    seconds = load_runs(folder).set_index("path")["seconds"]
-    is_last = epochs["epoch"] == epochs["epoch"].max()
-    epochs["seconds"] = epochs["path"].map(seconds).where(is_last)
-    return epochs.drop(columns="path").sort_values(["arm", "seed", "epoch"], ignore_index=True)
-
-
-def reference_text(epochs: pd.DataFrame) -> Text:
-    rows = []
-    for (arm, epoch), own in epochs.groupby(["arm", "epoch"]):
-        clamp = spread(own[CLAMP], 3) if own[CLAMP].notna().any() else ""
-        each = ", ".join(f"{error:.3f}" for error in own["test/error"])
-        rows.append((NAMES[arm], epoch, spread(own["train/error"], 3), spread(own["test/error"], 3), each, clamp))
-    last = epochs[epochs["epoch"] == epochs["epoch"].max()]
-    found = difference(last, "test/error")
-    errors = last.loc[last["arm"] == MARGIN, "test/error"]
-    return [
-        *table(["objective", "epoch", "train/error", "test/error", "of each seed", "at the lower clamp"], rows),
-        "",
-        f"Mean (standard deviation) over seeds. With the large margin {(errors < 0.5).sum()} of {len(errors)} seeds "
-        "have learned to tell most digits apart. After the last epoch the test error less that of cross-entropy is "
-        f"{interval(found)}, paired, with its 95 % interval: {verdict(found)}.",
-    ]
-
-
-def reference_picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
-    figure, (axes,) = style.figure(1, 2)
-    for index, (arm, name) in enumerate(NAMES.items()):
-        own = epochs[epochs["arm"] == arm]
-        style.band(axes[0], own, "epoch", "train/error", name, index)
-        style.band(axes[1], own, "epoch", "test/error", name, index)
-    axes[0].set(xlabel="epoch", ylabel="training error (fraction of digits)", yscale="log")
-    axes[1].set(xlabel="epoch", ylabel="test error (fraction of digits)", yscale="log")
-    axes[1].legend(fontsize=8, frameon=False)
-    return figure
-
-
-# ---- wrong labels
 
 
 def folder_of(noise: float) -> str:
@@ -161,68 +104,7 @@ def noise_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-# ---- few examples, and attacks
-
-
-def attacked_numbers(folders: Folders) -> pd.DataFrame:
-    return runs_of(folders["margin_attacked"], "optimizer.lr", *ATTACKED)
-
-
-def attacked_text(runs: pd.DataFrame) -> Text:
-    arms = dict(list(runs.groupby("arm")))
-    rows = [
-        (name, *(spread(arms[arm][metric]) for arm in NAMES), interval(found), verdict(found))
-        for metric, name in ATTACKED.items()
-        for found in [difference(runs, metric)]
-    ]
-    rates = ", ".join(f"{arms[arm]['optimizer.lr'].iloc[0]:g} for {name}" for arm, name in NAMES.items())
-    return [
-        *table(["error", *NAMES.values(), "difference", ""], rows),
-        "",
-        f"Mean (standard deviation) of {runs['seed'].nunique()} seeds, and the difference large margin less "
-        f"cross-entropy with its paired 95 % interval. Chosen learning rates: {rates}.",
-    ]
-
-
-def attacked_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
-    figure, ((axes,),) = style.figure()
-    for index, (arm, name) in enumerate(NAMES.items()):
-        own = runs[runs["arm"] == arm]
-        found = own[list(ATTACKED)].agg(["mean", "std"])
-        places = [place + 0.12 * (index - 0.5) for place in range(len(ATTACKED))]
-        look = style.look(index) | {"linestyle": "none", "markersize": 6}
-        axes.errorbar(places, found.loc["mean"], found.loc["std"], label=name, capsize=3, **look)
-    axes.set_xticks(range(len(ATTACKED)), list(ATTACKED.values()), fontsize=8)
-    axes.set(ylabel="error (fraction of digits)", ylim=(0, None))
-    axes.legend(fontsize=8, frameon=False)
-    return figure
-
-
 STUDIES = {
-    "margin_reference": Study(
-        title="Large margin: the public code's set-up",
-        source="Elsayed et al. 2018 and their public code (google-research, large_margin; published: 200 epochs of all "
-        "60,000 digits. Their accuracy without wrong labels is not known to us)",
-        about="`experiment=large_margin_reference`: TensorFlow's RMSProp with learning rate .1 (times .96 every 2,000 "
-        "steps), eps .01 and decay .9, pixels in [0, 1], Glorot's uniform initialisation, L2 on all variables, batches "
-        "of 256, the gradient clipped at 5, no cross-entropy; distances in the norm inf at the input and after both "
-        "blocks, gamma 10,000, alpha 4. Reduced here to 6,000 digits and 6 epochs, 144 steps; the code makes 46,800. "
-        "Cross-entropy is trained with the same options, but loss.weight=1 and the weight of the large margin 0.",
-        sweeps={
-            "margin_reference": (
-                "experiment=large_margin_reference", "data.train_size=6000", "epochs=6", "evaluate_every=3",
-                f"sweep.arms={{{ENTROPY}: {{loss.weight: 1, penalty.large_margin.weight: 0}}, {MARGIN}: {{}}}}",
-                f"sweep.baseline={ENTROPY}", "seed=range(5)", *QUIET,
-            )
-        },
-        quick=("epochs=3", "evaluate_every=1", "seed=range(2)", "data.train_size=1000"),
-        inputs="data.root=FOLDER",
-        numbers=reference_numbers,
-        text=reference_text,
-        pictures={"": reference_picture},
-        captions={"": "Training and test error by epoch, log scale: mean of the seeds, band from the least to the "
-                  "greatest."},
-    ),
     "margin_noise": Study(
         title="Large margin: wrong labels",
         source="Elsayed et al. 2018 (secondary: with 80 % wrong labels 96.4 % right against 93.9 % with "
@@ -241,25 +123,5 @@ STUDIES = {
         pictures={"": noise_picture},
         captions={"": "Test error against the fraction of wrong training labels, log scale: five seeds, and their "
                   "median as a dash. The open marks are the numbers of the source, from a review, set aside."},
-    ),
-    "margin_attacked": Study(
-        title="Large margin: few examples, and attacks",
-        source="Elsayed et al. 2018 (they report both; we have no numbers of theirs at hand)",
-        about="The objectives of the section on wrong labels, here without any, on 1,000 digits of MNIST for 30 "
-        "epochs: the same four learning rates tried for both. Errors of all test digits, and of 500 of them under "
-        "attacks of .05 and .1 of a pixel's range, FGSM and PGD with ten steps.",
-        sweeps={
-            "margin_attacked": (
-                "sweep=large_margin_noise", "data.label_noise=0", "data.train_size=1000", "epochs=30",
-                "evaluate_every=0", "probe=[fgsm,pgd]", "probe.fgsm.examples=500", "probe.pgd.examples=500",
-            )
-        },
-        quick=("epochs=3", "seed=range(2)", "sweep.trials=2"),
-        inputs="data.root=FOLDER",
-        numbers=attacked_numbers,
-        text=attacked_text,
-        pictures={"": attacked_picture},
-        captions={"": "Errors of the test digits, as they are and under attack: mean and standard deviation of five "
-                  "seeds."},
     ),
 }  # fmt: skip
