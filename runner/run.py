@@ -41,6 +41,7 @@ from runner.summary.settings import changed
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
+LEAST_LOSS = 1e-8  # of the histogram of their logarithms: cross-entropy in fp32 is 0 or above it
 EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: some epochs last a millisecond
 
 
@@ -199,12 +200,20 @@ class Session:
         epoch, dataset = self.loop.epoch, self.components.dataset
         if self.config["histograms"]:
             for name, evaluation in evaluations.items():
-                self.recorder.record_histogram(epoch, f"losses/{name}", evaluation.losses)
+                self.record_losses(name, evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"]:
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():
                 if figure is not None:
                     self.recorder.record_figure(epoch, tag, figure)
+
+    def record_losses(self, split: str, losses: torch.Tensor) -> None:
+        """Record the losses per example as a histogram, and their logarithms: most losses are much below the largest."""
+        self.recorder.record_histogram(self.loop.epoch, f"losses/{split}", losses)
+        if (losses >= 0).all():
+            self.recorder.record_histogram(
+                self.loop.epoch, f"losses/{split}/log10", losses.clamp(min=LEAST_LOSS).log10()
+            )
 
     @property
     def latest(self) -> dict[str, float]:
