@@ -231,8 +231,8 @@ STUDIES = {
         "the first 25,000 and all test images). SGD, 100 images a batch, 50 epochs: learning rate 0.1 for 25 epochs "
         "and 0.05 for 25.",
         sweeps={
-            "lecture_cifar": ("sweep=lecture_cifar",),
-            "lecture_cifar_constant": ("sweep=lecture_cifar", "scheduler=constant", "seed=0"),
+            "lecture_cifar": ("experiment=cifar10", "pictures=false", "seed=range(5)"),
+            "lecture_cifar_constant": ("experiment=cifar10", "pictures=false", "seed=0", "scheduler=constant"),
         },
         quick=("data.train_size=200", "seed=range(2)"),
         inputs="data=npz data.path=FILE",
