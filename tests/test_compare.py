@@ -277,6 +277,14 @@ def test_the_jobs_of_arms(composed: Callable[..., Any]) -> None:
     assert "penalty.l1.weight=1e-05" in second.comparison(("penalty.l2.weight=0.01",))[0]
 
 
+def test_an_arm_has_ranges_of_its_own() -> None:
+    own = {"penalty": "none", "sweep.ranges": {"model.dropout": [0.1, 0.5]}}
+    sweep = {"arms": {"none": {"penalty": "none"}, "dropout": own}, "trials": 2, "tuning_seeds": [7], "ranges": None}
+    none, dropout = points_of(sweep, ["seed=range(2)"], project_composer())
+    assert none.trials(2, [7]) == {}
+    assert list(dropout.trials(2, [7])) == [("model.dropout=0.1",), ("model.dropout=0.5",)]
+
+
 def test_a_seed_of_the_trials_is_refused_in_the_comparison(capsys: Any) -> None:
     sweep = {"arms": {"l2": {"penalty": "l2"}}, "trials": 2, "tuning_seeds": [1, 8], "ranges": None}
     with pytest.raises(SystemExit) as leaving:
