@@ -69,32 +69,13 @@ def cifar_numbers(folders: Folders) -> pd.DataFrame:
 
 
 def cifar_text(numbers: pd.DataFrame) -> Text:
-    rows = []
-    for schedule, epoch, metric, earlier in EARLIER:
-        ours = numbers.loc[(numbers["schedule"] == schedule) & (numbers["epoch"] == epoch), metric]
-        ours_shown = spread(ours) if len(ours) > 1 else f"{ours.mean():.4f}"
-        rows.append((schedule, epoch, metric, f"{earlier:g}", ours_shown, len(ours)))
     falling = numbers[numbers["schedule"] == FALLING]
     last = falling["epoch"].max()
-    tags = [f"test/{kind}" for kind in KINDS]
-    after = {tag: paired(falling, tag, falling["epoch"] == last, falling["epoch"] == TURN) for tag in tags}
     means = falling.groupby("epoch").mean(numeric_only=True)
-    first, end = means.loc[TURN], means.loc[last]
     return [
-        *table(["learning rate", "epoch", "", "earlier", "mean (sd)", "n"], rows),
+        *against_earlier(numbers),
         "",
-        f"From epoch {TURN} to {last} the test error changes by {interval(after['test/error'])} and the test loss by "
-        f"{interval(after['test/loss'], 2)} (paired by seed, 95 % interval): fewer images are wrong, and the loss is "
-        "larger all the same. The mean loss is that of the right images times their fraction plus that of the wrong "
-        f"ones times theirs. The {first['test/error']:.1%} of the test images that are wrong at epoch {TURN} have the "
-        f"mean loss {first['test/loss_wrong']:.2f}, the {end['test/error']:.1%} at epoch {last} "
-        f"{end['test/loss_wrong']:.2f} (change {interval(after['test/loss_wrong'], 2)}); the right ones "
-        f"{first['test/loss_right']:.3f} and {end['test/loss_right']:.3f} (change "
-        f"{interval(after['test/loss_right'], 3)}). So the wrong images make "
-        f"{end['test/error'] * end['test/loss_wrong'] / end['test/loss']:.1%} of the test loss at the end: a network "
-        "that has learned all training images is sure of itself, also where it is wrong, and cross-entropy grows with "
-        "the distance of the logits, while the error only counts. The typical test loss, the geometric mean over the "
-        f"images, falls from {first['test/typical']:.4f} to {end['test/typical']:.4f}.",
+        *explanation(falling, last),
         "",
         *by_epoch(means),
         "",
@@ -102,10 +83,46 @@ def cifar_text(numbers: pd.DataFrame) -> Text:
     ]
 
 
+def against_earlier(numbers: pd.DataFrame) -> list[str]:
+    """Return a table of the numbers of an earlier run beside those of now."""
+    rows = []
+    for schedule, epoch, metric, earlier in EARLIER:
+        ours = numbers.loc[(numbers["schedule"] == schedule) & (numbers["epoch"] == epoch), metric]
+        shown = spread(ours) if len(ours) > 1 else f"{ours.mean():.4f}"
+        rows.append((schedule, epoch, metric, f"{earlier:g}", shown, len(ours)))
+    return table(["learning rate", "epoch", "metric", "earlier", "mean (sd)", "n"], rows)
+
+
+def explanation(falling: pd.DataFrame, last: int) -> Text:
+    """Return in words what happens from the fall of the learning rate on, and why."""
+    ends = {epoch: falling["epoch"] == epoch for epoch in (TURN, TURN + 5, last)}
+    first, end = (falling[ends[epoch]].mean(numeric_only=True) for epoch in (TURN, last))
+
+    def change(tag: str, digits: int, since: int = TURN) -> str:
+        return interval(paired(falling, tag, ends[last], ends[since]), digits)
+
+    share = end["test/error"] * end["test/loss_wrong"] / end["test/loss"]
+    return [
+        f"From epoch {TURN} to {last} the test error changes by {change('test/error', 4)} and the test loss by "
+        f"{change('test/loss', 2)} (paired by seed, 95 % interval): fewer images are wrong, and the loss is larger all "
+        f"the same. From epoch {TURN + 5} on, when the training error is near 0, the changes are "
+        f"{change('test/error', 4, TURN + 5)} and {change('test/loss', 2, TURN + 5)}.",
+        "",
+        "Why: the mean loss is that of the right images times their fraction plus that of the wrong ones times theirs. "
+        f"From epoch {TURN} to {last} the mean loss of a wrong test image grows from {first['test/loss_wrong']:.2f} to "
+        f"{end['test/loss_wrong']:.2f} ({change('test/loss_wrong', 2)}), that of a right one goes from "
+        f"{first['test/loss_right']:.3f} to {end['test/loss_right']:.3f} ({change('test/loss_right', 3)}), and "
+        f"the wrong images, {end['test/error']:.1%} of all, make {share:.1%} of the test loss. A network that has "
+        "learned all training images is sure of itself, also where it is wrong; the loss grows with the difference of "
+        "the logits there, while the error only counts. Most images are better off: the geometric mean of their losses "
+        f"falls from {first['test/typical']:.4f} to {end['test/typical']:.4f}.",
+    ]
+
+
 def by_epoch(means: pd.DataFrame) -> list[str]:
     """Return a table of the means over the seeds, with the falling learning rate."""
     tags = ("train/error", "test/error", "test/loss", "test/loss_right", "test/loss_wrong", "test/typical")
-    names = ("train error", "test error", "test loss", "of the right", "of the wrong", "typical")
+    names = ("train error", "test error", "test loss", "of the right", "of the wrong", "geometric mean")
     rows = [(epoch, *(f"{row[tag]:.4f}" for tag in tags)) for epoch, row in means.iterrows()]
     return table(["epoch", *names], rows)
 
@@ -118,7 +135,7 @@ def against_constant(numbers: pd.DataFrame, last: int) -> Text:
     tags = ("train/error", "test/error", "test/loss")
     pairs = "; ".join(f"{tag} {constant[tag].mean():.4f} and {falling[tag].mean():.4f}" for tag in tags)
     return [
-        f"For want of time the constant learning rate was trained with seed {', '.join(map(str, constant['seed']))} "
+        f"To save time the constant learning rate was trained with seed {', '.join(map(str, constant['seed']))} "
         f"alone. With it and with the falling one, from the same start, at epoch {last}: {pairs}. Up to epoch {TURN} "
         "both are the same bits. No difference between the schedules is claimed."
     ]
