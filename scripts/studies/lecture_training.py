@@ -115,7 +115,7 @@ def explanation(falling: pd.DataFrame, last: int) -> Text:
         f"the wrong images, {end['test/error']:.1%} of all, make {share:.1%} of the test loss. A network that has "
         "learned all training images is sure of itself, also where it is wrong; the loss grows with the difference of "
         "the logits there, while the error only counts. Most images are better off: the geometric mean of their losses "
-        f"falls from {first['test/typical']:.4f} to {end['test/typical']:.4f}.",
+        f"falls from {first['test/typical']:.4f} to {end['test/typical']:.4f} (a loss of 0 counts as 1e-8).",
     ]
 
 
