@@ -208,12 +208,11 @@ class Session:
                     self.recorder.record_figure(epoch, tag, figure)
 
     def record_losses(self, split: str, losses: torch.Tensor) -> None:
-        """Record the losses per example as a histogram, and their logarithms: most losses are much below the largest."""
+        """Record a histogram of the losses per example, and one of their logarithms: most are far below the largest."""
         self.recorder.record_histogram(self.loop.epoch, f"losses/{split}", losses)
         if (losses >= 0).all():
-            self.recorder.record_histogram(
-                self.loop.epoch, f"losses/{split}/log10", losses.clamp(min=LEAST_LOSS).log10()
-            )
+            logarithms = losses.clamp(min=LEAST_LOSS).log10()
+            self.recorder.record_histogram(self.loop.epoch, f"losses/{split}/log10", logarithms)
 
     @property
     def latest(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ BATCH = 500  # examples; fixed, since the bits of a sum depend on it
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The model's outputs (N, C) and losses (N,) on a split, and which classes are wrong (N,); None for a regression."""
+    """The model's outputs (N, C) and losses (N,) on a split, and whose class is wrong (N,); None for a regression."""
 
     outputs: Tensor
     losses: Tensor

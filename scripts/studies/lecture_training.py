@@ -205,22 +205,29 @@ def capacity_text(runs: pd.DataFrame) -> Text:
             text for tag in ("train/error", "test/error") for text in (f"{own[tag].median():.4f}", spread(own[tag]))
         ]
         rows.append((f"{width:g}", f"{own['parameters'].iloc[0]:,}", *cells, len(own)))
-    medians = runs.groupby("model.width").median(numeric_only=True)
-    fitted = medians.index[medians["train/error"] == 0]
-    widest = runs["model.width"].max()
-    pairs = [
-        f"{interval(paired(runs, 'test/error', runs['model.width'] == widest, runs['model.width'] == width))} against "
-        f"width {width:g}"
-        for width in sorted(fitted.drop(widest, errors="ignore"))
+    header = ["width", "parameters", "train error, median", "mean (sd)", "test error, median", "mean (sd)", "n"]
+    medians = runs.groupby("model.width")["train/error"].median()
+    return [*table(header, rows), "", *beyond_enough(runs, sorted(medians.index[medians == 0]))]
+
+
+def beyond_enough(runs: pd.DataFrame, fitted: Sequence[float]) -> Text:
+    """Return in words what more parameters do than it takes to learn all training digits.
+
+    Args:
+        runs: a row for each run.
+        fitted: widths at which the median training error is 0, in their order.
+    """
+    if len(fitted) < 2:
+        return []
+    widest = runs["model.width"] == fitted[-1]
+    changes = [
+        f"{interval(paired(runs, 'test/error', widest, runs['model.width'] == width))} against width {width:g}"
+        for width in fitted[:-1]
     ]
-    fits = f"From width {fitted.min():g} on the median network learns all training digits. " if len(fitted) else ""
     return [
-        *table(
-            ["width", "parameters", "train error, median", "mean (sd)", "test error, median", "mean (sd)", "n"], rows
-        ),
-        "",
-        f"{fits}More parameters than it takes to learn all of them do not make the test error larger: at width "
-        f"{widest:g} it differs by {', '.join(pairs)} (paired by seed, 95 % interval).",
+        f"From width {fitted[0]:g} on the median network learns all training digits. More parameters than that do not "
+        f"make the test error larger: at width {fitted[-1]:g} it differs by {', '.join(changes)} (paired by seed, 95 % "
+        "interval)."
     ]
 
 
@@ -289,7 +296,7 @@ STUDIES = {
                 "histograms=false",
             )
         },
-        quick=("epochs=5", "seed=range(2)"),
+        quick=("epochs=5", "seed=range(2)", "model.width=0.125,1"),
         inputs="data.root=FOLDER",
         numbers=capacity_numbers,
         text=capacity_text,
