@@ -4,11 +4,13 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, lecture_training, lecture_weights
+from studies import comparison, jacobian_package, lecture_training, lecture_weights, weights
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
     **lecture_training.STUDIES,
     **jacobian_package.STUDIES,
+    **comparison.STUDIES,
+    **weights.STUDIES,
 }
