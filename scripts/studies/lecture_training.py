@@ -70,16 +70,14 @@ def cifar_numbers(folders: Folders) -> pd.DataFrame:
 
 def cifar_text(numbers: pd.DataFrame) -> Text:
     falling = numbers[numbers["schedule"] == FALLING]
-    last = falling["epoch"].max()
-    means = falling.groupby("epoch").mean(numeric_only=True)
     return [
         *against_earlier(numbers),
         "",
-        *explanation(falling, last),
+        *explanation(falling),
         "",
-        *by_epoch(means),
+        *by_epoch(falling),
         "",
-        *against_constant(numbers, last),
+        *against_constant(numbers),
     ]
 
 
@@ -89,55 +87,65 @@ def against_earlier(numbers: pd.DataFrame) -> list[str]:
     for schedule, epoch, metric, earlier in EARLIER:
         ours = numbers.loc[(numbers["schedule"] == schedule) & (numbers["epoch"] == epoch), metric]
         shown = spread(ours) if len(ours) > 1 else f"{ours.mean():.4f}"
-        rows.append((schedule, epoch, metric, f"{earlier:g}", shown, len(ours)))
+        if len(ours):
+            rows.append((schedule, epoch, metric, f"{earlier:g}", shown, len(ours)))
     return table(["learning rate", "epoch", "metric", "earlier", "mean (sd)", "n"], rows)
 
 
-def explanation(falling: pd.DataFrame, last: int) -> Text:
-    """Return in words what happens from the fall of the learning rate on, and why."""
-    ends = {epoch: falling["epoch"] == epoch for epoch in (TURN, TURN + 5, last)}
-    first, end = (falling[ends[epoch]].mean(numeric_only=True) for epoch in (TURN, last))
+def explanation(falling: pd.DataFrame) -> Text:
+    """Return in words what happens after the fall of the learning rate, and why, at the last epoch of all seeds."""
+    seeds = falling.groupby("epoch")["seed"].nunique()
+    last, very_last = seeds.index[seeds == seeds.max()].max(), seeds.index.max()
+    first, end = (falling[falling["epoch"] == epoch].mean(numeric_only=True) for epoch in (TURN, last))
 
-    def change(tag: str, digits: int, since: int = TURN) -> str:
-        return interval(paired(falling, tag, ends[last], ends[since]), digits)
+    def change(tag: str, digits: int, since: int = TURN, until: int = last) -> str:
+        return interval(paired(falling, tag, falling["epoch"] == until, falling["epoch"] == since), digits)
 
+    later = (
+        f" Epoch {very_last} was reached by {seeds[very_last]} seeds only; from epoch {TURN} on their changes are "
+        f"{change('test/error', 4, until=very_last)} and {change('test/loss', 2, until=very_last)}."
+    )
     share = end["test/error"] * end["test/loss_wrong"] / end["test/loss"]
     return [
         f"From epoch {TURN} to {last} the test error changes by {change('test/error', 4)} and the test loss by "
-        f"{change('test/loss', 2)} (paired by seed, 95 % interval): fewer images are wrong, and the loss is larger all "
-        f"the same. From epoch {TURN + 5} on, when the training error is near 0, the changes are "
-        f"{change('test/error', 4, TURN + 5)} and {change('test/loss', 2, TURN + 5)}.",
+        f"{change('test/loss', 2)} (paired by seed, 95 % interval, {seeds[last]} seeds): fewer images are wrong, and "
+        f"the loss is larger all the same. From epoch {TURN + 5} to {last}, when the training error is near 0, the "
+        f"changes are {change('test/error', 4, TURN + 5)} and {change('test/loss', 2, TURN + 5)}."
+        + (later if very_last > last else ""),
         "",
         "Why: the mean loss is that of the right images times their fraction plus that of the wrong ones times theirs. "
         f"From epoch {TURN} to {last} the mean loss of a wrong test image grows from {first['test/loss_wrong']:.2f} to "
         f"{end['test/loss_wrong']:.2f} ({change('test/loss_wrong', 2)}), that of a right one goes from "
         f"{first['test/loss_right']:.3f} to {end['test/loss_right']:.3f} ({change('test/loss_right', 3)}), and "
         f"the wrong images, {end['test/error']:.1%} of all, make {share:.1%} of the test loss. A network that has "
-        "learned all training images is sure of itself, also where it is wrong; the loss grows with the difference of "
+        "learned almost all training images is sure of itself, also where it is wrong; the loss grows with the difference of "
         "the logits there, while the error only counts. Most images are better off: the geometric mean of their losses "
         f"falls from {first['test/typical']:.4f} to {end['test/typical']:.4f} (a loss of 0 counts as 1e-8).",
     ]
 
 
-def by_epoch(means: pd.DataFrame) -> list[str]:
+def by_epoch(falling: pd.DataFrame) -> list[str]:
     """Return a table of the means over the seeds, with the falling learning rate."""
     tags = ("train/error", "test/error", "test/loss", "test/loss_right", "test/loss_wrong", "test/typical")
     names = ("train error", "test error", "test loss", "of the right", "of the wrong", "geometric mean")
-    rows = [(epoch, *(f"{row[tag]:.4f}" for tag in tags)) for epoch, row in means.iterrows()]
-    return table(["epoch", *names], rows)
+    epochs = falling.groupby("epoch")
+    rows = [(epoch, *(f"{own[tag].mean():.4f}" for tag in tags), len(own)) for epoch, own in epochs]
+    return table(["epoch", *names, "n"], rows)
 
 
-def against_constant(numbers: pd.DataFrame, last: int) -> Text:
+def against_constant(numbers: pd.DataFrame) -> Text:
     """Return what tells the two schedules apart at the end, as far as the seeds allow it."""
-    ends = numbers[numbers["epoch"] == last]
+    ends = numbers[numbers["epoch"] == numbers["epoch"].max()]
     constant = ends[ends["schedule"] == CONSTANT]
+    if not len(constant):
+        return ["With the constant learning rate no run had ended when these numbers were written."]
     falling = ends[(ends["schedule"] == FALLING) & ends["seed"].isin(constant["seed"])]
     tags = ("train/error", "test/error", "test/loss")
     pairs = "; ".join(f"{tag} {constant[tag].mean():.4f} and {falling[tag].mean():.4f}" for tag in tags)
     return [
         f"To save time the constant learning rate was trained with seed {', '.join(map(str, constant['seed']))} "
-        f"alone. With it and with the falling one, from the same start, at epoch {last}: {pairs}. Up to epoch {TURN} "
-        "both are the same bits. No difference between the schedules is claimed."
+        f"alone. With it and with the falling one, from the same start, at the end: {pairs}. Up to epoch {TURN} both "
+        "are the same bits. No difference between the schedules is claimed."
     ]
 
 
@@ -147,8 +155,8 @@ def cifar_curves(numbers: pd.DataFrame, folders: Folders) -> Figure:
     numbers = numbers[(numbers["schedule"] == FALLING) | (numbers["epoch"] >= TURN)]  # before that they are the same
     for each, kind in zip(axes, ("error", "loss"), strict=True):
         for index, (schedule, split) in enumerate((s, p) for s in (FALLING, CONSTANT) for p in SPLITS):
-            rows = numbers[numbers["schedule"] == schedule]
-            style.band(each, rows, "epoch", f"{split}/{kind}", f"{split}, learning rate {schedule}", index)
+            if len(rows := numbers[numbers["schedule"] == schedule]):
+                style.band(each, rows, "epoch", f"{split}/{kind}", f"{split}, learning rate {schedule}", index)
         each.axvline(TURN, color="0.6", linewidth=0.8)
         each.set(xlabel="epoch", ylabel=f"{kind} (fraction of images)" if kind == "error" else "mean loss (log scale)")
     axes[1].set_yscale("log")
@@ -248,12 +256,12 @@ def capacity_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 STUDIES = {
     "lecture_cifar": Study(
         title="Lecture 5.6: the test loss rises while the test error falls",
-        source='EE-559, lecture 5.6 (its experiment, not its images; "earlier" is one run of this project before, '
-        "for each schedule, on the same images)",
+        source='EE-559, lecture 5.6 (its experiment, not its images; "earlier" is from our notes: measured on the same '
+        "images before, probably one run for each schedule; whether it shuffled is not noted)",
         about="The lecture's network with three channels on the first 25,000 training images and 1,000 test images of "
         "CIFAR-10, instead of 50,000 and 10,000: FILE is an excerpt with these (`data=cifar10 data.root=FOLDER` takes "
-        "the first 25,000 and all test images). SGD, 100 images a batch, 50 epochs: learning rate 0.1 for 25 epochs "
-        "and 0.05 for 25.",
+        "the first 25,000 and all test images). SGD, 100 images a batch, not shuffled, 50 epochs: learning rate 0.1 "
+        "for 25 epochs and 0.05 for 25.",
         sweeps={
             "lecture_cifar": ("experiment=cifar10", "pictures=false", "seed=range(5)"),
             "lecture_cifar_constant": ("experiment=cifar10", "pictures=false", "seed=0", "scheduler=constant"),
@@ -268,10 +276,10 @@ STUDIES = {
             "_histograms": lambda numbers, folders: histograms(folders["lecture_cifar"], SHOWN),
         },
         captions={
-            "": "Error and loss by epoch: means, and bands from the least to the greatest of five seeds (learning rate "
-            "0.1 throughout: one seed, from epoch 25 on). The grey line is where the learning rate falls.",
+            "": "Error and loss by epoch: means, and bands from the least to the greatest of the seeds; a learning rate of "
+            "0.1 throughout, where drawn, from epoch 25 on. The grey line is where the learning rate falls.",
             "_right_wrong": "Mean loss of the images that are classified right, of those that are wrong, and of all, "
-            "by epoch, with the falling learning rate: means and bands over five seeds.",
+            "by epoch, with the falling learning rate: means and bands over the seeds.",
             "_histograms": "Losses per image on a log axis, seed 0, as TensorBoard shows them (`losses/test/log10`): "
             "epochs 5, 10, 25, 50. The dashed line is log 10, the loss of a guess; a loss of 0 counts as 1e-8.",
         },
