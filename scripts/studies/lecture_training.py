@@ -120,7 +120,8 @@ def explanation(falling: pd.DataFrame) -> Text:
         f"the wrong images, {end['test/error']:.1%} of all, make {share:.1%} of the test loss. A network that has "
         "learned almost all training images is sure of itself, also where it is wrong; the loss grows with the "
         "difference of the logits there, while the error only counts. Most images are better off: the geometric mean "
-        f"of their losses falls from {first['test/typical']:.4f} to {end['test/typical']:.4f} (a loss of 0 counts as 1e-8).",
+        f"of their losses falls from {first['test/typical']:.4f} to {end['test/typical']:.4f} (a loss of 0 counts as "
+        "1e-8).",
     ]
 
 
@@ -276,8 +277,8 @@ STUDIES = {
             "_histograms": lambda numbers, folders: histograms(folders["lecture_cifar"], SHOWN),
         },
         captions={
-            "": "Error and loss by epoch: means, and bands from the least to the greatest of the seeds; a learning rate "
-            "of 0.1 throughout, where drawn, from epoch 25 on. The grey line is where the learning rate falls.",
+            "": "Error and loss by epoch: means, and bands from the least to the greatest of the seeds; a learning "
+            "rate of 0.1 throughout, where drawn, from epoch 25 on. The grey line is where the learning rate falls.",
             "_right_wrong": "Mean loss of the images that are classified right, of those that are wrong, and of all, "
             "by epoch, with the falling learning rate: means and bands over the seeds.",
             "_histograms": "Losses per image on a log axis, seed 0, as TensorBoard shows them (`losses/test/log10`): "
