@@ -194,7 +194,7 @@ ABOUT = (
     "error. The intervals cover the seeds, not other splits of the data."
 )
 MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
-EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "probe=[]", "evaluate_every=1")
+EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "evaluate_every=1")
 QUICK = ("epochs=1", "sweep.trials=2", "sweep.tuning_seeds=[100]", "seed=range(2)")
 
 
