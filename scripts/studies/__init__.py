@@ -4,10 +4,11 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, lecture_weights
+from studies import activation_gradient, jacobian, lecture_weights
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
-    **jacobian_package.STUDIES,
+    **jacobian.STUDIES,
+    **activation_gradient.STUDIES,
 }
