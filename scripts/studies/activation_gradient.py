@@ -55,7 +55,7 @@ def text(runs: pd.DataFrame) -> Text:
     for name, weight in settings(runs):
         mask = (runs["penalty"] == name) & (runs["weight"] == weight)
         own = runs[mask]
-        values = [spread(own[metric], 4) for metric in shown.values()]
+        values = [f"{own[metric].mean():.2g} ({own[metric].std():.1g})" for metric in shown.values()]
         found = "" if name == "none" else interval(paired(runs, ERRORS["test"], mask, runs["penalty"] == "none"))
         label = {"none": "none", "example": f"{weight:g}", "batch": f"{weight:g}, reduction=batch"}[name]
         rows.append((label, *values, spread(own[ERRORS["test"]]), found))

@@ -113,7 +113,7 @@ def table_text(runs: pd.DataFrame) -> Text:
         cells = []
         for published, metric, digits in zip(TABLE[arm], ("accuracy", NORM), (2, 2), strict=True):
             compared = "" if arm == "none" else interval(difference(runs, metric, arm), digits)
-            cells += [f"{published:g}", spread(own[metric], digits), compared]
+            cells += [f"{published:.1f}", spread(own[metric], digits), compared]
         rows.append((arm, *cells))
     named = ("published", "ours, mean (sd)", "less none, 95 %")
     norms = runs.groupby("arm")[NORM].mean()
@@ -166,7 +166,8 @@ def few_text(runs: pd.DataFrame) -> Text:
     for size, own in runs.groupby("data.per_class"):
         for arm in in_order(own):
             recalled = RECALLED.get((arm, size))
-            cells = ("", "") if recalled is None else (f"{recalled:g}", f"{recalled - RECALLED['none', size]:+.1f}")
+            gain = "" if recalled is None or arm == "none" else f"{recalled - RECALLED['none', size]:+.1f}"
+            cells = ("" if recalled is None else f"{recalled:.1f}", gain)
             ours = own[own["arm"] == arm]
             compared = "" if arm == "none" else interval(difference(own, "accuracy", arm), 1)
             rows.append((size, arm, *cells, spread(ours["accuracy"], 1), compared))
@@ -187,7 +188,7 @@ def few_findings(runs: pd.DataFrame) -> Text:
             if sizes
         ]
         sentences.append(f"`{arm}`: {' and '.join(parts) or 'no difference found'}.")
-    return ["What the intervals leave out of doubt, compared with none. " + " ".join(sentences)]
+    return ["Compared with none, by the 95 % intervals (not corrected for their number). " + " ".join(sentences)]
 
 
 def few_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
