@@ -1,4 +1,4 @@
-"""The plane through three images, in which docs/results.md shows decision regions: its geometry."""
+"""What docs/results.md shows of the Jacobian: the plane through three images, and what grows with the outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 import torch
 from support import ROOT
 
+from losses import EagerForward
+
 sys.path.insert(0, str(ROOT / "scripts"))
+import benchmark_outputs
 from studies.jacobian import BEYOND, GRID, distances, plane, slice_of
 
 
@@ -43,3 +46,28 @@ def test_a_distance_is_that_to_a_straight_boundary() -> None:
     classes = (torch.cartesian_prod(x, y)[:, 0] > 1).long().view(GRID, GRID)
     places = torch.tensor([[0.0, 0.5], [3.0, -1.0], [-2.0, 0.0]]).double()
     assert distances(classes, x, y, places) == pytest.approx([1.0, 2.0, 3.0], abs=float(x[1] - x[0]))
+
+
+@pytest.mark.parametrize(
+    ("what", "products"), [("none", 0), ("1 projection", 1), ("3 projections", 3), ("exact", None)]
+)
+@pytest.mark.parametrize("outputs", [5, 20])
+def test_random_projections_take_as_many_products_for_any_number_of_outputs(
+    what: str, products: int | None, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This is why their cost does not grow with the outputs; the exact penalty takes one product for each."""
+    calls, vjp = [], EagerForward.vjp
+
+    def counted(self: EagerForward, *arguments: object, **options: object) -> tuple[torch.Tensor, ...]:
+        calls.append(arguments)
+        return vjp(self, *arguments, **options)
+
+    monkeypatch.setattr(EagerForward, "vjp", counted)
+    benchmark_outputs.work(what, outputs)()
+    assert len(calls) == (outputs if products is None else products)
+
+
+def test_the_probe_of_the_benchmark_is_that_of_a_run() -> None:
+    found = benchmark_outputs.work(benchmark_outputs.PROBE, 5)()
+    assert set(found) == {"frobenius", "sigma_1"}
+    assert 0 < found["sigma_1"] <= found["frobenius"]
