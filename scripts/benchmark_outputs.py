@@ -2,9 +2,9 @@
 
     uv run scripts/benchmark.py outputs
 
-A perceptron 784-200-200-C, batches of 64 random images with random labels, one thread: a step without the penalty, with
+A perceptron 784-200-200-C, batches of 32 random images with random labels, one thread: a step without the penalty, with
 1 and 3 random projections, and exact. Its time is also given as a ratio to that of a step without, timed side by side.
-The last row of each C is `probe=jacobian_norm` on 100 images, once. Each row is measured in a process of its own, and
+The last row of each C is `probe=jacobian_norm` on 50 images, once. Each row is measured in a process of its own, and
 its peak memory is what this process needs beyond the model and the data, as Linux counts it.
 """
 
@@ -29,8 +29,8 @@ from models import MLP
 from runner.evaluation import JacobianNorm, Subject
 
 OUTPUTS = (10, 100, 1000)
-BATCH = 64
-EXAMPLES = 100  # of the probe
+BATCH = 32
+EXAMPLES = 50  # of the probe
 PENALTIES = {
     "none": (),
     "1 projection": (Jacobian(),),

@@ -27,7 +27,7 @@ COMMON = (
     "evaluate_every=0",
     "histograms=false",
     "pictures=false",
-    "seed=range(10)",
+    "seed=range(5)",
 )
 WITH = (*COMMON, "penalty=activation_gradient")
 
@@ -126,7 +126,7 @@ STUDIES = {
         pictures={"": picture},
         captions={
             "": "Squared activation gradients (left, log scale) and error (right) against the weight: mean and range "
-            "of ten seeds."
+            "of five seeds."
         },
     ),
 }
