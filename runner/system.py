@@ -1,10 +1,14 @@
-"""The machine as this process may use it: its cores, and the memory that the C library keeps. Never imports torch."""
+"""The machine as this process may use it: cores, GPUs, memory, the search for garbage. Never imports torch."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
@@ -17,6 +21,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes.
+
+    Torch is not asked: what it learns of CUDA cannot be handed on to forked processes.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        try:
+            given = ",".join(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split())
+        except (OSError, subprocess.TimeoutExpired):
+            return []
+    return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next step, instead of returning it to the system.
 
@@ -27,3 +46,14 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+@contextmanager
+def importing_much() -> Iterator[None]:
+    """Import without looking for garbage: torch makes a million objects that stay, and a search takes half a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # nor are they looked through later
+        gc.enable()

@@ -4,11 +4,25 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import activation_gradient, jacobian, lecture_weights
+from studies import (
+    activation_gradient,
+    comparison,
+    jacobian,
+    lecture_losses,
+    lecture_optimizers,
+    lecture_signals,
+    lecture_weights,
+    weights,
+)
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
+    **lecture_losses.STUDIES,
+    **lecture_optimizers.STUDIES,
+    **lecture_signals.STUDIES,
     **jacobian.STUDIES,
     **activation_gradient.STUDIES,
+    **comparison.STUDIES,
+    **weights.STUDIES,
 }
