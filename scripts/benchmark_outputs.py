@@ -5,7 +5,8 @@
 A perceptron 784-200-200-C, batches of 32 random images with random labels, one thread: a step without the penalty, with
 1 and 3 random projections, and exact. Its time is also given as a ratio to that of a step without, timed side by side.
 The last row of each C is `probe=jacobian_norm` on 50 images, once. Each row is measured in a process of its own, and
-its peak memory is what this process needs beyond the model and the data, as Linux counts it.
+its peak memory is what this process needs beyond the model and the data, as Linux counts it. Times are CPU seconds,
+which depend least on the other work of the machine.
 """
 
 from __future__ import annotations
@@ -86,12 +87,13 @@ def send(what: str, outputs: int, sender: multiprocessing.connection.Connection)
     runs = {"none": work("none", outputs), what: work(what, outputs)}
     before = memory("VmRSS")
     if what == PROBE:
-        start = time.perf_counter()
+        start = time.process_time()
         runs[PROBE]()
-        times = (time.perf_counter() - start, *[float("nan")] * 3)
+        times = (time.process_time() - start, *[float("nan")] * 3)
     else:
         is_slow = what == "exact" and outputs > OUTPUTS[0]
-        times = compare(runs, FEW_ROUNDS if is_slow else ROUNDS, warm_up=0 if is_slow else 1)[what]
+        rounds, warm_up = (FEW_ROUNDS, 0) if is_slow else (ROUNDS, 1)
+        times = compare(runs, rounds, warm_up, clock=time.process_time)[what]
     sender.send(Measured(outputs, what, 1e3 * times[0], *times[1:], memory("VmHWM") - before))
 
 

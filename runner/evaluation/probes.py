@@ -61,8 +61,8 @@ class JacobianNorm(Probe):
     """
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
-        grams = [j @ j.mT for j in jacobians(subject.model, self.test_split(subject).inputs)]  # (B, C, C)
-        eigenvalues = torch.linalg.eigvalsh(torch.cat(grams)).clamp(min=0)
+        found = jacobians(subject.model, self.test_split(subject).inputs)
+        eigenvalues = torch.cat([torch.linalg.eigvalsh(j @ j.mT) for j in found]).clamp(min=0)  # (N, C)
         return {
             "frobenius": eigenvalues.sum(1).sqrt().mean().item(),
             "sigma_1": eigenvalues[:, -1].sqrt().mean().item(),

@@ -243,17 +243,19 @@ def outputs_text(rows: pd.DataFrame) -> Text:
         lines.append((row.what, row.outputs, f"{row.ms:,.1f}", ratio, f"{row.peak_mib:,.0f}"))
     found = rows.set_index(["what", "outputs"])
     least, most = benchmark_outputs.OUTPUTS[0], benchmark_outputs.OUTPUTS[-1]
-    one, exact = ([found.loc[(what, size), "ratio"] for size in (least, most)] for what in ("1 projection", "exact"))
+    one, three, exact = ([found.loc[(what, size), "ratio"] for size in (least, most)] for what in COSTS)
     memory = [found.loc[("exact", size), "peak_mib"] for size in (least, most)]
     probe = found.loc[(benchmark_outputs.PROBE, most)]
     return [
         *table(["what", "outputs C", "ms", "ratio to a step without (quartiles)", "peak memory, MiB"], lines),
         "",
         f"From {least} to {most:,} outputs the ratio of one random projection goes from {one[0]:.1f} to {one[1]:.1f}, "
+        f"of three from {three[0]:.1f} to {three[1]:.1f}, "
         f"that of the exact penalty from {exact[0]:.0f} to {exact[1]:,.0f}, and its memory from {memory[0]:,.0f} to "
         f"{memory[1]:,.0f} MiB. A random projection is one vector-Jacobian product, v^T J, whatever the length of v: a "
         "backward pass through the network, as the data loss needs one, while the exact ||J||^2 needs a product for "
-        "each of the C rows, and keeps the graphs of all of them for its own gradient.",
+        "each of the C rows, and keeps the graphs of all of them for its own gradient. The quartiles show how much of "
+        "the differences is other work on this machine.",
         "",
         f"`probe=jacobian_norm` is exact: with {most:,} outputs it takes "
         f"{probe['ms'] / benchmark_outputs.EXAMPLES:,.0f} ms an image and {probe['peak_mib']:,.0f} MiB. It takes the "
@@ -506,7 +508,7 @@ STUDIES = {
         source="the forum question, discuss.pytorch.org/t/62771, which asks for the Jacobian of a layer with many "
         f"units; {PAPER}, algorithm 1 (no numbers to compare)",
         about="A perceptron 784-200-200-C, 32 random images with random labels, one thread, nothing is trained "
-        "(`scripts/benchmark.py outputs` measures the same). Ratios are medians of steps timed side by side, of two "
+        "(`scripts/benchmark.py outputs` measures the same). CPU times; ratios are medians of steps timed side by side, of two "
         "rounds for the exact penalty with 100 and 1,000 outputs, else of 30; the probe is asked once, of 50 images. "
         "Peak memory is beyond the model and the data, in a process of its own.",
         numbers=outputs_numbers,
