@@ -11,6 +11,7 @@ from studies import (
     lecture_losses,
     lecture_optimizers,
     lecture_signals,
+    lecture_training,
     lecture_weights,
     weights,
 )
@@ -21,6 +22,7 @@ STUDIES: dict[str, Study] = {
     **lecture_losses.STUDIES,
     **lecture_optimizers.STUDIES,
     **lecture_signals.STUDIES,
+    **lecture_training.STUDIES,
     **jacobian.STUDIES,
     **activation_gradient.STUDIES,
     **comparison.STUDIES,

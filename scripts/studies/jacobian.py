@@ -509,8 +509,8 @@ STUDIES = {
         f"units; {PAPER}, algorithm 1 (no numbers to compare)",
         about="A perceptron 784-200-200-C, 32 random images with random labels, one thread, nothing is trained "
         "(`scripts/benchmark.py outputs` measures the same). CPU times; ratios are medians of steps timed side by "
-        "side, of two rounds for the exact penalty with 100 and 1,000 outputs, else of 30; the probe is asked once, of 50 "
-        "images. "
+        "side, of two rounds for the exact penalty with 100 and 1,000 outputs, else of 30; the probe is asked once, of "
+        "50 images. "
         "Peak memory is beyond the model and the data, in a process of its own.",
         numbers=outputs_numbers,
         text=outputs_text,
