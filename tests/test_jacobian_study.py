@@ -45,7 +45,7 @@ def test_a_distance_is_that_to_a_straight_boundary() -> None:
     x, y = torch.linspace(-3, 5, GRID).double(), torch.linspace(-2, 2, GRID).double()
     classes = (torch.cartesian_prod(x, y)[:, 0] > 1).long().view(GRID, GRID)
     places = torch.tensor([[0.0, 0.5], [3.0, -1.0], [-2.0, 0.0]]).double()
-    assert distances(classes, x, y, places) == pytest.approx([1.0, 2.0, 3.0], abs=float(x[1] - x[0]))
+    assert distances(classes, x, y, places) == pytest.approx([1.0, 2.0, 3.0], abs=1.5 * float(x[1] - x[0]))
 
 
 @pytest.mark.parametrize(
