@@ -5,8 +5,9 @@ its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
 from studies import (
+    activation_gradient,
     comparison,
-    jacobian_package,
+    jacobian,
     large_margin,
     lecture_losses,
     lecture_optimizers,
@@ -25,10 +26,11 @@ STUDIES: dict[str, Study] = {
     **lecture_optimizers.STUDIES,
     **lecture_signals.STUDIES,
     **lecture_training.STUDIES,
-    **jacobian_package.STUDIES,
+    **jacobian.STUDIES,
     **large_margin.STUDIES,
     **margin_moons.STUDIES,
     **margin_question.STUDIES,
+    **activation_gradient.STUDIES,
     **comparison.STUDIES,
     **weights.STUDIES,
 }
