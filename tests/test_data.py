@@ -79,6 +79,12 @@ def test_line_and_plateaus():
     plateaus = data.Plateaus().load()
     assert plateaus.train.inputs.shape == plateaus.train.targets.shape == (3, 1)
     assert line.classes is plateaus.classes is None
+    nine = data.Plateaus(distorted=True, shift=0.25).load()
+    assert nine.train.inputs.flatten().tolist() == [-1.25, -1, -0.75, -0.25, 0, 0.25, 0.75, 1, 1.25]
+    assert nine.train.targets[::3].equal(plateaus.train.targets)
+    assert nine.train.targets[2::3].equal(plateaus.train.targets)
+    assert nine.train.inputs[1::3].equal(plateaus.train.inputs)
+    assert data.Plateaus(shift=0.25).load().test.inputs.equal(nine.train.inputs)  # both are tested on the same points
 
 
 def test_sine():

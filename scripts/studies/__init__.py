@@ -4,10 +4,12 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, lecture_weights
+from studies import jacobian_package, lecture_weights, tangent_curves, tangent_images
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
+    **tangent_curves.STUDIES,
+    **tangent_images.STUDIES,
     **jacobian_package.STUDIES,
 }
