@@ -87,6 +87,12 @@ def test_line_and_plateaus():
     assert data.Plateaus(shift=0.25).load().test.inputs.equal(nine.train.inputs)  # both are tested on the same points
 
 
+@pytest.mark.parametrize("shift", [0.0, -0.1, float("inf"), float("nan")])
+def test_plateaus_refuse_a_shift_that_is_none(shift):
+    with pytest.raises(ValueError, match=r"^shift must be positive and finite, got "):
+        data.Plateaus(shift=shift)
+
+
 def test_sine():
     raw = data.Sine(n=2000, noise=0.3, seed=1).load()
     residual = raw.train.targets - torch.sin(torch.pi * raw.train.inputs)

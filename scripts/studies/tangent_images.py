@@ -189,7 +189,8 @@ def _about_weights(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
     return [
         f"The weights, {used['two_tangents']:g} for two translations and {used['seven_tangents']:g} for seven "
         f"tangents, are those of least error on 5,000 validation digits with {size} training digits (mean of two seeds "
-        "of their own), and are used for all sizes. The amounts of the distortion are its defaults: nothing of it was tuned.",
+        "of their own), and are used for all sizes. The amounts of the distortion are its defaults: nothing of it was "
+        "tuned.",
         "",
         *table(["validation error for the weight", *(f"{weight:g}" for weight in means)], rows),
     ]
