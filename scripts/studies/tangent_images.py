@@ -198,17 +198,17 @@ def _about_weights(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
 
 def _findings(runs: pd.DataFrame) -> Text:
     """Say in which sizes the seven tangents are better or worse than the distorted images, beyond the seeds."""
-    better, worse = [], []
+    verdicts: dict[str, list[str]] = {"better": [], "worse": []}
     for size, own in runs.groupby("per_class"):
         found = paired(own, "test/error", own["arm"] == "seven_tangents", own["arm"] == "distorted_images")
         if found.high < 0:
-            better.append(str(10 * size))
+            verdicts["better"].append(f"{10 * size:,}")
         if found.low > 0:
-            worse.append(str(10 * size))
-    lists = {name: ", ".join(sizes) or "none of the sizes" for name, sizes in (("better", better), ("worse", worse))}
+            verdicts["worse"].append(f"{10 * size:,}")
+    where = {name: f"at {', '.join(sizes)} digits" if sizes else "at no size" for name, sizes in verdicts.items()}
     return [
-        f"Seven tangents are better than distorted images, with an interval that does not hold 0, at {lists['better']} "
-        f"digits, and worse at {lists['worse']}.",
+        "With an interval that does not hold 0, seven tangents are better than distorted images "
+        f"{where['better']}, and worse {where['worse']}.",
     ]
 
 
