@@ -263,7 +263,8 @@ def _about_the_speed_up(runs: pd.DataFrame, end: pd.Series) -> Text:
         f"{8000 / 1300 * 1.5:.1f} in cost would explain (our reading). Ours at a normalised error of {GOAL:g}: "
         f"{times(ratios(runs, GOAL))} in sweeps, {times(ratios(runs, GOAL), 1.5)} in cost. It depends on the error "
         f"that is asked for: the values are learned first, and the slopes later, so that at {LEVELS[0]:g} it is "
-        f"{times(ratios(runs, LEVELS[0]))} in sweeps. The paper's points, learning rates and error at which it stopped are not known to us.",
+        f"{times(ratios(runs, LEVELS[0]))} in sweeps. The paper's points, learning rates and the error at which it "
+        "stopped are not known to us.",
         "",
         "Where it comes from: the mean over a point and its two shifts by s is that of the point plus 2 s^2 / 3 times "
         f"the squared slope, to second order. With s = {shift:g} this is tangent prop with the weight "
