@@ -240,7 +240,7 @@ def plateaus_text(numbers: pd.DataFrame) -> Text:
         shown.append((f"{level:g}", *medians, *ratio))
     end = runs.groupby("arm")["slope"].max()
     return [
-        f"Learning rate: the one with the fewest sweeps to {GOAL:g} of four, on three seeds of its own, for each arm "
+        f"Learning rate: the one with the fewest sweeps to {GOAL:g} of three, on three seeds of its own, for each arm "
         f"(medians; diverged: at least one of the three). It is {runs[TUNED].iloc[0]:g} for all.",
         "",
         *table([TUNED, *ARMS.values()], rows),
@@ -335,7 +335,7 @@ STUDIES = {
         sweeps={
             "tangents_plateaus_lr": (
                 "sweep=tangents_plateaus",
-                "optimizer.lr=0.05,0.1,0.2,0.4",
+                "optimizer.lr=0.1,0.2,0.4",
                 "seed=100,101,102",
                 "epochs=2000",
             ),
