@@ -16,10 +16,12 @@ import hydra
 from omegaconf import DictConfig
 
 from runner.config import command_line
+from runner.console import Console
 from runner.outcome import exit_on_error, report_stored_result
 from runner.storage.directory import Run
 from runner.sweep.conclude import in_sweep, sweep_report
 from runner.sweep.job import train_in_launchers_process
+from runner.system import importing_much
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -29,11 +31,14 @@ def main(config: DictConfig) -> float:
         return train_in_launchers_process(config)
     run = Run.of(config)
     finished = run.is_finished
-    if finished:
-        print(run.announcement, flush=True)
-    else:
+    # At once, for torch takes seconds to import.
+    Console().show(run.announcement if finished else "importing torch, then reading the data")
+    if not finished:
         with exit_on_error(run):
-            from runner.run import train_run  # imports torch; late, so that mistakes are reported at once
+            with importing_much():  # torch; late, so that mistakes are reported at once
+                import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
+
+                from runner.run import train_run
 
             train_run(run)
     return report_stored_result(run, trained=not finished)

@@ -106,16 +106,20 @@ class Distortion(Augmentation):
         sizes: name -> greatest amount (finite, >= 0): translations in pixels; scaling and hyperbolic transformations
             as fractions (0.1: a tenth longer or shorter); rotation in degrees; thickness in pixels, where the image
             is steepest.
+        scale: factor of all sizes (finite, >= 0), for a sweep that tunes them together.
 
     Raises:
-        ValueError: a name that is not one of FIELDS or has no size, or a size outside its range; in `fit`, data
+        ValueError: a name that is not one of FIELDS or has no size, or a number outside its range; in `fit`, data
             that is not images.
 
     Source: Simard, Victorri, LeCun, Denker, Tangent Prop, NIPS 4 (1991), which compares both; the transformations:
     Simard, LeCun, Denker, Victorri, Transformation invariance in pattern recognition (1998).
     """
 
-    def __init__(self, names: Sequence[str] | None = None, sizes: Mapping[str, float] = SIZES) -> None:
+    def __init__(
+        self, names: Sequence[str] | None = None, sizes: Mapping[str, float] = SIZES, scale: float = 1.0
+    ) -> None:
+        _not_negative("scale", scale)
         for name, size in sizes.items():
             _not_negative(f"sizes.{name}", size)
         self.names = list(sizes) if names is None else list(names)
@@ -127,7 +131,7 @@ class Distortion(Augmentation):
         if missing:
             raise ValueError(f"sizes must have a number for each of names, got none for {', '.join(missing)}")
         units = {"rotation": math.pi / 180}
-        self.amounts = [sizes[name] * units.get(name, 1) for name in self.names]
+        self.amounts = [scale * sizes[name] * units.get(name, 1) for name in self.names]
 
     def fit(self, dataset: Dataset) -> Self:
         if len(dataset.shape) != 3:

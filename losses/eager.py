@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 
 from .forward import Forward
-from .passes import TorchDraws, quiet_start, run
+from .passes import AffineTangents, TorchDraws, quiet_start, run
 from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
@@ -100,7 +100,8 @@ class EagerForward(Forward):
         with forward_ad.dual_level():
             with quiet_start():
                 dual = forward_ad.make_dual(self.inputs, direction)
-            outputs, record = run(self.model, dual, self._layers, self._differentiated)
+            with AffineTangents():
+                outputs, record = run(self.model, dual, self._layers, self._differentiated)
             record["outputs"] = outputs
             self._products.append((direction, {name: tangent_part(dual) for name, dual in record.items()}))
         return record

@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.backends import cuda, mha
+from torch.overrides import TorchFunctionMode
 
 
 class TorchDraws:
@@ -164,6 +167,28 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 def hard_sigmoid(inputs: Tensor) -> Tensor:
     """Return min(max(inputs + 3, 0), 6) / 6."""
     return nn.functional.relu6(inputs + 3) / 6
+
+
+class AffineTangents(TorchFunctionMode):
+    """Carry tangents through an affine layer y = A x + b by the layer itself without b: dy = A dx, the same bits.
+
+    Torch's own rule adds a tangent of zeros for b and asks Python code for the shape of the sum: 0.2 ms for each layer,
+    as much as all else that a small network computes.
+    """
+
+    LAYERS = (nn.functional.linear, torch.conv1d, torch.conv2d, torch.conv3d)
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self.LAYERS and len(args) >= 3 and not kwargs:
+            inputs, weight, bias, *options = args
+            primal, tangent = forward_ad.unpack_dual(inputs)
+            is_constant = forward_ad.unpack_dual(weight).tangent is None
+            if tangent is not None and is_constant:
+                outputs = func(primal, weight, bias, *options)
+                return forward_ad.make_dual(outputs, func(tangent, weight, None, *options))
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -32,7 +32,8 @@ Rooms beside it:
         help           --help
         tree           walk through nested dicts and lists
     storage/       what a run leaves on the disk
-        directory      a run and its directory: result, config, lock
+        directory      a run and its directory: result, config
+        lock           one process at a time in a directory, also on file systems that machines share
         identity       the run's id, and the name of its directory; what does not count for them
         status         the states of a run
         members        which runs belong to a sweep, and what each is there for

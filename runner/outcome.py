@@ -19,7 +19,8 @@ from runner.config.check import ConfigError
 from runner.console import summary_lines
 from runner.signals import Interrupted
 from runner.storage.atomic import free_space
-from runner.storage.directory import Busy, Run
+from runner.storage.directory import Run
+from runner.storage.lock import Busy
 from runner.storage.status import Status
 
 if TYPE_CHECKING:

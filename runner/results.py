@@ -18,7 +18,7 @@ from runner.config.conf_files import GROUPS, chosen_options
 from runner.config.tree import walk
 from runner.storage import weights
 from runner.storage.atomic import write_atomic
-from runner.storage.directory import locked
+from runner.storage.lock import locked
 from runner.storage.members import Member, members_of
 from runner.storage.status import FINISHED, Status
 from runner.summary.groups import NothingToShow

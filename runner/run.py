@@ -29,12 +29,12 @@ from runner.metrics import (
     warning_of_chance,
 )
 from runner.outcome import reason_of, remedy_of, uv_prefix
-from runner.recording import pictures
 from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, weights
 from runner.storage.atomic import remove_stale_temporaries
-from runner.storage.directory import Run, locked
+from runner.storage.directory import Run
+from runner.storage.lock import locked
 from runner.storage.provenance import provenance
 from runner.storage.status import FINISHED, Status
 from runner.summary.settings import changed
@@ -201,7 +201,9 @@ class Session:
             for name, evaluation in evaluations.items():
                 self.recorder.record_histogram(epoch, f"losses/{name}", evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
-        if self.config["pictures"]:
+        if self.config["pictures"] and epoch:  # of an untrained model they show nothing
+            from runner.recording import pictures  # late: matplotlib takes as long as all the rest of the runner
+
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():
                 if figure is not None:
                     self.recorder.record_figure(epoch, tag, figure)

@@ -1,4 +1,4 @@
-"""Stop in good order: after SIGTERM or Ctrl-C the step ends and the state is saved; a second signal exits at once."""
+"""Stop in good order: after SIGTERM or Ctrl-C the step ends and the state is saved; a second Ctrl-C exits at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class StopSignals:
     """Note SIGTERM and SIGINT while the context lasts; `check` raises once one came.
 
     A signal for which a launcher has a handler of its own (submitit: to have the job queued again) is noted as well;
-    `check` calls that handler once the state is saved.
+    `check` calls that handler once the state is saved. It goes before a SIGTERM that came with it: Slurm sends both.
+    Only a second Ctrl-C, from a person who does not want to wait, ends the process at once.
 
     Outside the main thread (some launchers run jobs in threads) Python allows no handlers: signals then act as usual.
     """
@@ -34,6 +35,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.interrupted = False  # by Ctrl-C
 
     def __enter__(self) -> StopSignals:
         self.main = threading.current_thread() is threading.main_thread()
@@ -58,6 +60,8 @@ class StopSignals:
         handler(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if number == signal.SIGINT and self.interrupted:
             os._exit(128 + number)
-        self.received = number
+        self.interrupted |= number == signal.SIGINT
+        if self.received not in self.LAUNCHERS:
+            self.received = number

@@ -1,10 +1,13 @@
-"""The machine as this process may use it: its cores, and the memory that the C library keeps. Never imports torch."""
+"""The machine as this process may use it: cores, memory, the search for garbage. Never imports torch."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
@@ -27,3 +30,14 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+@contextmanager
+def importing_much() -> Iterator[None]:
+    """Import without looking for garbage: torch makes a million objects that stay, and a search takes half a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # nor are they looked through later
+        gc.enable()

@@ -22,7 +22,7 @@ import yaml
 
 from runner.console import summary_lines
 from runner.results import config_columns, delete, export, load_epochs, load_runs
-from runner.storage.directory import Busy
+from runner.storage.lock import Busy
 from runner.summary.groups import NothingToShow, summarize
 from runner.summary.runs import config_of, directories, read_run
 from runner.summary.settings import as_typed

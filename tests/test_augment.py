@@ -131,6 +131,11 @@ def test_distortion_of_nothing_changes_nothing() -> None:
     still = changed(Distortion(sizes=dict.fromkeys(SIZES, 0)), images_of(pictures()))
     torch.testing.assert_close(still, pictures())
     assert (changed(Distortion(), images_of(pictures())) - pictures()).abs().max() > 0.05
+    larger = changed(Distortion(scale=2), images_of(pictures()))
+    assert torch.equal(
+        larger, changed(Distortion(sizes={name: 2 * SIZES[name] for name in SIZES}), images_of(pictures()))
+    )
+    assert torch.equal(changed(Distortion(scale=0), images_of(pictures())), still)
 
 
 def test_distortion_is_of_the_raw_image_whatever_the_normalisation() -> None:
@@ -286,6 +291,7 @@ def test_none_keeps_the_ids_of_runs_from_before(composed: Composed) -> None:
         (lambda: Distortion([]), f"names must be of {', '.join(FIELDS)}, got none"),
         (lambda: Distortion(sizes={}), f"sizes must be of {', '.join(FIELDS)}, got none"),
         (lambda: Distortion(sizes={"rotation": -1}), "sizes.rotation must be at least 0 and finite, got -1"),
+        (lambda: Distortion(scale=-1), "scale must be at least 0 and finite, got -1"),
         (
             lambda: Distortion(["rotation", "scaling"], {"rotation": 1}),
             "sizes must have a number for each of names, got none for scaling",

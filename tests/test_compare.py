@@ -277,6 +277,33 @@ def test_the_jobs_of_arms(composed: Callable[..., Any]) -> None:
     assert "penalty.l1.weight=1e-05" in second.comparison(("penalty.l2.weight=0.01",))[0]
 
 
+def test_an_arm_has_ranges_of_its_own() -> None:
+    own = {"penalty": "none", "sweep.ranges": {"model.dropout": [0.1, 0.5]}}
+    sweep = {"arms": {"none": {"penalty": "none"}, "dropout": own}, "trials": 2, "tuning_seeds": [7], "ranges": None}
+    none, dropout = points_of(sweep, ["seed=range(2)"], project_composer())
+    assert none.trials(2, [7]) == {}
+    assert list(dropout.trials(2, [7])) == [("model.dropout=0.1",), ("model.dropout=0.5",)]
+
+
+def test_a_row_of_an_arm_tells_what_its_trials_chose(composed: Callable[..., Any], tmp_path: Path) -> None:
+    arms = {
+        "none": (),
+        "decay": ("optimizer=adamw", "sweep.ranges={optimizer.weight_decay: [0.01, 1]}", "optimizer.weight_decay=0.01"),
+        "dropout": ("sweep.ranges={model.dropout: [0.1, 0.5]}", "model.dropout=0.5"),
+        "l2": ("penalty=l2", "penalty.l2.weight=0.001"),
+    }
+    members = []
+    for arm, lines in arms.items():
+        run = composed(*lines)
+        run.write_config()
+        run.write_result({"status": "done", "seed": 0, "data_seed": 0, "test/error": 0.5})
+        members.append(Member(run.path, arm))
+    chosen = {row.keys["arm"]: row.keys["chosen"] for row in summarize(tmp_path, members=members).rows}
+    assert chosen == {  # also where it is the usual value; nothing of what other arms have
+        "none": "", "decay": "weight_decay=0.01", "dropout": "dropout=0.5", "l2": "l2.weight=0.001",
+    }  # fmt: skip
+
+
 def test_a_seed_of_the_trials_is_refused_in_the_comparison(capsys: Any) -> None:
     sweep = {"arms": {"l2": {"penalty": "l2"}}, "trials": 2, "tuning_seeds": [1, 8], "ranges": None}
     with pytest.raises(SystemExit) as leaving:

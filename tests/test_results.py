@@ -27,8 +27,9 @@ from runner.instantiate import construct, own_options
 from runner.results import Epoch, delete, export, load_epochs, load_model, load_runs
 from runner.run import Session, train_run
 from runner.storage import checkpoint, weights
-from runner.storage.directory import Busy, Run, locked
+from runner.storage.directory import Run
 from runner.storage.identity import identity
+from runner.storage.lock import Busy, locked
 from runner.summary.groups import NothingToShow
 
 Composed = Callable[..., Run]

@@ -24,8 +24,9 @@ from losses import LargeMargin
 from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
 from runner.outcome import objective, reason_of, report_stored_result
-from runner.storage.directory import Busy, Run
+from runner.storage.directory import Run
 from runner.storage.identity import digest, identity
+from runner.storage.lock import Busy
 from runner.storage.provenance import commit
 from runner.system import cores
 
@@ -33,6 +34,7 @@ Train = Callable[..., dict[str, Any]]
 Command = Callable[..., Any]
 SMALL = ("epochs=2", "data.train_size=100", "batch_size=50")
 MLP = (*SMALL, "model=mlp", "model.widths=[16]")
+BEGINNING = "importing torch, then reading the data\n"
 LINE = ("data=line", "model=mlp", "loss=mse", "optimizer=adam", "epochs=3")
 
 
@@ -40,6 +42,7 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     done = command(*SMALL, "threads=1", "device=cpu")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    assert lines.pop(0) == BEGINNING.strip()
     found = re.fullmatch(r"run (\w{8}) in (runs/train/.*_\1)", lines[0])
     assert found
     assert lines[1] == "device cpu, 1 threads"
@@ -70,7 +73,7 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
 def test_bad_input_writes_nothing(forks: Forks, tmp_path: Path) -> None:
     assert forks.run("model=cifar10_convnet", "optimizer.lr=0.1") == 2
     assert forks.run("optimizer.groups={fc9: {lr: 0.1}}") == 2
-    first, second = forks.said().splitlines()  # no directory is announced
+    first, second = forks.said().replace(BEGINNING, "").splitlines()  # no directory is announced
     assert "takes 3x32x32 inputs, got 1x28x28" in first
     assert second.startswith("optimizer: groups must name layers with parameters")
     assert [path.name for path in tmp_path.iterdir()] == ["said"]
@@ -345,7 +348,7 @@ def test_a_folder_that_cannot_be_is_told(forks: Forks, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for sweep in ((), ("-m", "seed=0,1")):
         assert forks.run(*sweep, *MLP, "runs_dir=.", "name=file/x") == 2
-    one, many = forks.said().splitlines()
+    one, many = forks.said().replace(BEGINNING, "").splitlines()
     assert many == "runs_dir and name must lead to a folder that can be written, got file/x (Not a directory)"
     assert re.sub("x/[^ ]+", "x", one) == many
 

@@ -15,8 +15,9 @@ from support import ROOT
 from runner.config.compose import project_composer
 from runner.results import load_epochs
 from runner.storage import checkpoint
-from runner.storage.directory import Run, locked
+from runner.storage.directory import Run
 from runner.storage.identity import ids
+from runner.storage.lock import locked
 from runner.summary.command import overrides_of
 from runner.summary.curves import MOST_CURVES, curves
 

@@ -23,6 +23,7 @@ from support.forked import Forks, wait_until
 from support.states import steps_of
 
 from runner.outcome import objective, resume_command
+from runner.signals import StopSignals
 from runner.storage import checkpoint
 
 QUIET = ("threads=1", "device=cpu", "histograms=false", "pictures=false")
@@ -80,13 +81,38 @@ def test_signal_in_the_last_step_finds_the_run_done(forks: Forks, number: int) -
     assert result_of(forks.folder)["status"] == "done"
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-def test_second_signal_exits_at_once(forks: Forks, number: int) -> None:
-    code = forks.run(*SHORT, "epochs=4", notes="notes", after=4, moment="within", signals=[number, number])
-    assert code == 128 + number
+@pytest.mark.parametrize("signals", [[2, 2], [15, 2, 2]])
+def test_a_second_ctrl_c_exits_at_once(forks: Forks, signals: list[int]) -> None:
+    code = forks.run(*SHORT, "epochs=4", notes="notes", after=4, moment="within", signals=signals)
+    assert code == 130
     assert len(steps_of(forks.folder / "notes")) == 4  # the fifth step was not finished
     assert state_of(forks.folder) is None
     assert "go on with" not in forks.said()
+
+
+@pytest.mark.parametrize("signals", [[15, 15], [2, 15], [15, 2]])
+def test_other_pairs_of_signals_save(forks: Forks, signals: list[int]) -> None:
+    code = forks.run(*SHORT, "epochs=4", notes="notes", after=4, moment="within", signals=signals)
+    assert code == 128 + signals[1]
+    assert len(steps_of(forks.folder / "notes")) == 5
+    assert state_of(forks.folder)
+
+
+@pytest.mark.parametrize("pair", [(signal.SIGTERM, signal.SIGUSR2), (signal.SIGUSR2, signal.SIGTERM)])
+def test_the_launchers_signal_goes_before_sigterm(pair: tuple[int, int]) -> None:
+    """As Slurm and submitit send them: SIGTERM, for which submitit has a handler that does nothing, and USR2."""
+    done: list[object] = []
+    before = {number: signal.signal(number, lambda number, _: done.append(number)) for number in pair}
+    try:
+        with StopSignals() as signals:
+            for number in pair:
+                signal.raise_signal(number)
+            signals.check(lambda: done.append("saved"))
+            assert signals.received is None  # the handler has not left: training goes on
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done == ["saved", signal.SIGUSR2]
 
 
 def test_signal_to_a_run_of_full_gradients(forks: Forks) -> None:
@@ -148,7 +174,8 @@ def test_a_forced_run_that_was_interrupted_goes_on(forks: Forks) -> None:
 
 def test_ctrl_c_while_parts_are_built_is_one_sentence(forks: Forks) -> None:
     assert forks.run(*SHORT, "epochs=4", moment="build", signals=[2]) == 130
-    assert forks.said().splitlines() == ["stopped by SIGINT before training began: nothing is lost"]
+    _, said = forks.said().splitlines()  # behind the line that tells of torch's import
+    assert said == "stopped by SIGINT before training began: nothing is lost"
     assert not (forks.folder / "runs").exists()
 
 

@@ -22,7 +22,7 @@ from support.sweeps import FAULTY, REASONS, TIMES, TINY, Sweeps
 from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, members
-from runner.storage.directory import locked
+from runner.storage.lock import locked
 from runner.storage.members import Member
 from runner.sweep.conclude import _final_status, sweep_report, titles_of
 from runner.sweep.job import train_job

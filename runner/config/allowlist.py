@@ -44,7 +44,11 @@ def problems_of_targets(config: dict[str, Any], packages: list[str]) -> list[str
 
 
 def _group_of(path: str) -> str:
-    """Return the config group whose files name what may stand at a path; a probe may have a penalty to measure."""
+    """Return the config group whose files name what may stand at a path.
+
+    An arm's overrides are paths themselves; a probe may have a penalty to measure.
+    """
+    path = re.sub(r"^sweep\.arms\.[^.]+\.", "", path)
     return "penalty" if re.match(r"probe\.[^.]+\.penalty\.", path) else path.partition(".")[0]
 
 

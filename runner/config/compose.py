@@ -170,9 +170,11 @@ def typed_lines(node: Mapping[str, Any]) -> list[str]:
 
 
 def _typed(value: Any) -> str:
-    """Return a value as it is typed: a list without quotes around its words."""
+    """Return a value as it is typed: without quotes around the words of a list and the keys of a mapping."""
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_typed(each)}" for key, each in value.items()) + "}"
     return value if isinstance(value, str) else as_yaml(value)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from runner.config.check import ConfigError, exit_with_problems, problems_of
+from runner.config.check import exit_with_problems, problems_of
 from runner.config.compose import composed_by_hydra
 from runner.storage.atomic import read_json, write_atomic, write_json
 from runner.storage.identity import directory_name, ids
 from runner.storage.status import ENDED, FINISHED, Status
-
-
-class Busy(RuntimeError):
-    """Another process works in the run's directory."""
 
 
 class Run:
@@ -105,33 +99,3 @@ class Run:
         """Record the resolved config and the overrides."""
         write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         write_atomic(self.path / "overrides.yaml", yaml.safe_dump(self.overrides))
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder for a run or a sweep, unless it exists.
-
-    Raises:
-        ConfigError: if that cannot be.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        where = f"a folder that can be written, got {path} ({error.strerror})"
-        raise ConfigError([f"runs_dir and name must lead to {where}"]) from error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a run's directory; the lock is released when its process ends, however it ends.
-
-    Raises:
-        Busy: if another process holds it.
-        ConfigError: if there can be no such directory.
-    """
-    make_folder(path)
-    with open(path / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy(f"another process is training in {path}: wait for it, or stop it first") from error
-        yield

@@ -260,21 +260,45 @@ class _Group(NamedTuple):
 def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], baseline: str | None) -> list[Row]:
     """Return a row for each group, named by what tells it from the others."""
     values = swept([config for config, _ in groups.values()])
-    names = short_names(path for own in values for path in own)
+    tuned = [_tuned(config) if group.arm else {} for group, (config, _) in groups.items()]
+    names = short_names(dict.fromkeys(path for own in (*values, *tuned) for path in own))
+    varied = _varied([group.arm for group in groups], values)
     folders = {group.folder for group in groups}
     rows = []
-    for (group, (config, runs)), own in zip(groups.items(), values, strict=True):
+    for (group, (config, runs)), own, chosen in zip(groups.items(), values, tuned, strict=True):
         shared = {line.partition("=")[0] for line in group.setting}
         keys = {names[path]: value for path, value in own.items() if path in shared or not group.arm}
-        options = {names[path]: value for path, value in own.items() if path not in shared and path != "penalty"}
+        options = {path: value for path, value in own.items() if path not in shared and path != "penalty"}
         if group.arm:
-            chosen = " ".join(f"{name}={as_typed(value)}" for name, value in options.items())
-            keys = {"arm": group.arm, **keys, "chosen": chosen}
+            chosen |= {path: value for path, value in options.items() if path in varied[group.arm]}
+            words = [f"{names[path]}={as_typed(value)}" for path, value in chosen.items()]
+            keys = {"arm": group.arm, **keys, "chosen": " ".join(words)}
         if len(folders) > 1:
             keys = {"sweep": os.path.relpath(group.folder, os.path.commonpath(folders)), **keys}
         setting, is_baseline = _place(group, config, own, baseline)
-        rows.append(Row(keys, runs, _criterion_of(config), setting, is_baseline, options))
+        rows.append(
+            Row(
+                keys, runs, _criterion_of(config), setting, is_baseline, {names[path]: v for path, v in options.items()}
+            )
+        )
     return rows
+
+
+def _tuned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers that trials may have chosen, by path: the weights of the penalties and `sweep.ranges`."""
+    weights = [f"penalty.{name}.weight" for name in config.get("penalty", {})]
+    ranges = config.get("sweep", {}).get("ranges") or {}
+    values = identity(config)
+    return {path: values[path] for path in (*weights, *ranges) if path in values}
+
+
+def _varied(arms: Sequence[str], values: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Return the paths whose values tell the rows of an arm apart, by arm."""
+    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for arm, own in zip(arms, values, strict=True):
+        for path, value in own.items():
+            seen[arm][path].add(as_typed(value))
+    return {arm: {path for path, found in paths.items() if len(found) > 1} for arm, paths in seen.items()}
 
 
 def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], baseline: str | None) -> tuple[str, bool]:

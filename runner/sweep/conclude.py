@@ -20,7 +20,8 @@ from runner.config.conf_files import CONF
 from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command
 from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
-from runner.storage.directory import Busy, Run, locked, make_folder
+from runner.storage.directory import Run
+from runner.storage.lock import Busy, locked, make_folder, require_locks
 from runner.storage.members import Member, add_to_list, listed, use_list_of
 from runner.storage.status import Status
 
@@ -83,6 +84,7 @@ def sweep_report(folder: Path) -> Iterator[None]:
     _prepare_environment()
     try:
         make_folder(folder)
+        require_locks(folder)
     except ConfigError as error:
         exit_with_problems([str(error)])
     use_list_of(sys.argv[1:], folder)

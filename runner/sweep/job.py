@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from runner.outcome import BUSY, objective, reason_of
 from runner.signals import Interrupted
-from runner.storage.directory import Busy, Run, locked
+from runner.storage.directory import Run
+from runner.storage.lock import Busy, locked
 from runner.storage.members import add_to_list
 from runner.storage.status import Status
 

@@ -21,11 +21,12 @@ from multiprocessing.process import BaseProcess
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
 from runner.signals import STOP_CODES, StopSignals
-from runner.storage.directory import Busy, Run, locked
+from runner.storage.directory import Run
+from runner.storage.lock import Busy, locked
 from runner.storage.status import ENDED, Status
 from runner.sweep.job import train_in_own_process
 from runner.sweep.overview import Overview
-from runner.system import cores
+from runner.system import cores, importing_much
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
@@ -59,10 +60,13 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
 
 def _import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then check all options against the signatures of their classes."""
-    import matplotlib.backends.backend_agg  # noqa: F401
-    import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
+    with importing_much():
+        import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
-    import runner.run  # noqa: F401
+        import runner.run  # noqa: F401
+
+        if any(run.config["pictures"] for run in runs):
+            import matplotlib.backends.backend_agg  # noqa: F401
     from runner.instantiate import check_signatures
 
     problems = []

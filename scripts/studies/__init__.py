@@ -4,7 +4,7 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import jacobian_package, lecture_weights, tangent_curves, tangent_images
+from studies import comparison, jacobian_package, lecture_weights, tangent_curves, tangent_images, weights
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
@@ -12,4 +12,6 @@ STUDIES: dict[str, Study] = {
     **tangent_curves.STUDIES,
     **tangent_images.STUDIES,
     **jacobian_package.STUDIES,
+    **comparison.STUDIES,
+    **weights.STUDIES,
 }
