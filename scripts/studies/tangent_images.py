@@ -129,16 +129,25 @@ ARMS = {
     "seven_tangents": "seven tangents",
     "distorted_images": "distorted images",
 }
-WEIGHT = "penalty.tangent_prop.weight"
-TUNING = "tangents_digits_weight"
-NAMES = "penalty.tangent_prop.tangents.names"
+WEIGHT, SCALE = "penalty.tangent_prop.weight", "augment.scale"
+TWO = "penalty.tangent_prop.tangents.names: [translation_x, translation_y]"
+TUNING = "tangents_digits_strength"
+PLAIN = (  # conf/sweep/tangents_digits.yaml without its arms
+    *("data=mnist", "scheduler=cosine", "penalty=tangent_prop", "batch_size=40"),
+    *("evaluate_every=0", "histograms=false", "pictures=false"),
+)
+TRIALS = {
+    "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10)],
+    "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10)],
+    "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2)],
+}
 
 
 def _sweeps() -> dict[str, tuple[str, ...]]:
-    """Return the choice of the weights, and a sweep for all sizes that have the same number of epochs."""
-    arms = f"{{two_tangents: {{{NAMES}: [translation_x, translation_y]}}, seven_tangents: {{{NAMES}: null}}}}"
-    tuned = ("data.per_class=16", "epochs=125", "data.validation_size=5000", f"{WEIGHT}=1,3,10", "seed=100,101")
-    sweeps = {TUNING: ("sweep=tangents_digits", f"sweep.arms={arms}", *tuned)}
+    """Return the choice of the strengths, and a sweep for all sizes that have the same number of epochs."""
+    trials = [f"{arm}-{number}: {{{own}}}" for arm, each in TRIALS.items() for number, own in enumerate(each)]
+    tuned = ("data.per_class=16", "epochs=125", "data.validation_size=5000", "seed=100,101")
+    sweeps = {TUNING: (*PLAIN, f"sweep.arms={{{', '.join(trials)}}}", *tuned)}
     for epochs in dict.fromkeys(SIZES.values()):
         sizes = [size for size, own in SIZES.items() if own == epochs]
         chosen = (f"data.per_class={','.join(map(str, sizes))}", f"epochs={epochs}")
@@ -147,12 +156,12 @@ def _sweeps() -> dict[str, tuple[str, ...]]:
 
 
 def digits_numbers(folders: Folders) -> pd.DataFrame:
-    columns = ("data.per_class", WEIGHT, "validation/error", "test/error")
-    tables = [
-        runs_of(folder, *columns).assign(stage="tuning" if sweep == TUNING else "comparison")
-        for sweep, folder in folders.items()
-    ]
-    return pd.concat(tables).rename(columns={"data.per_class": "per_class", WEIGHT: "weight"})
+    tables = []
+    for sweep, folder in folders.items():
+        runs = runs_of(folder, "data.per_class", WEIGHT, SCALE, "validation/error", "test/error")
+        runs = runs.assign(strength=runs[WEIGHT].fillna(runs[SCALE]), arm=runs["arm"].str.partition("-")[0])
+        tables.append(runs.assign(stage="tuning" if sweep == TUNING else "comparison"))
+    return pd.concat(tables).drop(columns=[WEIGHT, SCALE]).rename(columns={"data.per_class": "per_class"})
 
 
 def digits_text(numbers: pd.DataFrame) -> Text:
@@ -166,7 +175,7 @@ def digits_text(numbers: pd.DataFrame) -> Text:
         differences.append((str(10 * size), *found))
     header = ["digits", "two translations - none", "seven - none", "seven - distorted images"]
     return [
-        *_about_weights(tuning, runs),
+        *_about_strengths(tuning, runs),
         "",
         "Test error on 10,000 digits, mean (sd) of five seeds:",
         "",
@@ -181,18 +190,20 @@ def digits_text(numbers: pd.DataFrame) -> Text:
     ]
 
 
-def _about_weights(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
-    means = tuning.groupby(["arm", "weight"])["validation/error"].mean().unstack()
-    rows = [(ARMS[arm], *(f"{value:.4f}" for value in means.loc[arm])) for arm in ("two_tangents", "seven_tangents")]
-    used = runs.dropna(subset="weight").groupby("arm")["weight"].first()
+def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
+    rows = []
+    for arm in TRIALS:
+        means = tuning[tuning["arm"] == arm].groupby("strength")["validation/error"].mean()
+        used = runs.loc[runs["arm"] == arm, "strength"].iloc[0]
+        tried = ", ".join(f"{strength:g}: {value:.4f}" for strength, value in means.items())
+        rows.append((ARMS[arm], "scale" if arm == "distorted_images" else "weight", tried, f"{used:g}"))
     size = 10 * tuning["per_class"].iloc[0]
     return [
-        f"The weights, {used['two_tangents']:g} for two translations and {used['seven_tangents']:g} for seven "
-        f"tangents, are those of least error on 5,000 validation digits with {size} training digits (mean of two seeds "
-        "of their own), and are used for all sizes. The amounts of the distortion are its defaults: nothing of it was "
-        "tuned.",
+        f"Strengths: of three the one of least error on 5,000 validation digits with {size} training digits (mean of "
+        "two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
+        "`augment=distortion`.",
         "",
-        *table(["validation error for the weight", *(f"{weight:g}" for weight in means)], rows),
+        *table(["arm", "strength", "validation error", "chosen"], rows),
     ]
 
 
