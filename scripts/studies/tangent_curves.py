@@ -41,7 +41,7 @@ def first_epoch(epochs: pd.DataFrame, holds: pd.Series) -> pd.Series:
 # The forum question: five points of a line
 
 LINE_SWEEPS = {
-    "tangents_line": ("experiment=tangents_line", "model.activation=tanh,gelu,elu,sigmoid,relu"),
+    "tangents_line_activations": ("experiment=tangents_line", "model.activation=tanh,gelu,elu,sigmoid,relu"),
     "tangents_line_without": ("experiment=tangents_line", f"{WEIGHT}=0"),
     "tangents_line_jacobian": (
         "experiment=tangents_line",
@@ -106,7 +106,9 @@ def line_text(runs: pd.DataFrame) -> Text:
 def line_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, ((axes,),) = style.figure(height=4.2)
     points, x = Line().load().train, np.linspace(-0.1, 1.1, 241)
-    paths = runs_of(folders["tangents_line"], "model.activation", "path").groupby("model.activation")["path"]
+    paths = runs_of(folders["tangents_line_activations"], "model.activation", "path").groupby("model.activation")[
+        "path"
+    ]
     without = runs_of(folders["tangents_line_without"], "path")["path"]
     shown = {
         "no penalty (tanh)": (without, "--", style.COLORS[0]),
