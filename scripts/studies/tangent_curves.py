@@ -106,9 +106,8 @@ def line_text(runs: pd.DataFrame) -> Text:
 def line_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, ((axes,),) = style.figure(height=4.2)
     points, x = Line().load().train, np.linspace(-0.1, 1.1, 241)
-    paths = runs_of(folders["tangents_line_activations"], "model.activation", "path").groupby("model.activation")[
-        "path"
-    ]
+    trained = runs_of(folders["tangents_line_activations"], "model.activation", "path")
+    paths = trained.groupby("model.activation")["path"]
     without = runs_of(folders["tangents_line_without"], "path")["path"]
     shown = {
         "no penalty (tanh)": (without, "--", style.COLORS[0]),
