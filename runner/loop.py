@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class Means:
         self.counts: dict[str, int] = {}
 
     def add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + value.double()
+        value = value.double()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def compute(self) -> dict[str, float]:
@@ -58,18 +60,13 @@ class Loop:
         self.augment_generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "augment"))
         torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
+        self.full_gradient = config["optimizer"]["gradient"] == "full"
+        batches = -(-len(components.dataset.train) // config["batch_size"])
+        self.steps_per_epoch = 1 if self.full_gradient else batches
         self.epoch, self.batch, self.checked = 0, 0, 0
         self.means = Means()
         self.objectives = torch.zeros(self.steps_per_epoch, device=components.device)
         self.last_finite = float("nan")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return 1 if self.full_gradient else -(-len(self.components.dataset.train) // self.config["batch_size"])
-
-    @property
-    def full_gradient(self) -> bool:
-        return self.config["optimizer"]["gradient"] == "full"
 
     def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train to the end of the epoch under way and return the means of its objective and penalties."""
@@ -104,21 +101,22 @@ class Loop:
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            self.generator.set_state(directions)  # the same function in each trial: random numbers
-            self.augment_generator.set_state(changes)
-            draws.restore()
+            if trials:  # the same function in each trial: random numbers
+                self.generator.set_state(directions)
+                self.augment_generator.set_state(changes)
+                draws.restore()
             self.components.optimizer.zero_grad()
-            total = torch.zeros((), device=self.components.device)
+            objectives = []
             for number, indices in enumerate(batches):
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 terms = [term for term in due if number == 0 or not term.penalty.of_weights]
                 objective = self.objective(indices, terms, epoch, Means() if trials else self.means)
                 objective.backward(inputs=self.params)
-                total += objective.detach()
+                objectives.append(objective.detach())
             if self.config["optimizer"]["clip"]:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
-            trials.append(total)
-            return total
+            trials.append(reduce(torch.add, objectives))
+            return trials[-1]
 
         self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
         self.objectives[self.batch] = trials[0]

@@ -1,10 +1,11 @@
-"""The machine as this process may use it: cores, memory, the search for garbage. Never imports torch."""
+"""The machine as this process may use it: cores, GPUs, memory, the search for garbage. Never imports torch."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes.
+
+    Torch is not asked: what it learns of CUDA cannot be handed on to forked processes.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        try:
+            given = ",".join(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split())
+        except (OSError, subprocess.TimeoutExpired):
+            return []
+    return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
 
 
 def keep_freed_memory() -> None:

@@ -26,6 +26,7 @@ from runner.storage.lock import locked
 from runner.storage.members import Member
 from runner.sweep.conclude import _final_status, sweep_report, titles_of
 from runner.sweep.job import train_job
+from runner.system import gpus
 
 
 def outcome(sweeps: Sweeps, name: str) -> dict[str, Any]:
@@ -338,6 +339,44 @@ def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
 def is_job(process: psutil.Process) -> bool:
     """Tell whether a process is one of submitit's that train."""
     return "submitit.core._submit" in process.cmdline()
+
+
+LOSS_THAT_LOOKS_AT_GPUS = """
+import os, time
+from losses import MSE
+
+class Looking(MSE):
+    def __init__(self, job: int = 0) -> None:
+        print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"))
+"""
+
+
+def test_jobs_take_gpus_in_turn(sweeps: Sweeps) -> None:
+    (sweeps.folder / "looking.py").write_text(LOSS_THAT_LOOKS_AT_GPUS)
+    line = (*(word for word in TINY if word != "device=cpu"), "allow_targets=[looking]",
+            "loss._target_=looking.Looking", "+loss.job=range(6)", "epochs=2", "sweep.n_jobs=3")  # fmt: skip
+    sweeps.environment["CUDA_VISIBLE_DEVICES"] = "GPU-a, GPU-b,GPU-c"
+    said = sweeps.run(*line)
+    assert "3 at a time" in said
+    assert "on 3 GPUs in turn" in said
+    seen = [re.search("sees (.*)", path.read_text())[1] for path in sweeps.paths("train", "train.log")]
+    assert set(seen) == {"GPU-a", "GPU-b", "GPU-c"}
+    assert "GPUs" not in sweeps.run(*line, "device=cpu", "force=true")
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", []), ("-1", []), ("0", ["0"]), ("GPU-a, 1", ["GPU-a", "1"])])
+def test_gpus_that_are_given(given: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpus() == expected
+
+
+def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == []
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho GPU-1; echo GPU-2\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpus() == ["GPU-1", "GPU-2"]
 
 
 def test_two_spellings_of_a_run_are_trained_once(sweeps: Sweeps) -> None:

@@ -39,12 +39,13 @@ def train_in_launchers_process(config: DictConfig) -> float:
     return objective(run)
 
 
-def train_in_own_process(run: Run, threads: int, parent: int) -> None:
+def train_in_own_process(run: Run, threads: int, gpu: str | None, parent: int) -> None:
     """Train a job in this process, which the sweep (`runner.sweep.pool`) has forked for it.
 
     Args:
         run: to train.
         threads: of the CPU.
+        gpu: the only one that it is to see (null: as it is).
         parent: process id of the sweep.
     """
     os.setpgid(0, 0)  # a Ctrl-C reaches the sweep alone, which hands it on
@@ -52,6 +53,8 @@ def train_in_own_process(run: Run, threads: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

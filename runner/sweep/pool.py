@@ -26,7 +26,7 @@ from runner.storage.lock import Busy, locked
 from runner.storage.status import ENDED, Status
 from runner.sweep.job import train_in_own_process
 from runner.sweep.overview import Overview
-from runner.system import cores, importing_much
+from runner.system import cores, gpus, importing_much
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
@@ -43,16 +43,18 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
     waiting = [run for run in jobs.values() if not run.needs_no_training]
     n_jobs = n_jobs or cores()  # not fewer for fewer jobs: the bits of a result depend on the threads
     threads = max(1, cores() // n_jobs)
+    devices = gpus() if any(run.config["device"] != "cpu" for run in waiting) else []
     print(
         f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before: "
-        f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each",
+        f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each"
+        + (f", on {len(devices)} GPUs in turn" if len(devices) > 1 else ""),
         flush=True,
     )
     if waiting:
         _import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            _Pool(n_jobs, threads, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
+            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
         finally:
             gc.unfreeze()
     return [objective(run) for run in runs]
@@ -87,12 +89,15 @@ class _Pool:
     Args:
         n_jobs: processes at a time.
         threads: of each.
+        gpus: names of those that there are; each job sees one, that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
         total: jobs of the sweep, those trained before included; for the overview.
     """
 
-    def __init__(self, n_jobs: int, threads: int, on_error: str, total: int) -> None:
+    def __init__(self, n_jobs: int, threads: int, gpus: Sequence[str], on_error: str, total: int) -> None:
         self.n_jobs, self.threads, self.on_error, self.total = n_jobs, threads, on_error, total
+        self.jobs_on = dict.fromkeys(gpus, 0)
+        self.gpu_of: dict[BaseProcess, str | None] = {}
         self.processes = multiprocessing.get_context("fork")
         self.running: dict[BaseProcess, Run] = {}
         self.stopping = False
@@ -116,9 +121,12 @@ class _Pool:
     def start(self, run: Run) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, os.getpid()))
+        gpu = min(self.jobs_on, key=lambda name: self.jobs_on[name], default=None)
+        process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, gpu, os.getpid()))
         process.start()
-        self.running[process] = run
+        self.running[process], self.gpu_of[process] = run, gpu
+        if gpu:
+            self.jobs_on[gpu] += 1
         self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
@@ -127,6 +135,8 @@ class _Pool:
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
             run = self.running.pop(process)
+            if gpu := self.gpu_of.pop(process):
+                self.jobs_on[gpu] -= 1
             statuses.append(_record_exit(run, process.exitcode or 0, self.stopping))
             self.overview.ended(run, statuses[-1])
             process.close()

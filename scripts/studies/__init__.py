@@ -4,11 +4,24 @@ A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of the
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
-from studies import comparison, jacobian_package, lecture_weights, tangent_curves, tangent_images, weights
+from studies import (
+    comparison,
+    jacobian_package,
+    lecture_losses,
+    lecture_optimizers,
+    lecture_signals,
+    lecture_weights,
+    tangent_curves,
+    tangent_images,
+    weights,
+)
 from studies.study import Folders, Study
 
 STUDIES: dict[str, Study] = {
     **lecture_weights.STUDIES,
+    **lecture_losses.STUDIES,
+    **lecture_optimizers.STUDIES,
+    **lecture_signals.STUDIES,
     **tangent_curves.STUDIES,
     **tangent_images.STUDIES,
     **jacobian_package.STUDIES,

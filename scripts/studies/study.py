@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from runner.results import load_runs
+from runner.results import load_epochs, load_runs
 
 Folders = Mapping[str, Path]  # the folder of each sweep, by its name
 Text = list[str]  # paragraphs, which are wrapped later, and lines of tables
@@ -60,3 +60,20 @@ def runs_of(folder: Path, *columns: str) -> pd.DataFrame:
     first = [*(["arm"] if "arm" in runs else []), *columns]
     runs = runs.reindex(columns=list(dict.fromkeys([*first, "seed", "status", "seconds"])))
     return runs.sort_values([*first, "seed"], ignore_index=True)
+
+
+def epochs_of(folder: Path, *columns: str) -> pd.DataFrame:
+    """Return a row for each run of a sweep and evaluated epoch, sorted: the columns, with `epoch`, `seed`, `status`.
+
+    `seconds` stands in the last row of each run.
+
+    Raises:
+        SystemExit: as `runs_of` does.
+    """
+    seconds = runs_of(folder, "path").set_index("path")["seconds"]
+    kept = list(dict.fromkeys([*columns, "epoch", "seed", "status"]))
+    epochs = load_epochs(folder).reindex(columns=["path", *kept])
+    is_last = epochs.groupby("path")["epoch"].transform("max") == epochs["epoch"]
+    epochs = epochs[kept].assign(seconds=epochs["path"].map(seconds).where(is_last))
+    settings = [column for column in columns if "/" not in column]  # metrics have a slash
+    return epochs.sort_values([*settings, "seed", "epoch"], ignore_index=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from runner.summary.curves import COLORS, MARKERS, STYLES
 
@@ -61,6 +62,14 @@ def band(axes: Axes, rows: pd.DataFrame, x: str, y: str, label: str, index: int,
     every = max(1, len(found) // marks)
     axes.plot(found.index, found["mean"], label=label, markevery=(index % every, every), **look(index))
     axes.fill_between(found.index, found["min"], found["max"], color=COLORS[index % len(COLORS)], alpha=0.15, lw=0)
+
+
+def log_errors(axes: Axes) -> None:
+    """Put errors on a log axis, with labels such as 0.02."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(made: Figure, axes: Axes, columns: int = 3) -> None:
