@@ -182,7 +182,7 @@ def _draw_tangents(axes: Axes, places: np.ndarray, values: np.ndarray, given: np
 
 ARMS = {"tangent_prop": "tangent prop", "distorted_points": "nine distorted points", "small_weight": "small weight"}
 LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002)
-GOAL = 0.01  # by which the learning rate is chosen
+GOAL, TUNING_GOAL = 0.01, 0.02  # normalised errors: of the speed-up, and by which the learning rate is chosen
 TUNED = "optimizer.lr"
 
 
@@ -218,14 +218,17 @@ def times(found: Interval, factor: float = 1.0) -> str:
 
 
 def median(values: pd.Series) -> str:
-    """Return the median of numbers of sweeps, if most runs got there."""
-    reached = values.dropna()
-    return f"{values.fillna(math.inf).median():.0f}" if len(reached) > len(values) / 2 else "not reached"
+    """Return the median of numbers of sweeps, if most runs got there, and how many did if not all."""
+    reached = values.count()
+    if reached <= len(values) / 2:
+        return "not reached"
+    some = "" if reached == len(values) else f" ({reached} of {len(values)})"
+    return f"{values.fillna(math.inf).median():.0f}{some}"
 
 
 def plateaus_text(numbers: pd.DataFrame) -> Text:
     tuning, runs = (numbers[numbers["stage"] == stage] for stage in ("tuning", "comparison"))
-    goal = f"sweeps to {GOAL:g}"
+    goal = f"sweeps to {TUNING_GOAL:g}"
     rows = []
     for lr, own in tuning.groupby(TUNED):
         cells = []
@@ -236,13 +239,14 @@ def plateaus_text(numbers: pd.DataFrame) -> Text:
     shown = []
     for level in LEVELS:
         medians = [median(runs.loc[runs["arm"] == arm, f"sweeps to {level:g}"]) for arm in ARMS]
-        both = "not reached" not in medians[:2]
+        both = runs.loc[runs["arm"] != "small_weight", f"sweeps to {level:g}"].notna().all()
         ratio = (times(ratios(runs, level)), times(ratios(runs, level), 1.5)) if both else ("", "")
         shown.append((f"{level:g}", *medians, *ratio))
     end = runs.groupby("arm")["slope"].max()
     return [
-        f"Learning rate: the one with the fewest sweeps to {GOAL:g} of three, on three seeds of its own, for each arm "
-        f"(medians; diverged: at least one of the three). It is {runs[TUNED].iloc[0]:g} for all.",
+        f"Learning rate: the one with the fewest sweeps to {TUNING_GOAL:g} of three, on three seeds of its own, for "
+        f"each arm (medians; diverged: at least one of the three). It is {runs[TUNED].iloc[0]:g} for all, which is not "
+        "far from the largest that trains: the peaks in the picture are seeds that leave and come back.",
         "",
         *table([TUNED, *ARMS.values()], rows),
         "",
