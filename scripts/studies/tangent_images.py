@@ -239,6 +239,22 @@ def digits_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
 
 
 STUDIES = {
+    "tangents_pictures": Study(
+        title="Tangent Prop: the seven tangents",
+        source=f"{SOURCE}; the seven transformations: Simard, LeCun, Denker, Victorri 1998",
+        about="Nothing is trained. The tangents of `penalty=tangent_prop`, on scikit-learn's digits, and the "
+        "transformations of `augment=distortion` beside them.",
+        numbers=pictures_numbers,
+        text=pictures_text,
+        pictures={"": pictures_picture},
+        captions={
+            "": "A digit, its seven tangents, and for a smaller and a larger amount: image + a * tangent, and the "
+            "transformed image."
+        },
+    ),
+}
+
+TO_MEASURE = {  # not run in full yet, so docs/results.md has no section of it: move it into STUDIES for that
     "tangents_digits": Study(
         title="Tangent Prop, figure 5: few digits",
         source=f"{SOURCE}, figure 5 (a picture; its numbers are not known to us)",
@@ -253,18 +269,5 @@ STUDIES = {
         text=digits_text,
         pictures={"": digits_picture},
         captions={"": "Test error against the number of training digits: mean of five seeds with their range."},
-    ),
-    "tangents_pictures": Study(
-        title="Tangent Prop: the seven tangents",
-        source=f"{SOURCE}; the seven transformations: Simard, LeCun, Denker, Victorri 1998",
-        about="Nothing is trained. The tangents of `penalty=tangent_prop`, on scikit-learn's digits, and the "
-        "transformations of `augment=distortion` beside them.",
-        numbers=pictures_numbers,
-        text=pictures_text,
-        pictures={"": pictures_picture},
-        captions={
-            "": "A digit, its seven tangents, and for a smaller and a larger amount: image + a * tangent, and the "
-            "transformed image."
-        },
     ),
 }
