@@ -40,7 +40,12 @@ def test_the_speed_up_of_tangents_over_distorted_points() -> None:
     assert alike["small_weight"] == pytest.approx(alike["distorted_points"], rel=0.1)
 
 
-def test_the_line_of_ridge_regression() -> None:
+def test_relu_stays_the_line_of_ridge_regression() -> None:
+    runs = recorded("tangents_line")
+    relu = runs[runs["model.activation"] == "relu"]
+    assert set(relu["penalty"]) == {"tangent_prop", "jacobian"}
+    for metric in ("probe/slope/at_points", "probe/slope/between"):
+        assert relu[metric].to_numpy() == pytest.approx(tangent_curves.ridge_slope(0.1), abs=0.002)
     assert tangent_curves.ridge_slope(0.1) == pytest.approx(0.625 / 1.125)
 
 

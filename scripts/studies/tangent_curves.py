@@ -302,6 +302,24 @@ def plateaus_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
 QUIET = ("seed=range(5)", "histograms=false", "pictures=false")
 
 STUDIES = {
+    "tangents_line": Study(
+        title="Tangent Prop: the forum question's line",
+        source="the forum question Implementing Tangent Prop (no numbers; dashed: without the penalty, solid: with it)",
+        about="Five points 0, .25, .5, .75, 1 of y = x; the wanted slope at each is 0. A perceptron 1-100-100-1, Adam "
+        "with lr .003, weight .1, 1,500 steps (the question has 100 with lr .001, which are too few), 5 seeds.",
+        sweeps={
+            name: (*lines, *QUIET, "optimizer.lr=0.003", "epochs=1500", "evaluate_every=50")
+            for name, lines in LINE_SWEEPS.items()
+        },
+        quick=("epochs=200", "seed=range(2)"),
+        numbers=line_numbers,
+        text=line_text,
+        pictures={"": line_picture},
+        captions={
+            "": "Learned curves, mean over five seeds with their range: dashed without the penalty, solid with it; a "
+            "ReLU network (dash-dotted) lies on the crosses, the line of ridge regression."
+        },
+    ),
     "tangents_fit": Study(
         title="Tangent Prop, figure 2: values and derivatives",
         source=f"{PAPER}, figure 2 (a picture without numbers)",
@@ -335,27 +353,6 @@ STUDIES = {
         captions={
             "": "Normalised error against sweeps (mean and range of five seeds), and what is learned: tangent prop, "
             "nine distorted points, and tangent prop with the weight that the distorted points amount to."
-        },
-    ),
-}
-
-TO_MEASURE = {  # not run in full yet, so docs/results.md has no section of it: move it into STUDIES for that
-    "tangents_line": Study(
-        title="Tangent Prop: the forum question's line",
-        source="the forum question Implementing Tangent Prop (no numbers; dashed: without the penalty, solid: with it)",
-        about="Five points 0, .25, .5, .75, 1 of y = x; the wanted slope at each is 0. A perceptron 1-100-100-1, Adam "
-        "with lr .003, weight .1, 1,500 steps (the question has 100 with lr .001, which are too few), 5 seeds.",
-        sweeps={
-            name: (*lines, *QUIET, "optimizer.lr=0.003", "epochs=1500", "evaluate_every=50")
-            for name, lines in LINE_SWEEPS.items()
-        },
-        quick=("epochs=200", "seed=range(2)"),
-        numbers=line_numbers,
-        text=line_text,
-        pictures={"": line_picture},
-        captions={
-            "": "Learned curves, mean over five seeds with their range: dashed without the penalty, solid with it; a "
-            "ReLU network (dash-dotted) lies on the crosses, the line of ridge regression."
         },
     ),
 }
