@@ -16,6 +16,8 @@ from studies import (
     lecture_weights,
     margin_moons,
     margin_question,
+    tangent_curves,
+    tangent_images,
     weights,
 )
 from studies.study import Folders, Study
@@ -26,6 +28,8 @@ STUDIES: dict[str, Study] = {
     **lecture_optimizers.STUDIES,
     **lecture_signals.STUDIES,
     **lecture_training.STUDIES,
+    **tangent_curves.STUDIES,
+    **tangent_images.STUDIES,
     **jacobian.STUDIES,
     **large_margin.STUDIES,
     **margin_moons.STUDIES,
