@@ -43,7 +43,7 @@ README_ROWS = 8
 def numbers(folders: Folders) -> pd.DataFrame:
     """Return a row for each run of the comparison: arm, what its trials chose, metrics, cost of a step."""
     compared, early = folders.values()
-    rows = summarize(compared).rows
+    rows = [row for row in summarize(compared).rows if "arm" in row.keys]  # others are of an earlier version of it
     costs = costs_of({str(row.keys["arm"]): row.runs[0].path for row in rows})
     found = [
         {"arm": row.keys["arm"], "chosen": row.keys["chosen"], "cost": costs[str(row.keys["arm"])], **run.result}

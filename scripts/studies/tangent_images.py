@@ -252,9 +252,6 @@ STUDIES = {
             "transformed image."
         },
     ),
-}
-
-TO_MEASURE = {  # not run in full yet, so docs/results.md has no section of it: move it into STUDIES for that
     "tangents_digits": Study(
         title="Tangent Prop, figure 5: few digits",
         source=f"{SOURCE}, figure 5 (a picture; its numbers are not known to us)",
