@@ -284,7 +284,7 @@ def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> No
 
 SEARCH = (
     *TINY,
-    "hydra/sweeper=optuna_tpe",
+    "hydra/sweeper=optuna",
     "epochs=30",
     "penalty=l2",
     "optimizer.lr=tag(log,interval(0.001,0.5))",
