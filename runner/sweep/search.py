@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
@@ -68,69 +67,74 @@ def run_search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = Space.of(lines, loader)
-    problems = space.problems(options.sampler)
-    if config.sweep.arms:
-        problems.append("sweep.arms needs hydra/sweeper=grid: a search has no arms")
-    if config.force and options.storage:
-        problems.append("force=true would discard a study that others share: choose another hydra.sweeper.study_name")
-    if problems:
+    if problems := space.problems(options.sampler):
         exit_with_problems(problems)
-    search = _Search(loader, config, space, options, launch)
+    first, *_ = checked_runs(loader, config, list(map(space.lines, space.samples())))
+    if first.config["sweep"]["arms"]:
+        exit_with_problems(["sweep.arms needs hydra/sweeper=grid: a search has no arms"])
+    if first.config["force"] and options.storage:
+        advice = "choose another hydra.sweeper.study_name"
+        exit_with_problems(
+            [f"force=true would discard the study in {options.storage}, which others may share: {advice}"]
+        )
     start_list()
+
+    def train(jobs: Jobs) -> list[Run]:
+        runs = checked_runs(loader, config, jobs)
+        launch(jobs)
+        return runs
+
+    search = _Search(Composer(loader, config.hydra.overrides.hydra), space, options, first, train)
     search.run()
     search.report()
 
 
 class _Search:
-    """One process's part in a study; the arguments are those of `run_search`, with the lines as a space."""
+    """One process's part in a study.
+
+    Args:
+        composer: of configs.
+        space: what is varied.
+        options: of the search.
+        first: a run of the space; the others differ from it in what is varied.
+        train: runs some jobs, however they end, and returns their runs.
+    """
 
     def __init__(
-        self, loader: ConfigLoader, config: DictConfig, space: Space, options: Options, launch: Callable[[Jobs], None]
+        self, composer: Composer, space: Space, options: Options, first: Run, train: Callable[[Jobs], list[Run]]
     ) -> None:
-        self.loader, self.config, self.space, self.options, self.launch = loader, config, space, options, launch
-        self.composer = Composer(loader, config.hydra.overrides.hydra)
-        self.folder = Path(config.runs_dir, config.name).absolute()
-        self.metrics = list(options.objectives or [config.objective_metric])
+        self.composer, self.space, self.options, self.train = composer, space, options, train
+        self.folder, self.config = first.path.parent.absolute(), first.config
+        self.metrics = list(options.objectives or [first.config["objective_metric"]])
         self.n_trials = min(options.n_trials, space.size) if options.sampler == "grid" else options.n_trials
         me = os.getpid()
         self.owner = {"machine": machine(), "pid": me, "birth": birth_of(me), "folder": str(self.folder)}
-        self.study = self._open_study()
-
-    def _open_study(self) -> optuna.Study:
-        """Open the study of this search, whose name tells what is searched, and how."""
-        options = self.options
-        searched = digest({"run": self._run_of(self.space.first).run_id, "axes": self.space.words, "by": self.metrics})
+        searched = digest({"run": first.run_id, "axes": space.words, "by": self.metrics})
         how = {"sampler": options.sampler, "seed": options.seed, "startup_trials": options.startup_trials}
         name = options.study_name or digest({"searched": searched, **how})
-        study = open_study(options.storage, self.folder, name, searched, len(self.metrics), anew=self.config.force)
-        study.sampler = Proposals(self.space, options.sampler, options.seed, options.startup_trials)
-        return study
+        anew = first.config["force"]
+        self.study = open_study(options.storage, self.folder, name, searched, len(self.metrics), anew)
+        self.study.sampler = Proposals(space, options.sampler, options.seed, options.startup_trials)
 
     def _run_of(self, params: dict[str, Any]) -> Run:
         return Run(self.composer.compose(self.space.lines(params)).values)
 
     def run(self) -> None:
         """Run trials until there are enough and none of this folder is left running."""
-        ended = sum(trial.state.is_finished() for trial in self._trials())
-        print(
-            f"search of {self.n_trials} trials, {ended} of them ended before: study {self.study.study_name}", flush=True
-        )
+        ended, name = sum(trial.state.is_finished() for trial in self._trials()), self.study.study_name
+        print(f"search of {self.n_trials} trials, {ended} of them ended before: study {name}", flush=True)
         self._list_runs()
-        if self.config.sweep.retry_failed:
+        if self.config["sweep"]["retry_failed"]:
             self._repeat_failed()
-        is_waiting = False
         while True:
             trials = self._taken_over()
             trials += self._proposed(after_a_kill=bool(trials))
             if trials:
-                self._train(trials)
-            elif not any(self._is_here(trial) for trial in self._trials(TrialState.RUNNING)):
-                return
+                self._run_trials(trials)
+            elif any(map(self._is_here, self._trials(TrialState.RUNNING))):
+                time.sleep(POLL_SECONDS)  # another process is running the last ones
             else:
-                if not is_waiting:
-                    print("other processes are running the last trials: waiting for them", flush=True)
-                is_waiting = True
-                time.sleep(POLL_SECONDS)
+                return
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -145,7 +149,9 @@ class _Search:
 
     def _list_runs(self) -> None:
         """Write all runs of the study that lie here into the sweep's list."""
-        add_to_list([self._run_of(trial.params) for trial in self._trials() if self._is_here(trial)])
+        add_to_list(
+            [self._run_of(trial.params) for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)]
+        )
 
     def _repeat_failed(self) -> None:
         """Put what failed in an earlier session into the queue of the study, once."""
@@ -196,27 +202,24 @@ class _Search:
             found.append(self._own(trial))
         return found
 
-    def _train(self, trials: Sequence[Trial]) -> None:
+    def _run_trials(self, trials: Sequence[Trial]) -> None:
         """Run trials and record what came out; a run that another process is training is waited for."""
         jobs = [self.space.lines(trial.params) for trial in trials]
-        runs = checked_runs(self.loader, self.config, jobs)
-        waiting = list(zip(jobs, runs, strict=True))
+        runs = self.train(jobs)
         for attempt in count():
-            self.launch([job for job, _ in waiting])
-            # If the other process was stopped meanwhile, its run is not finished: it is our turn, once.
-            waiting = [(job, run) for job, run in waiting if is_held(run.path) or not (run.has_ended or attempt)]
-            if not waiting:
+            held = [is_held(run.path) for run in runs]
+            # If the other process was stopped meanwhile, its run has not ended: it is our turn, once.
+            ours = [not (busy or run.has_ended or attempt) for busy, run in zip(held, runs, strict=True)]
+            if not any(held + ours):
                 break
-            while any(is_held(run.path) for _, run in waiting):
+            while any(is_held(run.path) for run in runs):
                 time.sleep(POLL_SECONDS)
+            self.train([job for job, *why in zip(jobs, held, ours, strict=True) if any(why)])
         for trial, run in zip(trials, runs, strict=True):
             is_result = run.status in FINISHED
-            self.study.tell(
-                trial,
-                [objective(run, metric) for metric in self.metrics] if is_result else None,
-                state=TrialState.COMPLETE if is_result else TrialState.FAIL,
-                skip_if_finished=True,  # by a process that has taken it over
-            )
+            values = [objective(run, metric) for metric in self.metrics] if is_result else None
+            state = TrialState.COMPLETE if is_result else TrialState.FAIL
+            self.study.tell(trial, values, state, skip_if_finished=True)  # by a process that has taken it over
 
     def report(self) -> None:
         """Print the best trials and write them down; have the table show all runs of the search."""
@@ -225,17 +228,18 @@ class _Search:
             print("no trial of the search has a result", flush=True)
             return
         best = [self.study.best_trial] if len(self.metrics) == 1 else self.study.best_trials
-        found = [(self.space.values(trial.params), trial.values) for trial in best]
-        for values, numbers in found:
-            words = [
-                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
-            ]
-            names = [
-                f"{metric or 'objective'} {number:.4g}" for metric, number in zip(self.metrics, numbers, strict=True)
-            ]
-            print(f"best: {' '.join(words)}  {', '.join(names)}", flush=True)
+        for trial in best:
+            self._print_best(trial)
+        found = [{"params": self.space.values(trial.params), "values": trial.values} for trial in best]
+        result: dict[str, Any] = {"name": "optuna", "solutions": found}
         if len(self.metrics) == 1:
-            result: dict[str, Any] = {"best_params": found[0][0], "best_value": found[0][1][0]}
-        else:
-            result = {"solutions": [{"params": values, "values": numbers} for values, numbers in found]}
-        write_atomic(self.folder / "optimization_results.yaml", yaml.safe_dump({"name": "optuna", **result}))
+            result = {"name": "optuna", "best_params": found[0]["params"], "best_value": best[0].values[0]}
+        write_atomic(self.folder / "optimization_results.yaml", yaml.safe_dump(result))
+
+    def _print_best(self, trial: FrozenTrial) -> None:
+        """Print a trial, with four digits of each number."""
+        monitor = self._run_of(trial.params).result().get("best/by", "objective")
+        names = [metric or monitor for metric in self.metrics]
+        found = self.space.values(trial.params) | dict(zip(names, trial.values, strict=True))
+        words = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in found.items()]
+        print(f"best: {' '.join(words)}", flush=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -22,6 +22,7 @@ from runner.config.compose import parsed
 from runner.seeds import stream_seed
 
 REPEATS = "repeats"  # attribute of a trial: the number of the failed one whose values it has
+MOST_CHECKED = 200  # values of one key; the trials check theirs again
 
 
 class Axis(NamedTuple):
@@ -29,11 +30,13 @@ class Axis(NamedTuple):
 
     Attributes:
         distribution: its values, for optuna.
-        values: all of them in their order, None for an interval.
+        values: all of them in their order; the ends of an interval.
+        is_interval: whether there are values between them.
     """
 
     distribution: BaseDistribution
-    values: Sequence[Any] | None
+    values: Sequence[Any]
+    is_interval: bool = False
 
 
 def axis_of(override: Override) -> Axis:
@@ -43,22 +46,22 @@ def axis_of(override: Override) -> Axis:
         ValueError: if there are none.
     """
     sweep: Any = override.value()
-    if isinstance(sweep, IntervalSweep):
+    if override.is_interval_sweep():
         low, high, log = sweep.start, sweep.end, "log" in sweep.tags
-        if isinstance(low, int) and isinstance(high, int):
-            return Axis(IntDistribution(low, high, log=log), None)
-        return Axis(FloatDistribution(low, high, log=log), None)
+        is_whole = isinstance(low, int) and isinstance(high, int)
+        return Axis((IntDistribution if is_whole else FloatDistribution)(low, high, log=log), (low, high), True)
     if hasattr(sweep, "shuffle"):
         sweep.shuffle = False
-    if not isinstance(sweep, RangeSweep):
+    if not override.is_range_sweep():
         choices = list(dict.fromkeys(override.sweep_string_iterator()))
         return Axis(CategoricalDistribution(choices), choices)
-    values: list[Any] = sorted(override.sweep_iterator())  # type: ignore[type-var]
+    values: list[Any] = sorted(override.sweep_iterator())
     if not values:
         raise ValueError(f"{override.get_value_string()} is empty")
     step = abs(sweep.step)
     if all(isinstance(value, int) for value in (*values, step)):
         return Axis(IntDistribution(values[0], values[-1], step=int(step)), values)
+    values = [float(f"{value:.12g}") for value in values]
     return Axis(FloatDistribution(values[0], values[-1], step=float(step)), values)
 
 
@@ -94,19 +97,20 @@ class Space(NamedTuple):
         """Return a sentence for each key that a sampler cannot propose, and one if there is nothing to propose."""
         if not self.axes and not self.empty:
             return ["hydra/sweeper=optuna needs a key to search, such as 'optimizer.lr=tag(log,interval(0.01,1))'"]
-        unending = [key for key, axis in self.axes.items() if sampler == "grid" and axis.values is None]
+        unending = [key for key, axis in self.axes.items() if sampler == "grid" and axis.is_interval]
         wanted = "must have values for hydra.sweeper.sampler=grid, such as 0.1,0.2"
         return self.empty + [f"{key} {wanted}, got an interval" for key in unending]
 
-    @property
-    def first(self) -> dict[str, Any]:
-        """The least values, or the first ones."""
-        return {key: axis.values[0] if axis.values else axis.distribution.low for key, axis in self.axes.items()}  # type: ignore[attr-defined]
+    def samples(self) -> list[dict[str, Any]]:
+        """Return points to check before a search begins: each value of a key, beside the first ones of the others."""
+        first = {key: axis.values[0] for key, axis in self.axes.items()}
+        others = ({**first, key: value} for key, axis in self.axes.items() for value in axis.values[1:MOST_CHECKED])
+        return [first, *others]
 
     @property
     def size(self) -> int:
         """The number of points of the grid."""
-        return math.prod(len(axis.values or ()) for axis in self.axes.values())
+        return math.prod(len(axis.values) for axis in self.axes.values())
 
     @property
     def words(self) -> dict[str, str]:
@@ -115,25 +119,29 @@ class Space(NamedTuple):
 
     def lines(self, params: Mapping[str, Any]) -> list[str]:
         """Return the overrides of a trial's job."""
-        return [*self.fixed, *(f"{key}={params[key]}" for key in self.axes)]
+        return [*self.fixed, *(self._line(key, params[key]) for key in self.axes)]
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of a trial; choices are stored as they are typed."""
-        return {key: parsed(f"{key}={params[key]}").value() for key in self.axes}
+        return {key: parsed(self._line(key, params[key])).value() for key in self.axes}
+
+    def _line(self, key: str, value: Any) -> str:
+        """Return an override; numbers at even steps without the last bits that repeated addition leaves."""
+        is_step = isinstance(value, float) and not self.axes[key].is_interval
+        return f"{key}={value:.12g}" if is_step else f"{key}={value}"
 
     def point(self, place: int) -> dict[str, Any]:
         """Return a point of the grid, the last key changing first."""
         point = {}
         for key, axis in reversed(self.axes.items()):
-            values = axis.values or ()
-            place, index = divmod(place, len(values))
-            point[key] = values[index]
+            place, index = divmod(place, len(axis.values))
+            point[key] = axis.values[index]
         return point
 
     def suggest(self, trial: Trial) -> None:
         """Give a trial the values that it still lacks."""
-        for name, (distribution, _) in self.axes.items():
-            match distribution:
+        for name, axis in self.axes.items():
+            match axis.distribution:
                 case FloatDistribution(low=low, high=high, step=step, log=log):
                     trial.suggest_float(name, low, high, step=step, log=log)
                 case IntDistribution(low=low, high=high, step=step, log=log):
