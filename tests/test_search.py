@@ -299,7 +299,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     problems = problems_of_choice("sweeper", {"_target_": SWEEPER, "storage": "postgresql://x/y"})
-    assert [re.search("needs (.*), which", problem)[1] for problem in problems] == ["optuna", "psycopg2"]  # type: ignore[index]
+    assert [re.search("needs (.*), which", problem)[1] for problem in problems] == ["optuna", "psycopg"]  # type: ignore[index]
     assert all(problem.endswith("uv sync --extra optuna") for problem in problems)
 
 

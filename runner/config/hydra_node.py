@@ -24,7 +24,7 @@ REASONS = dict.fromkeys(
 ) | {"sweep": "runs_dir and name tell where a sweep lies"}
 MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launchers that have no option for them
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
-DATABASES = r"sqlite:///(?!:memory:).|postgresql(\+psycopg2)?://."  # optuna's other storages unpickle what they find
+DATABASES = r"sqlite:///(?!:memory:).|postgresql://."  # optuna's other storages unpickle what they find
 SEARCH = "hydra_plugins.local_launcher.SearchSweeper"
 EXTRAS = {  # plugin of a launcher -> the extra that brings it
     "hydra_joblib_launcher": "joblib",
@@ -111,6 +111,6 @@ def _problems_of_storage(storage: Any) -> list[str]:
     """Return a sentence if a search cannot use its storage, or if a package for it is missing."""
     if storage is not None and not re.match(DATABASES, str(storage)):
         return [f"hydra.sweeper.storage must begin with sqlite:/// or postgresql://, or be null, got {storage!r}"]
-    needed = ("optuna", "psycopg2") if str(storage).startswith("postgresql") else ("optuna",)
+    needed = ("optuna", "psycopg") if str(storage).startswith("postgresql") else ("optuna",)
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     return [f"hydra.sweeper needs {package}, which is not installed: uv sync --extra optuna" for package in missing]

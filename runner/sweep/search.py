@@ -30,7 +30,7 @@ from runner.storage.members import add_to_list, start_list
 from runner.storage.status import FINISHED
 from runner.sweep.conclude import checked_runs
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
-from runner.sweep.study import open_study
+from runner.sweep.study import exit_if_lost, open_study
 from runner.system import birth_of
 
 OWNER = "owner"  # attribute of a trial: the process that runs it
@@ -85,8 +85,9 @@ def run_search(
         return runs
 
     search = _Search(Composer(loader, config.hydra.overrides.hydra), space, options, first, train)
-    search.run()
-    search.report()
+    with exit_if_lost():
+        search.run()
+        search.report()
 
 
 class _Search:

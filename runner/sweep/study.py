@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,10 +18,10 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from runner.config.check import exit_with_problems
+from runner.outcome import FAILED, resume_command
 
 SEARCHED = "searched"  # attribute of a study: a hash of what it searches
-TRIES = 4  # at opening a database, whose tables another process may be creating
-PAUSE_SECONDS = 0.5  # between these
+PAUSES = (0.5, 0.5, 1.0)  # seconds between tries at opening a database, whose tables another process may be creating
 LOCK_SECONDS = 60  # for which a process waits while others write into an SQLite file
 
 
@@ -33,32 +36,29 @@ def open_study(url: str | None, folder: Path, name: str, searched: str, objectiv
         objectives: how many numbers are minimised.
         anew: discard what the journal holds of it.
     """
-    for attempt in range(TRIES):
+    for pause in (*PAUSES, None):
         try:
-            storage = _database(url) if url else _journal(folder / "search.journal")
-            if anew:
-                with suppress(KeyError):
-                    optuna.delete_study(study_name=name, storage=storage)
-            study = optuna.create_study(
-                study_name=name,
-                storage=storage,
-                directions=["minimize"] * objectives,
-                load_if_exists=True,
-            )
+            study = _opened(_database(url) if url else _journal(folder / "search.journal"), name, objectives, anew)
             break
         except _errors() as error:
-            if attempt == TRIES - 1:
-                first = next(iter(str(error).splitlines()), type(error).__name__)
-                exit_with_problems(
-                    [f"hydra.sweeper.storage={url or folder / 'search.journal'} cannot be used: {first}"]
-                )
-            time.sleep(PAUSE_SECONDS)
+            if pause is None:
+                where = re.sub(r":[^:@/]+@", ":***@", url or str(folder / "search.journal"))  # no password
+                exit_with_problems([f"hydra.sweeper.storage={where} cannot be used: {_first_line(error)}"])
+            time.sleep(pause)
     if study.user_attrs.get(SEARCHED, searched) != searched:
-        exit_with_problems(
-            [f"hydra.sweeper.study_name={name} holds another search, with other ranges: choose another name"]
-        )
+        advice = "choose another name"
+        exit_with_problems([f"hydra.sweeper.study_name={name} holds another search, with other options: {advice}"])
     study.set_user_attr(SEARCHED, searched)
     return study
+
+
+def _opened(storage: BaseStorage, name: str, objectives: int, anew: bool) -> optuna.Study:
+    """Return the study of that name, which may be new."""
+    if anew:
+        with suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=storage)
+    directions = ["minimize"] * objectives
+    return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -68,6 +68,25 @@ def _errors() -> tuple[type[Exception], ...]:
     return OptunaError, SQLAlchemyError, OSError, RuntimeError, ValueError
 
 
+@contextmanager
+def exit_if_lost() -> Iterator[None]:
+    """Exit with a sentence if the storage fails in the midst of a search."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError) as error:
+        print(
+            f"hydra.sweeper.storage has failed: {_first_line(error)}; go on with: {resume_command()}", file=sys.stderr
+        )
+        sys.exit(FAILED)
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says; a database's own error says more than that of the library above it."""
+    return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+
+
 def _database(url: str) -> BaseStorage:
     """Return a database; it is connected only while it is asked, never when jobs are forked."""
     from sqlalchemy.pool import NullPool  # late: the journal does without
@@ -75,6 +94,8 @@ def _database(url: str) -> BaseStorage:
     options: dict[str, Any] = {"poolclass": NullPool}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": LOCK_SECONDS}
+    # Which driver "postgresql:" means depends on the version of sqlalchemy.
+    url = url.replace("postgresql:", "postgresql+psycopg:", 1)
     return RDBStorage(url, engine_kwargs=options)
 
 
