@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -129,15 +130,17 @@ def test_trials_of_other_machines(sweeps: Sweeps) -> None:
     storage = JournalStorage(JournalFileBackend(str(folder / "search.journal")))
     (name,) = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage, sampler=RandomSampler(seed=1))
-    for where in (folder, Path("/elsewhere")):
-        trial = study.ask(study.trials[0].distributions)
-        trial.set_user_attr("owner", {"machine": "other", "pid": os.getpid(), "birth": "", "folder": str(where)})
+    owner = {**study.trials[0].user_attrs["owner"], "machine": "other"}
+    for where in (owner["folder"], f"0:{folder}"):
+        study.ask(study.trials[0].distributions).set_user_attr("owner", {**owner, "folder": where})
     sweeps.run(*line, "hydra.sweeper.n_trials=4")
     trials = trials_of(folder)
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "RUNNING", "COMPLETE"]
     assert trials[1].params == study.trials[1].params
     assert len(sweeps.results()) == 3
-    assert (folder / "groups.csv").read_text().count("\n") == 4
+    shutil.rmtree(next(path for path in folder.glob("*") if path.name in sweeps.results()))
+    sweeps.run(*line, "hydra.sweeper.n_trials=4")  # the table is of what is there
+    assert (folder / "groups.csv").read_text().count("\n") == 3
 
 
 def test_a_grid_with_two_objectives(sweeps: Sweeps) -> None:
@@ -154,6 +157,13 @@ def test_a_grid_with_two_objectives(sweeps: Sweeps) -> None:
     best = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     assert [solution["values"] for solution in best["solutions"]] == [list(min(results))]
     assert isinstance(best["solutions"][0]["params"]["optimizer.lr"], float)
+
+
+def test_a_metric_that_is_not_measured_ends_the_search(sweeps: Sweeps) -> None:
+    line = (*TINY, "epochs=1", "hydra/sweeper=optuna", "seed=range(8)", "hydra.sweeper.objectives=[train/lost,epoch]")
+    said = sweeps.run(*line, code=2)
+    assert re.search("hydra.sweeper.objectives must be among .*train/loss, .*, got train/lost\n", said)
+    assert len(sweeps.results()) == 2  # of eight
 
 
 def test_failed_trials_are_repeated(sweeps: Sweeps) -> None:

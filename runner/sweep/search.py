@@ -27,7 +27,7 @@ from runner.storage.directory import Run
 from runner.storage.identity import digest
 from runner.storage.lock import is_held, machine
 from runner.storage.members import add_to_list, start_list
-from runner.storage.status import FINISHED
+from runner.storage.status import FINISHED, Status
 from runner.sweep.conclude import checked_runs
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
@@ -108,8 +108,11 @@ class _Search:
         self.folder, self.config = first.path.parent.absolute(), first.config
         self.metrics = list(options.objectives or [first.config["objective_metric"]])
         self.n_trials = min(options.n_trials, space.size) if options.sampler == "grid" else options.n_trials
-        me = os.getpid()
-        self.owner = {"machine": machine(), "pid": me, "birth": birth_of(me), "folder": str(self.folder)}
+        me, place = (
+            os.getpid(),
+            f"{self.folder.stat().st_ino}:{self.folder}",
+        )  # another machine may have another one there
+        self.owner = {"machine": machine(), "pid": me, "birth": birth_of(me), "folder": place}
         searched = digest({"run": first.run_id, "axes": space.words, "by": self.metrics})
         how = {"sampler": options.sampler, "seed": options.seed, "startup_trials": options.startup_trials}
         name = options.study_name or digest({"searched": searched, **how})
@@ -142,7 +145,7 @@ class _Search:
 
     def _is_here(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial's run lies in our folder."""
-        return trial.user_attrs.get(OWNER, {}).get("folder") == str(self.folder)
+        return trial.user_attrs.get(OWNER, {}).get("folder") == self.owner["folder"]
 
     def _is_whole(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial has all its values, and an owner."""
@@ -150,9 +153,10 @@ class _Search:
 
     def _list_runs(self) -> None:
         """Write all runs of the study that lie here into the sweep's list."""
-        add_to_list(
-            [self._run_of(trial.params) for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)]
-        )
+        runs = [
+            self._run_of(trial.params) for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)
+        ]
+        add_to_list([run for run in runs if run.path.exists()])  # some may have been deleted
 
     def _repeat_failed(self) -> None:
         """Put what failed in an earlier session into the queue of the study, once."""
@@ -218,9 +222,17 @@ class _Search:
             self.train([job for job, *why in zip(jobs, held, ours, strict=True) if any(why)])
         for trial, run in zip(trials, runs, strict=True):
             is_result = run.status in FINISHED
+            self._check_metrics(run)
             values = [objective(run, metric) for metric in self.metrics] if is_result else None
             state = TrialState.COMPLETE if is_result else TrialState.FAIL
             self.study.tell(trial, values, state, skip_if_finished=True)  # by a process that has taken it over
+
+    def _check_metrics(self, run: Run) -> None:
+        """Exit with code 2 if a run has no such number as is to be minimised; before it only the form was known."""
+        result = run.result()
+        known = [key for key, value in result.items() if isinstance(value, int | float)]
+        if run.status == Status.DONE and (missing := [name for name in self.metrics if name and name not in known]):
+            exit_with_problems([f"hydra.sweeper.objectives must be among {', '.join(known)}, got {', '.join(missing)}"])
 
     def report(self) -> None:
         """Print the best trials and write them down; have the table show all runs of the search."""

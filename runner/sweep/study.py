@@ -16,6 +16,7 @@ import optuna
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 
 from runner.config.check import exit_with_problems
 from runner.outcome import FAILED, resume_command
@@ -57,7 +58,7 @@ def _opened(storage: BaseStorage, name: str, objectives: int, anew: bool) -> opt
     if anew:
         with suppress(KeyError):
             optuna.delete_study(study_name=name, storage=storage)
-    directions = ["minimize"] * objectives
+    directions = [StudyDirection.MINIMIZE] * objectives
     return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
 
 
