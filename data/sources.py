@@ -96,16 +96,30 @@ class Moons:
 
 
 class Plateaus:
-    """Three points to be fitted with slope zero (`penalty=tangent_prop`), to learn from and to test on.
+    """Three points to be fitted with slope zero (`penalty=tangent_prop`), or each with its value on both sides, too.
 
     The setting of Simard, Victorri, LeCun and Denker, Tangent Prop, NIPS 4 (1991), figure 6 (a 1-20-1 net);
-    the points and levels are ours.
+    the points and levels are ours. To test on: the nine distorted points, in either case.
+
+    Args:
+        distorted: train on all nine points instead of the three.
+        shift: how far the distorted points are from a point, on both sides of it (> 0, finite).
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
+    def __init__(self, distorted: bool = False, shift: float = 0.1) -> None:
+        if not 0 < shift < math.inf:
+            raise ValueError(f"shift must be positive and finite, got {shift}")
+        self.distorted, self.shift = distorted, shift
+
     def load(self) -> Raw:
-        """Read the three points."""
-        points = _points(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([-0.5, 0.5, 0.0]))
-        return Raw(points, points, classes=None)
+        """Read the points."""
+        inputs, targets = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([-0.5, 0.5, 0.0])
+        shifts = torch.tensor([-self.shift, 0.0, self.shift])
+        nine = _points((inputs[:, None] + shifts).flatten(), targets.repeat_interleave(3))
+        return Raw(nine if self.distorted else _points(inputs, targets), nine, classes=None)
 
 
 class Sine:

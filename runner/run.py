@@ -41,6 +41,7 @@ from runner.summary.settings import changed
 from runner.system import cores, keep_freed_memory
 
 MOST_EVALUATIONS = 100  # with evaluate_every=null
+LEAST_LOSS = 1e-8  # of the histogram of their logarithms: cross-entropy in fp32 is 0 or above it
 EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: some epochs last a millisecond
 
 
@@ -199,7 +200,7 @@ class Session:
         epoch, dataset = self.loop.epoch, self.components.dataset
         if self.config["histograms"]:
             for name, evaluation in evaluations.items():
-                self.recorder.record_histogram(epoch, f"losses/{name}", evaluation.losses)
+                self.record_losses(name, evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"] and epoch:  # of an untrained model they show nothing
             from runner.recording import pictures  # late: matplotlib takes as long as all the rest of the runner
@@ -207,6 +208,13 @@ class Session:
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():
                 if figure is not None:
                     self.recorder.record_figure(epoch, tag, figure)
+
+    def record_losses(self, split: str, losses: torch.Tensor) -> None:
+        """Record a histogram of the losses per example, and one of their logarithms: most are far below the largest."""
+        self.recorder.record_histogram(self.loop.epoch, f"losses/{split}", losses)
+        if (losses >= 0).all():
+            logarithms = losses.clamp(min=LEAST_LOSS).log10()
+            self.recorder.record_histogram(self.loop.epoch, f"losses/{split}/log10", logarithms)
 
     @property
     def latest(self) -> dict[str, float]:

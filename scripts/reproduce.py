@@ -104,16 +104,23 @@ def write_section(name: str, numbers: pd.DataFrame, docs: Path, measured: str | 
     sections[name] = "\n".join([*section_of(name, numbers), measured, ""])
     places = {other: place for place, other in enumerate(STUDIES)}
     ordered = sorted(sections, key=lambda other: places.get(other, len(places)))
+    titles = [re.match(r"## (.*)", sections[other])[1] for other in ordered]  # type: ignore[index]
+    index = "".join(f"- [{title}](#{anchor(title)})\n" for title in titles)
     parts = [f"<!-- begin {other} -->\n{sections[other]}<!-- end {other} -->\n" for other in ordered]
-    page.write_text("\n".join([INTRODUCTION, *parts]))
+    page.write_text("\n".join([INTRODUCTION, index, *parts]))
+
+
+def anchor(title: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 INTRODUCTION = """# Results: ours beside the published ones
 
-`scripts/reproduce.py NAME` runs the sweeps of a section and writes it, with the numbers of all runs in
-docs/results/NAME.csv. "Published" is from the source itself, "secondary" from a review of it, "recalled" unsure.
-Inside: our median lies within the tolerance of the published number. Where runs scatter from seed to seed, one
-published run says little, and there is no verdict.
+What the sources show, repeated by one command each: `scripts/reproduce.py NAME` runs the sweeps of a section and writes
+it, with the numbers of all runs in docs/results/NAME.csv. "Published" is from the source itself, "secondary" from a
+review of it, "recalled" unsure. Inside: our median lies within the tolerance of the published number. Where runs
+scatter from seed to seed, one published run says little, and there is no verdict.
 """
 
 

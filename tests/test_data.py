@@ -79,6 +79,18 @@ def test_line_and_plateaus():
     plateaus = data.Plateaus().load()
     assert plateaus.train.inputs.shape == plateaus.train.targets.shape == (3, 1)
     assert line.classes is plateaus.classes is None
+    nine = data.Plateaus(distorted=True, shift=0.25).load()
+    assert nine.train.inputs.flatten().tolist() == [-1.25, -1, -0.75, -0.25, 0, 0.25, 0.75, 1, 1.25]
+    assert nine.train.targets[::3].equal(plateaus.train.targets)
+    assert nine.train.targets[2::3].equal(plateaus.train.targets)
+    assert nine.train.inputs[1::3].equal(plateaus.train.inputs)
+    assert data.Plateaus(shift=0.25).load().test.inputs.equal(nine.train.inputs)  # both are tested on the same points
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.1, float("inf"), float("nan")])
+def test_plateaus_refuse_a_shift_that_is_none(shift):
+    with pytest.raises(ValueError, match=r"^shift must be positive and finite, got "):
+        data.Plateaus(shift=shift)
 
 
 def test_sine():

@@ -26,7 +26,11 @@ def test_all_examples_count_alike(inputs: torch.Tensor) -> None:
     assert found.loss == pytest.approx(nn.functional.cross_entropy(outputs, targets).item(), rel=1e-5)
     wrong = sum(row.argmax().item() != target.item() for row, target in zip(outputs, targets, strict=True))
     assert found.error == pytest.approx(wrong / COUNT)
-    assert found.metrics("test") == {"test/loss": found.loss, "test/error": found.error}
+    metrics = found.metrics("test")
+    assert (metrics["test/loss"], metrics["test/error"]) == (found.loss, found.error)
+    right, wrong = (metrics[f"test/loss_{name}"] for name in ("right", "wrong"))
+    assert 0 < right < wrong
+    assert (1 - found.error) * right + found.error * wrong == pytest.approx(found.loss)
     assert not found.outputs.requires_grad
 
 
@@ -35,3 +39,9 @@ def test_a_regression_has_no_error_and_a_model_that_drops_does_not(inputs: torch
     found = evaluate(model, MSE(), Split(inputs, inputs + 2), None)
     assert found.error is None
     assert found.metrics("train") == {"train/loss": pytest.approx(4.0)}
+
+
+def test_where_no_example_is_wrong_the_wrong_ones_have_no_loss(inputs: torch.Tensor) -> None:
+    model = nn.Linear(4, 3)
+    found = evaluate(model, CrossEntropy(), Split(inputs, model(inputs).argmax(1)), 3)
+    assert found.metrics("train") == {"train/loss": found.loss, "train/error": 0.0, "train/loss_right": found.loss}

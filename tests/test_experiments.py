@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from data import Sine
 from runner.config.command_line import check
 from runner.config.conf_files import CONF
 
@@ -103,3 +104,11 @@ def test_every_key_of_a_preset_says_why(preset: str) -> None:
     lines = text_of(preset).partition("defaults:")[2].splitlines()
     keys = [line for line in lines if re.match(r" *[a-z_0-9]+: *[^ #]", line)]
     assert [line for line in keys if "#" not in line] == []
+
+
+def test_the_derivatives_of_a_sine_are_given_at_its_own_points(composed: Callable[..., Any]) -> None:
+    config = composed("experiment=fit_derivatives").config
+    sine = Sine(**{key: config["data"][key] for key in ("n", "noise", "seed")}).load().train
+    given = config["penalty"]["tangent_prop"]["tangents"]["derivatives"]
+    assert given == pytest.approx((math.pi * (math.pi * sine.inputs).cos()).flatten().tolist(), abs=1e-4)
+    assert sine.targets.flatten().tolist() == pytest.approx((math.pi * sine.inputs).sin().flatten().tolist(), abs=1e-6)

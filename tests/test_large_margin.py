@@ -388,10 +388,26 @@ def test_the_papers_options_are_a_preset(composed):
     for experiment, own in {
         "large_margin_mnist": {"layers": ["inputs", "relu1", "relu2"]},
         "large_margin_noisy": {"layers": ["relu2"], "norm": 2, "top_k": 9, "aggregation": "mean_distance"},
+        "large_margin_reference": {"layers": ["inputs", "norm1", "norm2"]},
     }.items():
         node = composed(f"experiment={experiment}").config["penalty"]["large_margin"]
         del node["weight_range"]  # a sweep's
         assert node == {"_target_": "losses.LargeMargin", "weight": 1, "every": 1, "warmup": 0, **options, **own}
+
+
+def test_the_papers_training_is_a_preset(composed):
+    """The values of the public code's train.py, mnist_config.py and mnist_model.py."""
+    config = composed("experiment=large_margin_reference").config
+    optimizer = {key: config["optimizer"][key] for key in ("lr", "alpha", "eps", "momentum", "weight_decay", "clip")}
+    assert optimizer == {"lr": 0.1, "alpha": 0.9, "eps": 0.01, "momentum": 0, "weight_decay": 0, "clip": 5}
+    assert config["optimizer"]["_target_"] == "runner.optimizers.TensorFlowRMSprop"
+    assert config["scheduler"] == {"_target_": "runner.schedule.Staircase", "factor": 0.96, "steps": 2000}
+    assert config["model"]["_target_"] == "models.LargeMarginConvnet"
+    assert config["model"]["batch_norm"]
+    assert config["init"] == {"_target_": "models.XavierUniform", "gain": 1}
+    assert (config["data"]["normalize"], config["data"]["validation_size"]) == ("none", 0)
+    assert (config["batch_size"], config["loss"]["weight"]) == (256, 0)
+    assert (config["penalty"]["l2"]["weight"], config["penalty"]["l2"]["biases"]) == (2.5e-4, True)  # 5e-4 / 2, all
 
 
 @pytest.mark.parametrize("seed", [0, 1])

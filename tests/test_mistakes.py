@@ -103,6 +103,9 @@ def test_stray_gradients(model, batch):
     torch.testing.assert_close(question, ours)  # the value is right, so is its `.data`: the norm is held constant
     torch.testing.assert_close(gradient_of(question, model), right)
     torch.testing.assert_close(followed, right + stray)
+    # The gaps of an example sum to C p - 1, p the probability of its class: the loop also lowers C times the sum of p.
+    own = probabilities.gather(1, targets[:, None])
+    torch.testing.assert_close(stray, gradient_of(CLASSES * own.sum(), model))
     assert stray.norm() > 0.5 * right.norm()
     # Descent along the gaps' own gradient makes them smaller: training towards the wrong classes.
     assert stray @ right < 0
@@ -282,3 +285,102 @@ def test_a_share_of_cross_entropy_gives_gradient_again(model, batch):
     forward = EagerForward(model, CrossEntropy(), batch[0], targets, [penalty])
     objective = 0.1 * forward.losses.mean() + penalty(forward).mean()
     assert gradient_of(objective, model).norm() > 0.01
+
+
+# 7. "Activation gradient penalty", and its answer: what `only_inputs` and `.grad` do
+
+
+def loss_and_activation(model: nn.Module, inputs: Tensor, targets: Tensor, retain: bool) -> tuple[Tensor, Tensor]:
+    """The question's pass: the loss, and an activation whose gradient is kept if `retain`."""
+    relu1 = model[:2](inputs)
+    if retain:
+        relu1.retain_grad()
+    return F.cross_entropy(model[2:](relu1), targets), relu1
+
+
+def test_grad_adds_to_no_leaf_whatever_only_inputs_says(model, batch):
+    inputs, targets = batch[0].clone().requires_grad_(), batch[1]
+    loss, relu1 = loss_and_activation(model, inputs, targets, retain=False)
+    leaves = [inputs, *model.parameters()]
+    (taken,) = torch.autograd.grad(loss, relu1, create_graph=True)  # only_inputs=True
+    with pytest.warns(FutureWarning, match="only_inputs argument is deprecated and is ignored"):
+        (also_taken,) = torch.autograd.grad(loss, relu1, create_graph=True, only_inputs=False)
+    assert torch.equal(taken, also_taken)
+    assert all(leaf.grad is None for leaf in leaves)
+
+    loss.backward(inputs=list(model.parameters()), retain_graph=True)  # as our loop does
+    assert inputs.grad is None
+    loss.backward()
+    assert all(leaf.grad is not None for leaf in leaves)
+
+
+@pytest.mark.parametrize("by", ["grad", "backward of leaves"])
+def test_what_passes_through_a_tensor_that_retains_is_added_to_it(model, batch, by):
+    loss, relu1 = loss_and_activation(model, *batch, retain=True)
+    for count in (1, 2):
+        if by == "grad":
+            torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        else:
+            loss.backward(inputs=list(model.parameters()), retain_graph=True)
+        kept = relu1.grad.clone()
+        (once,) = torch.autograd.grad(loss, relu1, retain_graph=True)
+        torch.testing.assert_close(kept, (2 * count - 1) * once)  # `once` itself was added, too
+
+
+def test_two_backward_calls_add_up_and_activations_start_anew(model, batch):
+    """The machinery of the question is right; what has collected at an activation is gone with the step."""
+    loss, relu1 = loss_and_activation(model, *batch, retain=False)
+    (of_loss,) = torch.autograd.grad(loss, relu1, create_graph=True)
+    (of_penalty,) = torch.autograd.grad(of_loss.square().sum(), relu1, retain_graph=True)
+    right = gradient_of(loss + of_loss.square().sum(), model)
+    assert of_penalty.norm() > 0
+    for _ in range(2):
+        model.zero_grad()
+        loss, relu1 = loss_and_activation(model, *batch, retain=True)
+        assert relu1.grad is None  # also in the second step
+        loss.backward(retain_graph=True)
+        torch.testing.assert_close(relu1.grad, of_loss)
+        (gradient,) = torch.autograd.grad(loss, relu1, create_graph=True)
+        gradient.square().sum().backward()
+        torch.testing.assert_close(relu1.grad, 2 * of_loss + of_penalty)  # "both change"
+        torch.testing.assert_close(stored_gradient(model), right)
+
+
+def trajectory(zero_grad: bool, lr: float, momentum: float = 0.0, curvature: float = 2.0) -> Tensor:
+    """Gradient descent on curvature / 2 * x^2 from x = 1, 1,000 steps."""
+    x = torch.ones((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([x], lr=lr, momentum=momentum)
+    places = [1.0]
+    for _ in range(1000):
+        if zero_grad:
+            optimizer.zero_grad()
+        (curvature / 2 * x**2).backward()
+        optimizer.step()
+        places.append(x.item())
+    return torch.tensor(places, dtype=torch.float64)
+
+
+def test_a_loop_without_zero_grad_swings_for_ever():
+    forgotten = trajectory(zero_grad=False, lr=0.1)
+    torch.testing.assert_close(forgotten, trajectory(zero_grad=True, lr=0.1, momentum=1.0))
+    torch.testing.assert_close(forgotten[2:], (2 - 0.1 * 2.0) * forgotten[1:-1] - forgotten[:-2])
+    assert forgotten[-100:].max() > 0.9
+    assert forgotten[-100:].min() < -0.9
+    assert trajectory(zero_grad=True, lr=0.1)[-100:].abs().max() < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
+def test_a_penalty_read_from_grad_is_that_of_the_sum_without_zero_grad(model, batch):
+    def read(examples: slice) -> Tensor:
+        F.cross_entropy(model(batch[0][examples]), batch[1][examples]).backward(create_graph=True)
+        return stored_gradient(model).square().sum()
+
+    halves = slice(0, BATCH // 2), slice(BATCH // 2, BATCH)
+    gradients = [gradient_of(F.cross_entropy(model(batch[0][half]), batch[1][half]), model) for half in halves]
+    torch.testing.assert_close(read(halves[0]), gradients[0].square().sum())
+    torch.testing.assert_close(read(halves[1]), (gradients[0] + gradients[1]).square().sum())
+    model.zero_grad()
+    torch.testing.assert_close(read(halves[1]), gradients[1].square().sum())
+    ours = value_of(WeightGradient(), model, *(part[halves[1]] for part in batch))
+    torch.testing.assert_close(ours, gradients[1].square().sum())
+    model.zero_grad()  # which breaks the cycles of graph and gradient that the warning is about

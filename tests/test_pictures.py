@@ -236,5 +236,5 @@ def test_one_class_everywhere_or_nan_makes_a_picture_of_regions_too(values: list
 
 def test_regions_are_a_picture_of_classes_in_the_plane() -> None:
     plane = plane_data()
-    evaluation = Evaluation(torch.zeros(35, 3), torch.zeros(35), 0.0, 0.0)
+    evaluation = Evaluation(torch.zeros(35, 3), torch.zeros(35), torch.zeros(35, dtype=torch.bool))
     assert set(figures_of(Stripes(plane), plane, evaluation)) == {"pictures/confusion", "pictures/regions"}

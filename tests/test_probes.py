@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from data import Dataset, Digits, Raw, Split, prepare
 from losses import CrossEntropy
-from runner.evaluation.probes import Boundary, JacobianNorm, Slope, Subject, Zeros
+from runner.evaluation.probes import Boundary, JacobianNorm, Slope, Subject, Zeros, jacobians
 from runner.evaluation.robustness import Attack, Noise, Perturbation, Rotation, Shift
 
 
@@ -54,6 +54,21 @@ def test_jacobian_norm(curved: nn.Module) -> None:
     assert found["sigma_1"] == pytest.approx(sum(largest) / 7, rel=1e-5)
     first = JacobianNorm(examples=2)(subject_of(curved, inputs, torch.zeros(7, dtype=torch.long)))
     assert first["frobenius"] == pytest.approx((jacobians[0].norm() + jacobians[1].norm()).item() / 2, rel=1e-5)
+
+
+def test_jacobians_of_many_outputs_come_in_smaller_batches(curved: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded, and neither the norm nor the distances change."""
+    subject = subject_of(curved, draw(7, 4), torch.tensor([0, 1, 1, 0, 1, 0, 0]))
+    (whole,) = jacobians(curved, subject.dataset.test.inputs)
+    norm, distances = JacobianNorm()(subject), Boundary()(subject)["distances"]
+    monkeypatch.setattr("runner.evaluation.probes.MOST_ENTRIES", 2 * whole[0].numel() + 1)
+    batches = list(jacobians(curved, subject.dataset.test.inputs))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+    torch.testing.assert_close(torch.cat(batches), whole)
+    assert JacobianNorm()(subject) == pytest.approx(norm, rel=1e-5)
+    torch.testing.assert_close(Boundary()(subject)["distances"], distances)
+    monkeypatch.setattr("runner.evaluation.probes.MOST_ENTRIES", 1)
+    assert len(list(jacobians(curved, subject.dataset.test.inputs))) == 7  # one at a time is the least
 
 
 def test_zeros() -> None:

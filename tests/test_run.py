@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -218,8 +219,22 @@ def test_epoch_0_is_before_the_first_step(composed: Callable[..., Any]) -> None:
     assert rows[0]["probe/zeros/all"] == "0.0"
     assert (rows[0]["train/objective"], rows[0]["time/examples_per_second"], rows[1]["probe/zeros/all"]) == ("", "", "")
     recorded = values(directory.path)
-    for tag in ("Train/loss", "probe/zeros/all", "losses/train", "weights/fc1", "optimizer/lr"):
+    for tag in ("Train/loss", "probe/zeros/all", "losses/train", "losses/train/log10", "weights/fc1", "optimizer/lr"):
         assert recorded[tag][0][0] == 0, tag
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [([0.0, 1e-3, 100.0], [-8, -3, 2]), ([-1e-3, 1.0], None), ([float("nan"), 1.0], None)],
+)
+def test_logarithms_of_losses_where_there_are_any(losses: list[float], expected: list[float] | None) -> None:
+    from runner.run import Session
+
+    recorder = Mock()
+    Session.record_losses(Mock(recorder=recorder, loop=Mock(epoch=3)), "test", torch.tensor(losses))
+    found = {call.args[:2]: call.args[2].tolist() for call in recorder.record_histogram.call_args_list}
+    assert found.pop((3, "losses/test")) == pytest.approx(losses, nan_ok=True)
+    assert found.get((3, "losses/test/log10")) == (expected and pytest.approx(expected))
 
 
 def test_without_a_trained_epoch_there_are_no_numbers(

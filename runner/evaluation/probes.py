@@ -17,6 +17,8 @@ from torch import Generator, Tensor, nn
 from data import Dataset, Split
 from runner.evaluation.evaluate import BATCH, evaluate
 
+MOST_ENTRIES = 2**25  # of the Jacobians of one batch
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -59,8 +61,8 @@ class JacobianNorm(Probe):
     """
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
-        grams = [j @ j.mT for j in jacobians(subject.model, self.test_split(subject).inputs)]  # (B, C, C)
-        eigenvalues = torch.linalg.eigvalsh(torch.cat(grams)).clamp(min=0)
+        found = jacobians(subject.model, self.test_split(subject).inputs)
+        eigenvalues = torch.cat([torch.linalg.eigvalsh(j @ j.mT) for j in found]).clamp(min=0)  # (N, C)
         return {
             "frobenius": eigenvalues.sum(1).sqrt().mean().item(),
             "sigma_1": eigenvalues[:, -1].sqrt().mean().item(),
@@ -89,10 +91,11 @@ class Boundary(Probe):
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
         split = self.test_split(subject)
-        evaluation = evaluate(subject.model, subject.criterion, split, subject.dataset.classes)
-        outputs, found = evaluation.outputs.double().split(BATCH), []
-        targets = split.targets.split(BATCH)
-        for j, logits, labels in zip(jacobians(subject.model, split.inputs), outputs, targets, strict=True):
+        outputs = evaluate(subject.model, subject.criterion, split, subject.dataset.classes).outputs.double()
+        found: list[Tensor] = []
+        for j in jacobians(subject.model, split.inputs):
+            batch = slice(sum(map(len, found)), sum(map(len, found)) + len(j))
+            logits, labels = outputs[batch], split.targets[batch]
             rows = torch.arange(len(labels), device=labels.device)
             slopes = (j[rows, labels].unsqueeze(1) - j).norm(dim=2)
             gaps = logits[rows, labels].unsqueeze(1) - logits
@@ -146,9 +149,14 @@ class Slope(Probe):
 
 
 def jacobians(model: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
-    """Yield the exact Jacobians (B, C, D) of batches of inputs, by one vector-Jacobian product per output."""
+    """Yield the exact Jacobians (B, C, D) of batches of inputs, by one vector-Jacobian product per output.
+
+    The batches are smaller where a Jacobian is large: with 1,000 outputs one of 500 images would take gigabytes.
+    """
     model.eval()
-    for batch in inputs.split(BATCH):
+    with torch.no_grad():
+        entries = model(inputs[:1]).numel() * inputs[:1].numel()
+    for batch in inputs.split(max(1, min(BATCH, MOST_ENTRIES // max(1, entries)))):
         batch = batch.detach().requires_grad_()
         outputs = model(batch)
         rows = [torch.autograd.grad(column.sum(), batch, retain_graph=True)[0] for column in outputs.unbind(1)]

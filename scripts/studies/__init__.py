@@ -5,12 +5,19 @@ its pictures. `tables.py` makes Markdown, `style.py` pictures.
 """
 
 from studies import (
+    activation_gradient,
     comparison,
-    jacobian_package,
+    jacobian,
+    large_margin,
     lecture_losses,
     lecture_optimizers,
     lecture_signals,
+    lecture_training,
     lecture_weights,
+    margin_moons,
+    margin_question,
+    tangent_curves,
+    tangent_images,
     weights,
 )
 from studies.study import Folders, Study
@@ -20,7 +27,14 @@ STUDIES: dict[str, Study] = {
     **lecture_losses.STUDIES,
     **lecture_optimizers.STUDIES,
     **lecture_signals.STUDIES,
-    **jacobian_package.STUDIES,
+    **lecture_training.STUDIES,
+    **tangent_curves.STUDIES,
+    **tangent_images.STUDIES,
+    **jacobian.STUDIES,
+    **large_margin.STUDIES,
+    **margin_moons.STUDIES,
+    **margin_question.STUDIES,
+    **activation_gradient.STUDIES,
     **comparison.STUDIES,
     **weights.STUDIES,
 }

@@ -19,6 +19,7 @@ from runner.loop import Loop
 from runner.summary.compare import Interval, holm
 from runner.summary.groups import summarize
 from runner.summary.runs import config_of, read_run
+from runner.system import keep_freed_memory
 from studies import style
 from studies.study import Folders, Study, Text
 from studies.tables import interval, paired, spread, table
@@ -43,7 +44,7 @@ README_ROWS = 8
 def numbers(folders: Folders) -> pd.DataFrame:
     """Return a row for each run of the comparison: arm, what its trials chose, metrics, cost of a step."""
     compared, early = folders.values()
-    rows = summarize(compared).rows
+    rows = [row for row in summarize(compared).rows if "arm" in row.keys]  # others are of an earlier version of it
     costs = costs_of({str(row.keys["arm"]): row.runs[0].path for row in rows})
     found = [
         {"arm": row.keys["arm"], "chosen": row.keys["chosen"], "cost": costs[str(row.keys["arm"])], **run.result}
@@ -51,8 +52,8 @@ def numbers(folders: Folders) -> pd.DataFrame:
         for run in row.runs
     ]
     for row in summarize(early).rows:
-        chosen = {"arm": "early_stopping", "chosen": "epoch", "cost": 1.0}
-        found += [{**run.result, **chosen, ERROR: run.result["best/test/error"]} for run in row.runs]
+        of_best = {"arm": "early_stopping", "chosen": "epoch", "cost": 1.0, **dict.fromkeys(METRICS)}  # no probes
+        found += [{**run.result, **of_best, ERROR: run.result["best/test/error"]} for run in row.runs]
     columns = ["arm", "chosen", "seed", "status", *METRICS, "cost", "seconds"]
     return pd.DataFrame(found)[columns].sort_values(["arm", "seed"], ignore_index=True)
 
@@ -60,6 +61,7 @@ def numbers(folders: Folders) -> pd.DataFrame:
 def costs_of(runs: dict[str, Path]) -> dict[str, float]:
     """Return the time of an epoch of each arm, as a ratio to that of the arm none, measured side by side."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does
     loops = {}
     for arm in sorted(runs, key=lambda arm: arm != "none"):  # the others are compared with the first
         config = config_of([read_run(runs[arm])])
@@ -136,7 +138,8 @@ def findings(runs: pd.DataFrame) -> Text:
         words = [f"lower with {listed(less)}"] if less else []
         words += [f"higher with {listed(more[::-1])}"] if more else []
         words += [f"no difference found for {listed(rest)}"] if rest else []
-        lines += [f"**{METRICS[metric].capitalize()}**: {'; '.join(words)}.", ""]
+        name = METRICS[metric]
+        lines += [f"**{name[0].upper()}{name[1:]}**: {'; '.join(words)}.", ""]
     ours = runs["arm"] == "tangent_prop"
     for metric in (ERROR, "probe/shift/2"):
         found = paired(runs, metric, ours, runs["arm"] == "distorted_inputs")
@@ -194,7 +197,7 @@ ABOUT = (
     "error. The intervals cover the seeds, not other splits of the data."
 )
 MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
-EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "probe=[]", "evaluate_every=1")
+EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "evaluate_every=1")
 QUICK = ("epochs=1", "sweep.trials=2", "sweep.tuning_seeds=[100]", "seed=range(2)")
 
 

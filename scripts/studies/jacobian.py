@@ -1,0 +1,551 @@
+"""The Jacobian penalty: the package's example, the paper's tables and robustness, and its cost with many outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import benchmark_outputs
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import data
+from runner.results import load_model, load_runs
+from runner.summary.compare import Interval
+from studies import style
+from studies.study import Folders, Study, Text, runs_of
+from studies.tables import against_published, interval, paired, spread, table
+
+KEY = "penalty.jacobian.weight"
+METRICS = ("test/error", "train/error", "probe/penalty_value/test", "probe/penalty_value/train")
+NORM = "probe/jacobian_norm/frobenius"
+PAPER = "Hoffman, Roberts, Yaida 2019, arXiv 1908.02729"
+QUIET = ("evaluate_every=0", "histograms=false", "pictures=false")
+COMMON = ("data=mnist", "data.validation_size=0", "optimizer=momentum", "scheduler=cosine", "batch_size=100")
+# The paper's weights in our convention: its lambda .01 multiplies ||J||^2 / 2, its weight decay 5e-4 sum w^2 / 2.
+L2 = "penalty.l2.weight: 2.5e-4"
+JACOBIAN = "penalty.jacobian.weight: 0.005"
+DROPOUT = "model.dropout: 0.5"
+PAPERS_ARMS = {
+    "none": "penalty: none",
+    "l2": f"penalty: l2, {L2}",
+    "dropout": f"penalty: none, {DROPOUT}",
+    "jacobian": f"penalty: jacobian, {JACOBIAN}",
+    "all": f"penalty: [l2, jacobian], {L2}, {JACOBIAN}, {DROPOUT}",
+}
+LARGER = "jacobian_larger"
+FEW_ARMS = PAPERS_ARMS | {LARGER: "penalty: jacobian, penalty.jacobian.weight: 0.1"}
+WEIGHTS = (
+    "The weights are the paper's (recalled; none was tuned here): its lambda .01 multiplies ||J||^2 / 2, so it is .005 "
+    "here, its weight decay 5e-4 is 2.5e-4 here, dropout .5 acts before the last layer."
+)
+
+
+def arms(options: Mapping[str, str]) -> tuple[str, str]:
+    """Return the overrides of a sweep that compares arms with the one named none."""
+    shown = ", ".join(f"{name}: {{{own}}}" for name, own in options.items())
+    return f"sweep.arms={{{shown}}}", "sweep.baseline=none"
+
+
+def in_order(runs: pd.DataFrame) -> list[str]:
+    """Return the arms in the order in which the paper lists them."""
+    return [arm for arm in (*PAPERS_ARMS, LARGER) if arm in set(runs["arm"])]
+
+
+def difference(runs: pd.DataFrame, metric: str, arm: str) -> Interval:
+    """Return the difference of an arm to none, paired by seed."""
+    return paired(runs, metric, runs["arm"] == arm, runs["arm"] == "none")
+
+
+def package_numbers(folders: Folders) -> pd.DataFrame:
+    return runs_of(folders["jacobian_package"], KEY, *METRICS)
+
+
+def package_text(runs: pd.DataFrame) -> Text:
+    published = {"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}}
+    rows = [
+        (f"{weight:g}", *(f"{own[metric].median():.4f}" for metric in METRICS)) for weight, own in runs.groupby(KEY)
+    ]
+    return [
+        *against_published(runs, KEY, published, {"test/error": 0.004, "probe/penalty_value/test": 0.2}),
+        "",
+        "Medians of all weights; `penalty_value` is the mean of the exact ||J||^2:",
+        "",
+        *table([KEY, *METRICS], rows),
+    ]
+
+
+def package_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
+    figure, (axes,) = style.figure(1, 2)
+    weights = sorted(runs[KEY].unique())
+    for each, metric in zip(axes, ("test/error", "probe/penalty_value/test"), strict=True):
+        style.boxes(
+            each, [runs.loc[runs[KEY] == value, metric].tolist() for value in weights], [f"{w:g}" for w in weights]
+        )
+        each.set(xlabel="weight of the Jacobian penalty", ylabel=metric)
+    axes[1].set(ylabel="mean ||J||^2 on the test digits", yscale="log")
+    axes[0].set(ylabel="test error")
+    return figure
+
+
+# Table 1 of the paper: accuracy in percent and ||J||
+TABLE = {
+    "none": (98.9, 32.9),
+    "l2": (99.2, 4.6),
+    "dropout": (98.6, 21.5),
+    "jacobian": (99.0, 1.1),
+    "all": (99.1, 1.2),
+}
+
+
+def table_numbers(folders: Folders) -> pd.DataFrame:
+    runs = runs_of(folders["jacobian_table"], "test/error", "train/error", NORM)
+    return runs.assign(accuracy=100 * (1 - runs["test/error"]))
+
+
+def table_text(runs: pd.DataFrame) -> Text:
+    rows = []
+    for arm in in_order(runs):
+        own = runs[runs["arm"] == arm]
+        cells = []
+        for published, metric, digits in zip(TABLE[arm], ("accuracy", NORM), (2, 2), strict=True):
+            compared = "" if arm == "none" else interval(difference(runs, metric, arm), digits)
+            cells += [f"{published:.1f}", spread(own[metric], digits), compared]
+        rows.append((arm, *cells))
+    named = ("published", "ours, mean (sd)", "less none, 95 %")
+    norms = runs.groupby("arm")[NORM].mean()
+    ratio = {arm: f"{norms['none'] / norms[arm]:.1f}" for arm in ("l2", "jacobian", "all")}
+    found = {arm: difference(runs, "accuracy", arm) for arm in in_order(runs)[1:]}
+    differ = [arm for arm, each in found.items() if each.low * each.high > 0]
+    return [
+        *table(
+            ["arm", *(f"accuracy, {each}" for each in named), *(f"mean \\|\\|J\\|\\|, {each}" for each in named)], rows
+        ),
+        "",
+        f"{runs.groupby('arm').size().min()} seeds of each arm; differences are paired by seed. The Jacobian penalty "
+        f"makes ||J|| {ratio['jacobian']} times smaller (published: 30 times), L2 {ratio['l2']} times (7 times), both "
+        f"with dropout {ratio['all']} times (27 times). Our ||J|| without a penalty is {norms['none']:.2f}, not 32.9: "
+        "cross-entropy makes the outputs larger for as long as the network is trained, and one epoch is short. "
+        f"Accuracies that differ from none by their interval: {', '.join(differ) or 'none'}. With so little training "
+        "neither column is held to a tolerance.",
+    ]
+
+
+def table_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
+    figure, (axes,) = style.figure(1, 2)
+    shown = in_order(runs)
+    for index, (each, metric) in enumerate(zip(axes, ("accuracy", NORM), strict=True)):
+        style.boxes(each, [runs.loc[runs["arm"] == arm, metric].tolist() for arm in shown], shown)
+        published = [TABLE[arm][index] for arm in shown]
+        each.plot(np.arange(len(shown)) - 0.2, published, "x", color=style.COLORS[1], label="published")
+    axes[0].set(ylabel="test accuracy (%)")
+    axes[1].set(ylabel="mean ||J|| on 1,000 test digits", yscale="log")
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+# Accuracy in percent with 1, 3, 10, 30 training digits of each class
+FEW = {
+    "none": (49.2, 67.0, 83.3, 90.4),
+    "l2": (49.9, 68.1, 84.3, 91.2),
+    "dropout": (49.7, 67.4, 83.9, 91.6),
+    "jacobian": (49.3, 68.2, 84.5, 91.3),
+    "all": (51.7, 69.7, 86.3, 92.7),
+}
+SIZES = (1, 3, 10, 30)
+RECALLED = {(arm, size): value for arm, values in FEW.items() for size, value in zip(SIZES, values, strict=True)}
+
+
+def few_numbers(folders: Folders) -> pd.DataFrame:
+    runs = pd.concat([runs_of(folder, "data.per_class", "test/error", "train/error") for folder in folders.values()])
+    return runs.assign(accuracy=100 * (1 - runs["test/error"]))
+
+
+def few_text(runs: pd.DataFrame) -> Text:
+    rows = []
+    for size, own in runs.groupby("data.per_class"):
+        for arm in in_order(own):
+            recalled = RECALLED.get((arm, size))
+            gain = "" if recalled is None or arm == "none" else f"{recalled - RECALLED['none', size]:+.1f}"
+            cells = ("" if recalled is None else f"{recalled:.1f}", gain)
+            ours = own[own["arm"] == arm]
+            compared = "" if arm == "none" else interval(difference(own, "accuracy", arm), 1)
+            rows.append((size, arm, *cells, spread(ours["accuracy"], 1), compared))
+    header = ["digits of a class", "arm", "recalled", "less none", "ours, mean (sd)", "less none, 95 %"]
+    return [*table(header, rows), "", *few_findings(runs)]
+
+
+def few_findings(runs: pd.DataFrame) -> Text:
+    """Return in words which arms differ from none, at how many of the sizes."""
+    sentences = []
+    for arm in in_order(runs)[1:]:
+        found = {size: difference(own, "accuracy", arm) for size, own in runs.groupby("data.per_class")}
+        better = [str(size) for size, each in found.items() if each.low > 0]
+        worse = [str(size) for size, each in found.items() if each.high < 0]
+        parts = [
+            f"{word} with {', '.join(sizes)} digits of a class"
+            for word, sizes in (("better", better), ("worse", worse))
+            if sizes
+        ]
+        sentences.append(f"`{arm}`: {' and '.join(parts) or 'no difference found'}.")
+    failed = runs[runs["train/error"] > 0.1]
+    named = [f"`{row['arm']}` with {row['data.per_class']} digits, seed {row['seed']}" for _, row in failed.iterrows()]
+    return [
+        "Compared with none, by the 95 % intervals (not corrected for their number). " + " ".join(sentences),
+        "",
+        f"Runs that had not learned their training digits (error above 10 %): {'; '.join(named) or 'none'}. They stay "
+        "in the means, and make the intervals at that size wide.",
+    ]
+
+
+def few_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
+    figure, (axes,) = style.figure(1, 2)
+    shown = in_order(runs)
+    for index, arm in enumerate(shown):
+        own = runs[runs["arm"] == arm]
+        style.band(axes[0], own, "data.per_class", "accuracy", arm, index)
+        if arm == "none":
+            continue
+        found = [difference(of_size, "accuracy", arm) for _, of_size in runs.groupby("data.per_class")]
+        places = np.arange(len(SIZES)) + 0.12 * (index - len(shown) / 2)
+        reach = [each.high - each.mean for each in found]
+        look = style.look(index) | {"linestyle": ""}
+        axes[1].errorbar(places, [each.mean for each in found], reach, capsize=2, **look)
+        if arm in FEW:
+            gains = np.subtract(FEW[arm], FEW["none"])
+            axes[1].plot(places, gains, "x", color="0.4", markersize=5, label="recalled" if arm == "l2" else None)
+    axes[0].set(xscale="log", xlabel="training digits of each class", ylabel="test accuracy (%)")
+    axes[0].set_xticks(SIZES, [str(size) for size in SIZES])
+    axes[0].minorticks_off()
+    axes[1].axhline(0, color="0.6", linewidth=0.8)
+    axes[1].set_xticks(range(len(SIZES)), [str(size) for size in SIZES])
+    axes[1].set(xlabel="training digits of each class", ylabel="accuracy less none (points)", ylim=(-10, 16))
+    axes[1].legend(fontsize=8, frameon=False)
+    style.legend_below(figure, axes[0], columns=6)
+    return figure
+
+
+COSTS = ("1 projection", "3 projections", "exact")
+
+
+def outputs_numbers(folders: Folders) -> pd.DataFrame:
+    return pd.DataFrame(benchmark_outputs.measure())
+
+
+def outputs_text(rows: pd.DataFrame) -> Text:
+    lines = []
+    for row in rows.itertuples():
+        is_probe = row.what == benchmark_outputs.PROBE
+        ratio = "" if is_probe else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})"
+        lines.append((row.what, row.outputs, f"{row.ms:,.1f}", ratio, f"{row.peak_mib:,.0f}"))
+    found = rows.set_index(["what", "outputs"])
+    least, most = benchmark_outputs.OUTPUTS[0], benchmark_outputs.OUTPUTS[-1]
+    one, three, exact = ([found.loc[(what, size), "ratio"] for size in (least, most)] for what in COSTS)
+    memory = [found.loc[("exact", size), "peak_mib"] for size in (least, most)]
+    probe = found.loc[(benchmark_outputs.PROBE, most)]
+    return [
+        *table(["what", "outputs C", "ms", "ratio to a step without (quartiles)", "peak memory, MiB"], lines),
+        "",
+        f"From {least} to {most:,} outputs the ratio of one random projection goes from {one[0]:.1f} to {one[1]:.1f}, "
+        f"of three from {three[0]:.1f} to {three[1]:.1f}, "
+        f"that of the exact penalty from {exact[0]:.0f} to {exact[1]:,.0f}, and its memory from {memory[0]:,.0f} to "
+        f"{memory[1]:,.0f} MiB. A random projection is one vector-Jacobian product, v^T J, whatever the length of v: a "
+        "backward pass through the network, as the data loss needs one, while the exact ||J||^2 needs a product for "
+        "each of the C rows, and keeps the graphs of all of them for its own gradient. The quartiles show how much of "
+        "the differences is other work on this machine.",
+        "",
+        f"`probe=jacobian_norm` is exact: with {most:,} outputs it takes "
+        f"{probe['ms'] / benchmark_outputs.EXAMPLES:,.0f} ms an image and {probe['peak_mib']:,.0f} MiB. It takes the "
+        "images in batches, smaller ones for larger C, so that the memory does not grow with their number; the time "
+        "does: give it few of them (`probe.jacobian_norm.examples=100`).",
+    ]
+
+
+def outputs_picture(rows: pd.DataFrame, folders: Folders) -> Figure:
+    figure, (axes,) = style.figure(1, 2)
+    for index, what in enumerate(COSTS):
+        own = rows[rows["what"] == what]
+        axes[0].plot(own["outputs"], own["ratio"], label=what, **style.look(index))
+        axes[0].fill_between(own["outputs"], own["low"], own["high"], color=style.COLORS[index], alpha=0.2, lw=0)
+    for index, what in enumerate((*COSTS, benchmark_outputs.PROBE)):
+        own = rows[rows["what"] == what]
+        axes[1].plot(own["outputs"], own["peak_mib"].clip(lower=0.1), label=what, **style.look(index))
+    for each in axes:
+        each.set(xscale="log", yscale="log", xlabel="outputs C")
+    axes[0].set(ylabel="time of a step / time without")
+    axes[1].set(ylabel="peak memory (MiB)")
+    style.legend_below(figure, axes[1], columns=4)
+    return figure
+
+
+ROBUST = (0.0, 0.03, 0.3)
+NOISE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+PGD = (0.03, 0.06, 0.1, 0.15)
+CURVES = {"noise": NOISE, "pgd": PGD}
+IMAGES = (0, 1, 2)  # of the test set: a 7, a 2 and a 1
+GRID = 101  # points on each side of the slice
+BEYOND = 7.0  # what the slice shows beyond the images, in units of a pixel's range
+
+
+def plane(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return two orthonormal directions (2, D), the three images' places (3, 2) in them, and the first image (D,)."""
+    first, *others = images.flatten(1).double()
+    directions = torch.linalg.qr(torch.stack([other - first for other in others]).T).Q.T
+    return directions, (images.flatten(1).double() - first) @ directions.T, first
+
+
+def slice_of(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the points of the plane through three images of bytes, in units of a pixel's range.
+
+    Returns:
+        coordinates along both axes (GRID,) each, the raw points (GRID * GRID, *I), and the places of the images (3, 2).
+    """
+    directions, places, first = plane(images / 255)
+    low, high = places.amin(0) - BEYOND, places.amax(0) + BEYOND
+    x, y = (torch.linspace(float(low[i]), float(high[i]), GRID).double() for i in (0, 1))
+    points = first + torch.cartesian_prod(x, y) @ directions
+    return x, y, 255 * points.view(-1, *images.shape[1:]), places
+
+
+@torch.no_grad()
+def regions(path: str, points: Tensor) -> Tensor:
+    """Return the predicted class at each point of a slice, (GRID, GRID), the first index along x."""
+    return load_model(path)(points).argmax(1).view(GRID, GRID)
+
+
+def distances(classes: Tensor, x: Tensor, y: Tensor, places: Tensor) -> list[float]:
+    """Return how far each image is from the nearest point of the slice with another class than its nearest one."""
+    found = []
+    for place in places:
+        away = torch.hypot(*(torch.cartesian_prod(x, y) - place).T).view(GRID, GRID)
+        own = classes.flatten()[away.argmin()]
+        found.append(float(away[classes != own].min()))
+    return found
+
+
+def three_images(runs: pd.DataFrame) -> Tensor:
+    """Return three test images of bytes."""
+    return data.MNIST(runs["data.root"].iloc[0]).load().test.inputs[list(IMAGES)]
+
+
+def robust_numbers(folders: Folders) -> pd.DataFrame:
+    columns = [f"probe/{kind}/{size:g}" for kind, sizes in CURVES.items() for size in sizes]
+    runs = runs_of(folders["jacobian_robust"], KEY, "test/error", NORM, *columns, "path", "data.root")
+    x, y, points, places = slice_of(three_images(runs))
+    found = [distances(regions(path, points), x, y, places) for path in runs["path"]]
+    names = [f"slice/{index}" for index in IMAGES]
+    return runs.assign(**dict(zip(names, np.transpose(found), strict=True))).drop(columns=["path", "data.root"])
+
+
+def robust_text(runs: pd.DataFrame) -> Text:
+    runs = runs.assign(slice=runs[[f"slice/{index}" for index in IMAGES]].mean(axis=1))
+    shown = {
+        "error": "test/error",
+        "\\|\\|J\\|\\|": NORM,
+        **{f"noise {size:g}": f"probe/noise/{size:g}" for size in NOISE[1:4]},
+        **{f"PGD {size:g}": f"probe/pgd/{size:g}" for size in PGD[:3:2]},
+        "distance in the slice": "slice",
+    }
+    rows = []
+    for weight, own in runs.groupby(KEY):
+        rows.append((f"{weight:g}", *(spread(own[metric]) for metric in shown.values())))
+        if weight:
+            found = [paired(runs, metric, runs[KEY] == weight, runs[KEY] == 0) for metric in shown.values()]
+            rows.append((f"{weight:g} less 0", *(interval(each) for each in found)))
+    return [*table(["weight", *shown], rows), "", *robust_findings(runs)]
+
+
+def robust_findings(runs: pd.DataFrame) -> Text:
+    """Return in words at which sizes each weight helps, and at which it does not."""
+    sentences = []
+    for weight in sorted(runs[KEY].unique())[1:]:
+        for kind, name in (("noise", "noise"), ("pgd", "PGD")):
+            found = {
+                size: paired(runs, f"probe/{kind}/{size:g}", runs[KEY] == weight, runs[KEY] == 0)
+                for size in CURVES[kind]
+            }
+            less = ", ".join(f"{size:g}" for size, each in found.items() if each.high < 0) or "no size"
+            more = ", ".join(f"{size:g}" for size, each in found.items() if each.low > 0) or "no size"
+            sentences.append(f"Weight {weight:g} under {name}: smaller errors at {less}, larger ones at {more}.")
+    return [
+        "Compared with weight 0, paired by seed, by the 95 % intervals (not corrected for their number). "
+        + " ".join(sentences)
+        + " The distance is that of an image to the nearest other region within the plane through the three images, "
+        "the mean of the three, in units of a pixel's range; the error is that on all 10,000 test digits."
+    ]
+
+
+def robust_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
+    figure, (axes,) = style.figure(1, 2)
+    for each, (kind, sizes) in zip(axes, CURVES.items(), strict=True):
+        for index, (weight, own) in enumerate(runs.groupby(KEY)):
+            tables = [pd.DataFrame({"size": size, "error": own[f"probe/{kind}/{size:g}"]}) for size in sizes]
+            style.band(each, pd.concat(tables), "size", "error", f"weight {weight:g}", index)
+        each.set_ylim(bottom=0)
+    axes[0].set(xlabel="deviation of the noise (fraction of a pixel's range)", ylabel="error on 500 test digits")
+    axes[1].set(xlabel="size of PGD (fraction of a pixel's range)", ylabel="error on 500 test digits")
+    style.legend_below(figure, axes[0])
+    return figure
+
+
+def robust_slice(runs: pd.DataFrame, folders: Folders) -> Figure:
+    """Draw the decision regions of two networks with seed 0 in the same plane."""
+    found = load_runs(folders["jacobian_robust"])
+    found = found[found["seed"] == 0].sort_values(KEY)
+    images = three_images(found)
+    x, y, points, places = slice_of(images)
+    figure, (axes,) = style.figure(1, 2, height=4.0, sharey=True)
+    for each, (_, run) in zip(axes, found.iloc[[0, -1]].iterrows(), strict=True):
+        classes = regions(run["path"], points)
+        draw_regions(each, classes, x, y)
+        for place, distance in zip(places, distances(classes, x, y, places), strict=True):
+            mark_image(each, place, distance)
+        each.set(title=f"weight {run[KEY]:g}", xlabel="units of a pixel's range", aspect="equal")
+        each.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+    axes[0].set_ylabel("units of a pixel's range")
+    return figure
+
+
+def draw_regions(axes: Axes, classes: Tensor, x: Tensor, y: Tensor) -> None:
+    """Draw the regions in pale colours, with lines between them and the class in each of the large ones."""
+    edges = [float(value) for value in (x[0], x[-1], y[0], y[-1])]
+    axes.imshow(classes.T, extent=edges, origin="lower", cmap="tab10", vmin=-0.5, vmax=9.5, alpha=0.3, aspect="auto")
+    for label in classes.unique().tolist():
+        inside = (classes == label).double()
+        axes.contour(x, y, inside.T, levels=[0.5], colors="black", linewidths=0.8)
+        if inside.mean() > 0.01:
+            rows, columns = (classes == label).nonzero().T
+            middle = (rows - rows.double().mean()).abs() + (columns - columns.double().mean()).abs()
+            nearest = middle.argmin()
+            axes.text(float(x[rows[nearest]]), float(y[columns[nearest]]), label, ha="center", va="center", fontsize=11)
+
+
+def mark_image(axes: Axes, place: Tensor, distance: float) -> None:
+    """Mark an image, and the largest circle about it within its region, with its radius."""
+    axes.plot(*place, "k.", markersize=6)
+    turn = np.linspace(0, 2 * np.pi, 100)
+    axes.plot(place[0] + distance * np.cos(turn), place[1] + distance * np.sin(turn), "k--", linewidth=0.9)
+    axes.annotate(f"{distance:.1f}", tuple(place), (4, 4), textcoords="offset points", fontsize=8)
+
+
+STUDIES = {
+    "jacobian_package": Study(
+        title="Jacobian: the example of its package",
+        source="jacobian_regularizer, examples/mnist.py (Hoffman, Roberts, Yaida 2019; published, one run, seed 1)",
+        about="All of MNIST, a perceptron, 5 epochs. `probe/penalty_value/test` is the mean of the exact ||J||^2 over "
+        "the test examples; the published .98 is half of it, on the last batch of them. Their lambda .1 multiplies "
+        "||J||^2 / 2, so it is the weight .05 here.",
+        sweeps={"jacobian_package": ("sweep=jacobian_package",)},
+        quick=("epochs=1", "seed=range(2)", "data.train_size=2000", "probe.penalty_value.examples=500"),
+        inputs="data.root=FOLDER",
+        numbers=package_numbers,
+        text=package_text,
+        pictures={"": package_picture},
+        captions={"": "Test error and mean squared norm of the Jacobian against the weight: seeds, mean, deviation."},
+    ),
+    "jacobian_table": Study(
+        title="Jacobian: L2, dropout, Jacobian and all of them",
+        source=f"{PAPER}, table 1 (published)",
+        about="The first 20,000 training digits of MNIST and 1 epoch, where the paper has 60,000 and many epochs; the "
+        "lecture's network, where the paper has LeNet with ReLU; SGD with momentum .9, whose learning rate falls from "
+        f".05 along a cosine. {WEIGHTS} ||J|| is that of the normalised inputs, on the first 1,000 test digits.",
+        sweeps={
+            "jacobian_table": (
+                *COMMON,
+                *QUIET,
+                *arms(PAPERS_ARMS),
+                "optimizer.lr=0.05",
+                "data.train_size=20000",
+                "epochs=1",
+                "probe=jacobian_norm",
+                "probe.jacobian_norm.examples=1000",
+                "seed=range(5)",
+            )
+        },
+        quick=("epochs=1", "seed=range(2)", "data.train_size=2000", "probe.jacobian_norm.examples=200"),
+        inputs="data.root=FOLDER",
+        numbers=table_numbers,
+        text=table_text,
+        pictures={"": table_picture},
+        captions={
+            "": "Accuracy and norm of the Jacobian: ours (dots: seeds; mean and deviation) and the published one (x)."
+        },
+    ),
+    "jacobian_few": Study(
+        title="Jacobian: few training digits of each class",
+        source=f"{PAPER}, the table with few examples (recalled)",
+        about="The first 1, 3, 10 or 30 training digits of each class of MNIST, the same for all seeds: the intervals "
+        "cover initialisation and random numbers, not the choice of the digits, on which the accuracies depend. The "
+        "lecture's network, 60 steps of SGD with momentum (learning rate .05 to 0 along a cosine), 10,000 test digits. "
+        f"{WEIGHTS} The arm `{LARGER}` is ours: weight .1.",
+        sweeps={
+            name: (
+                *COMMON,
+                *QUIET,
+                *arms(FEW_ARMS),
+                "optimizer.lr=0.05",
+                f"data.per_class={sizes}",
+                f"epochs={epochs}",
+                "seed=range(5)",
+            )
+            for name, sizes, epochs in (("jacobian_few", "1,3,10", 60), ("jacobian_few_30", "30", 20))
+        },
+        quick=("epochs=5", "seed=range(2)"),
+        inputs="data.root=FOLDER",
+        numbers=few_numbers,
+        text=few_text,
+        pictures={"": few_picture},
+        captions={
+            "": "Left: accuracy, mean and range of five seeds. Right: difference to none with its 95 % interval, and "
+            "the recalled one (x); longer intervals are cut off."
+        },
+    ),
+    "jacobian_outputs": Study(
+        title="Jacobian: cost with many outputs",
+        source="the forum question, discuss.pytorch.org/t/62771, which asks for the Jacobian of a layer with many "
+        f"units; {PAPER}, algorithm 1 (no numbers to compare)",
+        about="A perceptron 784-200-200-C, 32 random images with random labels, one thread, nothing is trained "
+        "(`scripts/benchmark.py outputs` measures the same). CPU times; ratios are medians of steps timed side by "
+        "side, of two rounds for the exact penalty with 100 and 1,000 outputs, else of 30; the probe is asked once, of "
+        "50 images. "
+        "Peak memory is beyond the model and the data, in a process of its own.",
+        numbers=outputs_numbers,
+        text=outputs_text,
+        pictures={"": outputs_picture},
+        captions={"": "Time of a step (band: quartiles) and peak memory against the number of outputs; log scales."},
+    ),
+    "jacobian_robust": Study(
+        title="Jacobian: noise, attacks, and a slice through three images",
+        source=f"{PAPER}, figures of robustness and of decision cells (no numbers to compare)",
+        about="The first 2,000 digits of MNIST, the lecture's network, 12 epochs of SGD with momentum; noise and PGD "
+        "(10 steps, each pixel changed by at most the size) on the first 500 test digits. The weights are chosen "
+        "to show the effect, not on validation.",
+        sweeps={
+            "jacobian_robust": (
+                *COMMON,
+                *QUIET,
+                "data.train_size=2000",
+                "epochs=12",
+                "penalty=jacobian",
+                f"{KEY}={','.join(f'{weight:g}' for weight in ROBUST)}",
+                "probe=[jacobian_norm,noise,pgd]",
+                *(f"probe.{kind}.sizes={list(sizes)}" for kind, sizes in CURVES.items()),
+                *(f"probe.{kind}.examples=500" for kind in ("jacobian_norm", *CURVES)),
+                "seed=range(5)",
+            )
+        },
+        quick=("epochs=2", "seed=range(2)", "data.train_size=500", *(f"probe.{kind}.examples=100" for kind in CURVES)),
+        inputs="data.root=FOLDER",
+        numbers=robust_numbers,
+        text=robust_text,
+        pictures={"": robust_picture, "_slice": robust_slice},
+        captions={
+            "": "Error under noise and under PGD against their size: mean and range of five seeds.",
+            "_slice": "The plane through three test images (dots: a 7, a 2, a 1), seed 0: predicted classes without "
+            "the penalty and with it; dashed circles show the distance to the nearest other region.",
+        },
+    ),
+}

@@ -1,0 +1,270 @@
+"""Tangent Prop on images: what the seven tangents are, and the test error against the number of training digits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from data import Digits, Distortion, Tangents, prepare
+from data.augment import SMOOTHING
+from data.tangents import filters
+from studies import style
+from studies.study import Folders, Study, Text, runs_of
+from studies.tables import interval, paired, spread, table
+
+SOURCE = "Simard, Victorri, LeCun, Denker 1991, Tangent Prop, NIPS 4"
+
+# The seven tangents
+
+UNITS = {
+    "translation_x": "px",
+    "translation_y": "px",
+    "scaling": "%",
+    "rotation": "°",
+    "axis_hyperbolic": "%",
+    "diagonal_hyperbolic": "%",
+    "thickness": "px",
+}
+FACTORS = (1, 2, 3)  # of the sizes that augment=distortion has by default
+SHOWN = (1, 3)
+EXAMPLES = 100
+
+
+class Transformations:
+    """The smoothed digits, their tangents, and the transformations that these are the tangents of.
+
+    Args:
+        count: how many test digits are looked at, the first ones.
+    """
+
+    def __init__(self, count: int) -> None:
+        dataset = prepare(Digits().load(), validation_size=0, normalize="none")
+        raw = dataset.test.inputs[:count]
+        smooth, _ = filters(raw.shape[-1], SMOOTHING, raw)
+        self.images = smooth @ raw @ smooth.T  # the tangents are derivatives of these
+        self.tangents = dict(zip(UNITS, Tangents().fit(dataset.train.inputs)(raw), strict=True))
+        self.distortion = Distortion().fit(dataset)
+
+    def size(self, name: str, factor: float) -> str:
+        """Return the amount of a transformation in words."""
+        amount = factor * self.distortion.amounts[self.distortion.names.index(name)]
+        scale = {"%": 100.0, "°": 180 / np.pi, "px": 1.0}[UNITS[name]]
+        return f"{amount * scale:g} {UNITS[name]}".replace(" °", "°")
+
+    def both(self, name: str, factor: float) -> tuple[Tensor, Tensor]:
+        """Return image + a * tangent, with the a that comes nearest to the transformed image, and the latter."""
+        amounts = torch.zeros(len(self.images), len(UNITS))
+        index = self.distortion.names.index(name)
+        amounts[:, index] = factor * self.distortion.amounts[index]
+        moved, tangent = self.distortion.transformed(self.images, amounts), self.tangents[name]
+        a = ((moved - self.images) * tangent).flatten(1).sum(1) / tangent.flatten(1).square().sum(1)
+        return self.images + a.view(-1, 1, 1, 1) * tangent, moved
+
+
+def pictures_numbers(folders: Folders) -> pd.DataFrame:
+    """Return how far image + a * tangent is from the transformed image, in distances of that from the image."""
+    found, rows = Transformations(EXAMPLES), []
+    for name in UNITS:
+        for factor in FACTORS:
+            linear, moved = found.both(name, factor)
+            errors = (linear - moved).flatten(1).norm(dim=1) / (moved - found.images).flatten(1).norm(dim=1)
+            rows.append((name, found.size(name, factor), factor, errors.mean().item(), errors.std().item()))
+    return pd.DataFrame(rows, columns=["transformation", "amount", "factor", "error", "sd"])
+
+
+def pictures_text(numbers: pd.DataFrame) -> Text:
+    rows = []
+    for name, own in numbers.groupby("transformation", sort=False):
+        first = own.loc[own["factor"] == 1, "amount"].item()
+        rows.append((name, first, *(f"{row['error']:.2f} ({row['sd']:.2f})" for _, row in own.iterrows())))
+    header = ["transformation", "amount", *(f"{factor:g} times" for factor in sorted(numbers["factor"].unique()))]
+    means = numbers.groupby("factor")["error"].mean()
+    return [
+        "How far image + a * tangent is from the transformed image, as a fraction of the distance between the image "
+        f"and the transformed image: mean (standard deviation) over {EXAMPLES} digits, for the amount and multiples of "
+        "it. a is the one that comes nearest. The images are smoothed with the width of the tangents, .9 pixels, since "
+        "the tangents are the derivatives of the smoothed image.",
+        "",
+        *table(header, rows),
+        "",
+        f"On average over the seven, the tangent misses {means[1]:.0%} of the change for the amount that "
+        f"`augment=distortion` has at most, and {means[3]:.0%} for three times as much: what tangent prop asks for is "
+        "right for small transformations. Less than about a pixel changes nothing of this, since between two pixels "
+        "the transformed images are interpolated along a straight line.",
+    ]
+
+
+def pictures_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
+    found, index = Transformations(EXAMPLES), 5
+    figure, axes = style.figure(len(UNITS), 2 + 2 * len(SHOWN), height=1.3)
+    for row, name in zip(axes, UNITS, strict=True):
+        tangent = found.tangents[name][index, 0]
+        most = tangent.abs().max()
+        row[0].imshow(found.images[index, 0], cmap="gray_r", vmin=0, vmax=1)
+        row[1].imshow(tangent, cmap="gray", vmin=-most, vmax=most)
+        for place, factor in enumerate(SHOWN):
+            for offset, image in enumerate(found.both(name, factor)):
+                row[2 + 2 * place + offset].imshow(image[index, 0], cmap="gray_r", vmin=0, vmax=1)
+            row[3 + 2 * place].set_xlabel(found.size(name, factor), fontsize=8, labelpad=2)
+        row[0].set_ylabel(name.replace("_", "\n"), fontsize=8)
+    for each in axes.flat:
+        each.set(xticks=[], yticks=[])
+        each.grid(visible=False)
+        each.spines[:].set_visible(False)
+    titles = ("image", "tangent", *("image +\na * tangent", "transformed") * len(SHOWN))
+    for each, title in zip(axes[0], titles, strict=True):
+        each.set_title(title, fontsize=8)
+    return figure
+
+
+# Figure 5: few digits
+
+SIZES = {1: 500, 2: 500, 4: 500, 8: 250, 16: 125, 32: 63, 100: 30, 300: 14}  # digits of each class: epochs
+ARMS = {
+    "none": "no penalty",
+    "two_tangents": "two translations",
+    "seven_tangents": "seven tangents",
+    "distorted_images": "distorted images",
+}
+WEIGHT, SCALE = "penalty.tangent_prop.weight", "augment.scale"
+TWO = "penalty.tangent_prop.tangents.names: [translation_x, translation_y]"
+TUNING = "tangents_digits_strength"
+PLAIN = (  # conf/sweep/tangents_digits.yaml without its arms
+    *("data=mnist", "scheduler=cosine", "penalty=tangent_prop", "batch_size=40"),
+    *("evaluate_every=0", "histograms=false", "pictures=false"),
+)
+TRIALS = {
+    "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10)],
+    "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10)],
+    "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2)],
+}
+
+
+def _sweeps() -> dict[str, tuple[str, ...]]:
+    """Return the choice of the strengths, and a sweep for all sizes that have the same number of epochs."""
+    trials = [f"{arm}-{number}: {{{own}}}" for arm, each in TRIALS.items() for number, own in enumerate(each)]
+    tuned = ("data.per_class=16", "epochs=125", "data.validation_size=5000", "seed=100,101")
+    sweeps = {TUNING: (*PLAIN, f"sweep.arms={{{', '.join(trials)}}}", *tuned)}
+    for epochs in dict.fromkeys(SIZES.values()):
+        sizes = [size for size, own in SIZES.items() if own == epochs]
+        chosen = (f"data.per_class={','.join(map(str, sizes))}", f"epochs={epochs}")
+        sweeps[f"tangents_digits_{10 * sizes[0]}"] = ("sweep=tangents_digits", *chosen)
+    return sweeps
+
+
+def digits_numbers(folders: Folders) -> pd.DataFrame:
+    tables = []
+    for sweep, folder in folders.items():
+        runs = runs_of(folder, "data.per_class", WEIGHT, SCALE, "validation/error", "test/error")
+        runs = runs.assign(strength=runs[WEIGHT].fillna(runs[SCALE]), arm=runs["arm"].str.partition("-")[0])
+        tables.append(runs.assign(stage="tuning" if sweep == TUNING else "comparison"))
+    return pd.concat(tables).drop(columns=[WEIGHT, SCALE]).rename(columns={"data.per_class": "per_class"})
+
+
+def digits_text(numbers: pd.DataFrame) -> Text:
+    tuning, runs = (numbers[numbers["stage"] == stage] for stage in ("tuning", "comparison"))
+    errors, differences = [], []
+    for size, own in runs.groupby("per_class"):
+        arm = {name: own["arm"] == name for name in ARMS}
+        errors.append((str(10 * size), *(spread(own.loc[mask, "test/error"]) for mask in arm.values())))
+        pairs = (("two_tangents", "none"), ("seven_tangents", "none"), ("seven_tangents", "distorted_images"))
+        found = [interval(paired(own, "test/error", arm[ours], arm[other])) for ours, other in pairs]
+        differences.append((str(10 * size), *found))
+    header = ["digits", "two translations - none", "seven - none", "seven - distorted images"]
+    return [
+        *_about_strengths(tuning, runs),
+        "",
+        "Test error on 10,000 digits, mean (sd) of five seeds:",
+        "",
+        *table(["digits", *ARMS.values()], errors),
+        "",
+        "Differences of the test error, paired by seed, with 95 % intervals. The seeds vary initialisation and order; "
+        "the digits are the same ones, the first of each class.",
+        "",
+        *table(header, differences),
+        "",
+        *_findings(runs),
+    ]
+
+
+def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
+    rows = []
+    for arm in TRIALS:
+        means = tuning[tuning["arm"] == arm].groupby("strength")["validation/error"].mean()
+        used = runs.loc[runs["arm"] == arm, "strength"].iloc[0]
+        tried = ", ".join(f"{strength:g}: {value:.4f}" for strength, value in means.items())
+        rows.append((ARMS[arm], "scale" if arm == "distorted_images" else "weight", tried, f"{used:g}"))
+    size = 10 * tuning["per_class"].iloc[0]
+    return [
+        f"Strengths: of three the one of least error on 5,000 validation digits with {size} training digits (mean of "
+        "two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
+        "`augment=distortion`.",
+        "",
+        *table(["arm", "strength", "validation error", "chosen"], rows),
+    ]
+
+
+def _findings(runs: pd.DataFrame) -> Text:
+    """Say in which sizes the seven tangents are better or worse than the distorted images, beyond the seeds."""
+    verdicts: dict[str, list[str]] = {"better": [], "worse": []}
+    for size, own in runs.groupby("per_class"):
+        found = paired(own, "test/error", own["arm"] == "seven_tangents", own["arm"] == "distorted_images")
+        if found.high < 0:
+            verdicts["better"].append(f"{10 * size:,}")
+        if found.low > 0:
+            verdicts["worse"].append(f"{10 * size:,}")
+    where = {name: f"at {', '.join(sizes)} digits" if sizes else "at no size" for name, sizes in verdicts.items()}
+    return [
+        "With an interval that does not hold 0, seven tangents are better than distorted images "
+        f"{where['better']}, and worse {where['worse']}.",
+    ]
+
+
+def digits_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
+    figure, ((axes,),) = style.figure(height=4.2)
+    runs = numbers[numbers["stage"] == "comparison"].assign(digits=lambda rows: 10 * rows["per_class"])
+    for index, (arm, label) in enumerate(ARMS.items()):
+        style.band(axes, runs[runs["arm"] == arm], "digits", "test/error", label, index)
+    sizes = sorted(runs["digits"].unique())
+    axes.set(xscale="log", yscale="log", xlabel="training digits", ylabel="test error (fraction of 10,000 digits)")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ticks = (0.02, 0.05, 0.1, 0.2, 0.5)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, frameon=False, handlelength=3.5)
+    return figure
+
+
+STUDIES = {
+    "tangents_pictures": Study(
+        title="Tangent Prop: the seven tangents",
+        source=f"{SOURCE}; the seven transformations: Simard, LeCun, Denker, Victorri 1998",
+        about="Nothing is trained. The tangents of `penalty=tangent_prop`, on scikit-learn's digits, and the "
+        "transformations of `augment=distortion` beside them.",
+        numbers=pictures_numbers,
+        text=pictures_text,
+        pictures={"": pictures_picture},
+        captions={
+            "": "A digit, its seven tangents, and for a smaller and a larger amount: image + a * tangent, and the "
+            "transformed image."
+        },
+    ),
+    "tangents_digits": Study(
+        title="Tangent Prop, figure 5: few digits",
+        source=f"{SOURCE}, figure 5 (a picture; its numbers are not known to us)",
+        about="The first digits of each class of MNIST, the lecture's network, SGD from .1 to 0 along a cosine, "
+        "batches of 40 at most, about 500 steps for each size (600 to 1,050 for the two largest). Distorted images: "
+        "each mini-batch is transformed at random by the same seven transformations. The paper has a smaller network "
+        "on other digits, and two translations.",
+        sweeps=_sweeps(),
+        quick=("epochs=2", "seed=0,1", "data.validation_size=100"),
+        inputs="data.root=FOLDER",
+        numbers=digits_numbers,
+        text=digits_text,
+        pictures={"": digits_picture},
+        captions={"": "Test error against the number of training digits: mean of five seeds with their range."},
+    ),
+}
