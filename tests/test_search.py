@@ -289,6 +289,8 @@ def test_a_process_is_known_by_its_birth() -> None:
         (["hydra.sweeper.storage=redis://x"], "hydra.sweeper.storage must begin with sqlite:/// or postgresql://"),
         (["hydra.sweeper.storage='sqlite:///:memory:'"], "hydra.sweeper.storage must begin with sqlite:///"),
         (["hydra.sweeper.params=[seed]"], "hydra.sweeper.params must map keys to their values"),
+        (["+hydra.sweeper.trials=3"], "hydra.sweeper.trials is not an option of a search"),
+        (["~hydra.sweeper.seed"], "hydra.sweeper.seed is missing"),
         (["hydra.sweeper.trials=3"], "hydra.sweeper.trials is not a key of the config"),
     ],
 )
@@ -304,11 +306,12 @@ def test_bad_options_are_told(line: list[str], sentence: str, capsys: pytest.Cap
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    from runner.config.hydra_node import SEARCH as SWEEPER
+    from runner.config.conf_files import file_of, load
     from runner.config.hydra_node import problems_of_choice
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    problems = problems_of_choice("sweeper", {"_target_": SWEEPER, "storage": "postgresql://x/y"})
+    node = {**load(file_of("hydra/sweeper", "optuna")), "storage": "postgresql://x/y"}
+    problems = problems_of_choice("sweeper", node)
     assert [re.search("needs (.*), which", problem)[1] for problem in problems] == ["optuna", "psycopg"]  # type: ignore[index]
     assert all(problem.endswith("uv sync --extra optuna") for problem in problems)
 

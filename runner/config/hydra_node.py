@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.config.allowlist import may_be_built_by_hydra
 from runner.config.compose import project_composer
-from runner.config.conf_files import texts_matching
+from runner.config.conf_files import file_of, load, texts_matching
 from runner.config.rules import problems_of_values
 from runner.config.tree import as_yaml, value_at, walk
 
@@ -96,6 +96,9 @@ def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
     """Return a sentence for each option of a sweeper that is wrong, or would evade the check of the command line."""
     problems = problems_of_values({"hydra": {"sweeper": sweeper}})
     if sweeper.get("_target_") == SEARCH:
+        keys = load(file_of("hydra/sweeper", "optuna"))
+        problems += [f"hydra.sweeper.{key} is not an option of a search" for key in sweeper if key not in keys]
+        problems += [f"hydra.sweeper.{key} is missing" for key in keys if key not in sweeper]
         problems += _problems_of_storage(sweeper.get("storage"))
     swept = sweeper.get("params")
     if swept is not None and not isinstance(swept, dict):
