@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
@@ -73,9 +74,8 @@ def run_search(
     if first.config["sweep"]["arms"]:
         exit_with_problems(["sweep.arms needs hydra/sweeper=grid: a search has no arms"])
     if first.config["force"] and options.storage:
-        advice = "choose another hydra.sweeper.study_name"
         exit_with_problems(
-            [f"force=true would discard the study in {options.storage}, which others may share: {advice}"]
+            ["force=true would discard a study that others share: choose another hydra.sweeper.study_name"]
         )
     start_list()
 
@@ -88,6 +88,13 @@ def run_search(
     with exit_if_lost():
         search.run()
         search.report()
+
+
+def _this_process(folder: Path) -> dict[str, Any]:
+    """Return who we are, and where our runs lie: on another machine the same path may be another folder."""
+    process = os.getpid()
+    place = f"{folder.stat().st_ino}:{folder}"
+    return {"machine": machine(), "pid": process, "birth": birth_of(process), "folder": place}
 
 
 class _Search:
@@ -108,11 +115,7 @@ class _Search:
         self.folder, self.config = first.path.parent.absolute(), first.config
         self.metrics = list(options.objectives or [first.config["objective_metric"]])
         self.n_trials = min(options.n_trials, space.size) if options.sampler == "grid" else options.n_trials
-        me, place = (
-            os.getpid(),
-            f"{self.folder.stat().st_ino}:{self.folder}",
-        )  # another machine may have another one there
-        self.owner = {"machine": machine(), "pid": me, "birth": birth_of(me), "folder": place}
+        self.owner = _this_process(self.folder)
         searched = digest({"run": first.run_id, "axes": space.words, "by": self.metrics})
         how = {"sampler": options.sampler, "seed": options.seed, "startup_trials": options.startup_trials}
         name = options.study_name or digest({"searched": searched, **how})
@@ -153,10 +156,8 @@ class _Search:
 
     def _list_runs(self) -> None:
         """Write all runs of the study that lie here into the sweep's list."""
-        runs = [
-            self._run_of(trial.params) for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)
-        ]
-        add_to_list([run for run in runs if run.path.exists()])  # some may have been deleted
+        ours = [trial.params for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)]
+        add_to_list([run for run in map(self._run_of, ours) if run.path.exists()])  # some may have been deleted
 
     def _repeat_failed(self) -> None:
         """Put what failed in an earlier session into the queue of the study, once."""
