@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import os
-import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from support import ROOT
 from support.sweeps import TINY, Sweeps
 
 from runner.config.compose import project_composer
@@ -218,33 +216,6 @@ def test_the_picture_marks_what_is_different_and_what_lies_outside(write: Write,
     assert any(line.get_marker() == ">" for line in axes.lines)  # the last row, with its number
     assert "+0.9" in {text.get_text() for text in axes.texts}
     assert axes.get_xlim()[1] < 0.1
-
-
-def test_the_table_in_the_docs_is_that_of_the_recorded_runs() -> None:
-    """Each number of docs/effects.md, from docs/results/compare_penalties.csv by scipy's own paired test."""
-    runs = pd.read_csv(ROOT / "docs" / "results" / "compare_penalties.csv", keep_default_na=False)
-    compared = runs[runs.stage == "comparison"]
-    errors = compared[compared.metric == "test/error"].pivot(index="seed", columns="arm", values="value")
-    tests = {arm: stats.ttest_rel(errors[arm], errors["none"]) for arm in errors if arm != "none"}
-    corrected = dict(zip(tests, holm([test.pvalue for test in tests.values()]), strict=True))
-    section = (
-        (ROOT / "docs" / "effects.md").read_text().partition("## All penalties against none")[2].partition("## ")[0]
-    )
-    rows = {
-        row[0]: row[1:] for row in re.findall(r"^\| (\w+) \| (.*?) ?\| (.*?) \| (.*?) ?\| (.*?) ?\|$", section, re.M)
-    }
-    assert {*rows} - {"penalty"} == {*errors}
-    for arm, test in tests.items():
-        low, high = test.confidence_interval()
-        weight = compared[compared.arm == arm].chosen.iloc[0].partition("=")[2]
-        mean = (errors[arm] - errors["none"]).mean()
-        assert rows[arm] == (
-            weight,
-            f"{errors[arm].mean():.4f} ({errors[arm].std():.4f})",
-            f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]",
-            f"{corrected[arm]:.2g}",
-        )
-    assert rows["none"][1] == f"{errors['none'].mean():.4f} ({errors['none'].std():.4f})"
 
 
 # ---- arms

@@ -14,6 +14,7 @@ from support import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
 from studies import STUDIES, Study
+from studies.comparison import table_of_readme
 from studies.style import MOST_BYTES
 
 RESULTS = ROOT / "docs" / "results"
@@ -61,6 +62,12 @@ def test_the_median_of_the_stable_rows_lies_within_the_tolerance(name: str) -> N
 def test_at_least_five_seeds_stand_behind_a_result(name: str) -> None:
     numbers = pd.read_csv(RESULTS / f"{name}.csv")
     assert numbers["seed"].nunique() >= 5
+
+
+def test_the_readme_begins_with_the_recorded_comparison() -> None:
+    lines = table_of_readme(pd.read_csv(RESULTS / "compare_digits.csv"))
+    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+    assert len(lines) > 5
 
 
 @pytest.fixture

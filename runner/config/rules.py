@@ -84,7 +84,7 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(whole(0)), "evaluate_every data.validation_size"),
     (_optional(whole(1)), "threads data.train_size data.per_class optimizer.max_eval sweep.n_jobs"),
     (not_negative, "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
-    (not_negative, "augment.sigma augment.size augment.sizes.*"),
+    (not_negative, "augment.sigma augment.size augment.sizes.* augment.scale"),
     (number("between 0 and 1", lambda value: 0 <= value <= 1), "data.label_noise"),
     (number("at least 0 and below 1", lambda value: 0 <= value < 1), "optimizer.momentum model.dropout"),
     (positive, "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width data.shift"),

@@ -116,7 +116,7 @@ def table_of_readme(runs: pd.DataFrame) -> list[str]:
         (arm, *(f"{means.loc[arm, metric]:.3f}{arrow(found[metric], arm)}" for metric in shown), f"{costs[arm]:.1f}")
         for arm in ["none", *arms]
     ]
-    return table(["", *shown.values(), "cost of a step"], rows)
+    return table(["", *shown.values(), "cost of training"], rows)
 
 
 def arrow(found: pd.DataFrame, arm: str) -> str:
@@ -189,12 +189,13 @@ CAPTION = (
 )
 ABOUT = (
     "Everything is tuned on validation in the same number of trials ({trials} values on 2 seeds), then compared on 5 "
-    "fresh seeds; p is corrected by Holm for all rows. `cost` is the time of a training step with it, "
-    "divided by one without. The margin is the mean linearised distance to the decision boundary; it and the norm of "
-    "the Jacobian are in units of the normalised inputs. ↓ and ↑: less or more than none by Holm's correction. "
-    "`weight_decay` is AdamW, `noisy_inputs`, `distorted_inputs` and `adversarial_*` change the inputs of each "
-    "mini-batch, the distortions being those of the tangents. `early_stopping` is the epoch with the least validation "
-    "error. The intervals cover the seeds, not other splits of the data."
+    "fresh seeds; p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of training with it, "
+    "divided by one without, in this setting; the README has the costs of a step with 100 digits. The margin is the "
+    "mean linearised distance to the decision boundary; it and the norm of the Jacobian are in units of the normalised "
+    "inputs. ↓ and ↑: less or more than none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, "
+    "`distorted_inputs` and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the "
+    "tangents. `early_stopping` is the epoch with the least validation error. The intervals cover the seeds, not other "
+    "splits of the data."
 )
 MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
 EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "evaluate_every=1")
