@@ -68,6 +68,9 @@ Rooms beside it:
     sweep/         many runs, each a job
         conclude       before a sweep and after it: configs checked, statuses, exit code
         arms           several grids in one sweep: weights tried, then compared on fresh seeds
+        search         a search: trials proposed, run as jobs, taken over where their process has died
+        space          what a search varies, and what it proposes
+        study          where its trials are stored: journal, SQLite, PostgreSQL
         pool           jobs in processes of their own, some at a time
         job            one job, under any launcher
         overview       what a user sees of a sweep

@@ -141,15 +141,20 @@ def device_of(result: Mapping[str, Any], run: Run) -> str:
     return f" on {found}, and not on {wanted}" if is_other else f" on {found}"
 
 
-def objective(run: Run) -> float:
-    """Return what a sweeper minimises, from the stored result: infinite unless the run is done and has that number."""
+def objective(run: Run, metric: str | None = None) -> float:
+    """Return what a sweeper minimises, from the stored result: infinite unless the run is done and has that number.
+
+    Args:
+        run: that has ended.
+        metric: its name (null: as the run's config says).
+    """
     result = run.result()
     if result.get("status") != Status.DONE:
         return math.inf
-    metric = run.config["objective_metric"] or result["best/by"]
+    metric = metric or run.config["objective_metric"] or result["best/by"]
     if metric not in result:  # the check before the run knows the probes but not their numbers
         group = metric.rpartition("/")[0]
         known = ", ".join(key for key in result if key.startswith(group))
         print(f"objective_metric must be one of {known}, got {metric!r}: a sweeper would see infinity", file=sys.stderr)
     found = float(result.get(metric, math.inf))
-    return math.inf if math.isnan(found) else found  # optuna's search ends at a NaN
+    return math.inf if math.isnan(found) else found  # a search has no use for a NaN

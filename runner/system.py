@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
@@ -34,6 +35,23 @@ def gpus() -> list[str]:
         except (OSError, subprocess.TimeoutExpired):
             return []
     return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+
+
+def birth_of(process: int) -> str | None:
+    """Return what tells a process from an earlier one of the same number; None if there is no such process alive."""
+    try:
+        facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return None if facts[0] in "ZX" else facts[19]
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+    try:  # on macOS
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"
 
 
 def keep_freed_memory() -> None:

@@ -172,7 +172,7 @@ def test_hostile_target_in_a_config_file(
         (["hydra.sweeper.params={hydra/launcher: evil}"], "hydra.sweeper.params must not hold hydra/launcher"),
         (["hydra.sweeper.params=[seed]"], "hydra.sweeper.params must map keys"),
         (
-            ["hydra/sweeper=optuna_tpe", "hydra.sweeper.storage=redis://x"],
+            ["hydra/sweeper=optuna", "hydra.sweeper.storage=redis://x"],
             "hydra.sweeper.storage must begin with sqlite:",
         ),
         (["hydra.verbose={a: 1}"], "hydra.verbose must stay false"),

@@ -86,7 +86,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["penalty=l2", "-m", "seed=1,2"], "flags such as -m cannot stand between options: put them first\n"),
         ([f"runs_dir={__file__}/x"], f"runs_dir must be a folder, existing or new, got '{__file__}/x'"),
         (["hydra.launcher.njobs=2"], "did you mean hydra.launcher.n_jobs?"),
-        (["hydra.sweeper.n_trials=2"], "it comes with hydra/sweeper=optuna_tpe"),
+        (["hydra.sweeper.n_trials=2"], "it comes with hydra/sweeper=optuna"),
         (["lr=0.01"], "lr is not a key of the config: did you mean optimizer.lr?"),
         (["learning_rate=0.01"], "did you mean optimizer.lr?"),
         (["optimizer.learning_rate=1"], "did you mean optimizer.lr?"),

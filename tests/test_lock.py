@@ -30,7 +30,7 @@ def local_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hold(path: Path, machine: str, entered: Any, leave: Any, outcomes: Any) -> None:
     """Hold a directory in this process, as if it were on another machine."""
-    lock._machine = lambda: machine  # type: ignore[assignment]
+    lock.machine = lambda: machine  # type: ignore[assignment]
     try:
         with locked(path):
             outcomes.put("held")
@@ -75,7 +75,7 @@ def test_a_holder_on_another_machine_is_seen_until_it_dies(local_locks: None, tm
     process.join()
     assert json.loads((tmp_path / ".holder").read_text())["machine"] == "there"  # it could not take its name away
     with locked(tmp_path):
-        assert json.loads((tmp_path / ".holder").read_text())["machine"] == lock._machine()
+        assert json.loads((tmp_path / ".holder").read_text())["machine"] == lock.machine()
     assert not (tmp_path / ".holder").exists()
 
 
@@ -94,7 +94,7 @@ def test_the_dead_of_this_machine_are_not_waited_for(tmp_path: Path, monkeypatch
     def never(seconds: float) -> None:
         raise AssertionError("waited")
 
-    (tmp_path / ".holder").write_text(json.dumps({"machine": lock._machine(), "host": "here", "pid": 1}))
+    (tmp_path / ".holder").write_text(json.dumps({"machine": lock.machine(), "host": "here", "pid": 1}))
     monkeypatch.setattr(time, "sleep", never)
     with locked(tmp_path):
         assert json.loads((tmp_path / ".holder").read_text())["pid"] == os.getpid()

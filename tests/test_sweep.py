@@ -282,47 +282,6 @@ def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> No
     assert _final_status(Member(tmp_path)) == "failed"  # nobody has it, and it left no result
 
 
-SEARCH = (
-    *TINY,
-    "hydra/sweeper=optuna_tpe",
-    "epochs=30",
-    "penalty=l2",
-    "optimizer.lr=tag(log,interval(0.001,0.5))",
-    "penalty.l2.weight=tag(log,interval(0.00001,0.1))",
-)
-
-
-def check_search(sweeps: Sweeps, launcher: str, trials: int) -> None:
-    """Kill a search, repeat it, and see that it finds what an undisturbed one does and trains nothing twice."""
-    search = (*SEARCH, f"hydra/launcher={launcher}", f"hydra.sweeper.n_trials={trials}")
-    process = sweeps.start(*search)
-    sweeps.wait_until(lambda: len(sweeps.paths("train", "result.json")) > trials // 2, process)
-    orphans = psutil.Process(process).children(recursive=True) if launcher == "joblib_jobs" else []
-    os.kill(process, signal.SIGKILL)
-    for orphan in orphans:  # joblib's idle workers would stay for five minutes
-        orphan.kill()
-    sweeps.wait(process)
-    said = sweeps.run(*search)
-    assert len(sweeps.results()) == trials, said
-    assert set(sweeps.times_trained().values()) == {1}
-    best = (sweeps.folder / "runs" / "train" / "optimization_results.yaml").read_text()
-    least = min(float(result[result["best/by"]]) for result in sweeps.results().values())
-    assert float(re.search(r"best_value: (\S+)", best)[1]) == least
-    sweeps.run_without_torch(*search)
-    assert (sweeps.folder / "runs" / "train" / "optimization_results.yaml").read_text() == best
-    assert len(sweeps.results()) == trials
-
-
-def test_a_search_replays_what_is_done(sweeps: Sweeps) -> None:
-    check_search(sweeps, "local", trials=4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["local", "joblib_jobs", "submitit_machine"])
-def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
-    check_search(sweeps, launcher, trials=12)
-
-
 def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
     """Submitit's signal before a preemption: the state is saved at once, and its next sitting goes on from there."""
     process = sweeps.start(*LONG, "epochs=3000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -63,3 +65,32 @@ class GridSweeper(BasicSweeper):
 
         if not isinstance(self.launcher, LocalLauncher):
             checked_runs(self.hydra_context.config_loader, self.config, batch)
+
+
+class SearchSweeper(Sweeper):
+    """Proposes the jobs by Optuna, some at a time, by what the jobs before them have shown.
+
+    Args:
+        params: values and ranges that a file gives, by key.
+        options: of the search, see `runner.sweep.search.Options`.
+    """
+
+    def __init__(self, params: Mapping[str, Any] | None = None, **options: Any) -> None:
+        self.params, self.options = params or {}, options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run trials until the study has as many as it is to have."""
+        from runner.sweep.search import Options, run_search
+
+        lines = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        run_search(self.loader, self.config, lines, Options(**self.options), self.launch)
+
+    def launch(self, jobs: list[list[str]]) -> None:
+        """Run some jobs; how each has ended stands in its run's directory."""
+        self.launcher.launch(jobs, initial_job_idx=0)

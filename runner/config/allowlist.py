@@ -17,8 +17,8 @@ from runner.config.tree import walk
 
 
 def may_be_built_by_hydra(target: Any) -> bool:
-    """Tell whether Hydra may build this launcher, sweeper or sampler."""
-    return target in {*_known_targets("hydra"), "optuna.samplers.RandomSampler"}
+    """Tell whether Hydra may build this launcher or sweeper."""
+    return target in _known_targets("hydra")
 
 
 def _known_targets(group: str) -> frozenset[str]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from runner.config.allowlist import may_be_built_by_hydra
 from runner.config.compose import project_composer
-from runner.config.conf_files import texts_matching
+from runner.config.conf_files import file_of, load, texts_matching
+from runner.config.rules import problems_of_values
 from runner.config.tree import as_yaml, value_at, walk
 
 PLAIN = ("launcher", "sweeper", "mode", "searchpath", "job.name", "job.id", "job.num", "job.env_set")  # may be set
@@ -23,12 +24,12 @@ REASONS = dict.fromkeys(
 ) | {"sweep": "runs_dir and name tell where a sweep lies"}
 MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launchers that have no option for them
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
-DATABASES = ("sqlite:", "mysql", "postgresql")  # optuna's other storages unpickle what they find
-EXTRAS = {  # package of a launcher or sweeper -> the extra that brings it
+DATABASES = r"sqlite:///(?!:memory:).|postgresql://."  # optuna's other storages unpickle what they find
+SEARCH = "hydra_plugins.local_launcher.SearchSweeper"
+EXTRAS = {  # plugin of a launcher -> the extra that brings it
     "hydra_joblib_launcher": "joblib",
     "hydra_submitit_launcher": "slurm",
     "hydra_ray_launcher": "ray",
-    "hydra_optuna_sweeper": "optuna",
 }
 
 
@@ -68,7 +69,7 @@ def _problems_of_options(path: str, node: Any) -> list[str]:
     problems = []
     for inner, value in [(path, node), *((f"{path}.{below}", value) for below, value in walk(node))]:
         if inner.endswith("_target_") and not (isinstance(value, str) and may_be_built_by_hydra(value)):
-            wanted = "a launcher, sweeper or sampler that this project names"
+            wanted = "a launcher or sweeper that this project names"
             problems.append(f"{inner} must be {wanted}, got {value!r}")
         if isinstance(value, str) and "${" in value and value not in _references():
             problems.append(f"{inner} must be a plain value, got {value!r}: what it refers to could be a class")
@@ -92,21 +93,27 @@ def _references() -> frozenset[str]:
 
 
 def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
-    """Return a sentence for each option of a sweeper that would evade the check of the command line."""
-    problems = []
-    if (custom := sweeper.get("custom_search_space")) is not None:
-        problems.append(f"hydra.sweeper.custom_search_space must be null, got {custom!r}: it would call any function")
-    storage = sweeper.get("storage")
-    if storage is not None and not str(storage).startswith(DATABASES):
-        problems.append(f"hydra.sweeper.storage must begin with {', '.join(DATABASES)}, or be null, got {storage!r}")
-    for node in ("params", "search_space"):
-        swept = sweeper.get(node)
-        if swept is not None and not isinstance(swept, dict):
-            problems.append(f"hydra.sweeper.{node} must map keys to their values, or be null, got {as_yaml(swept)}")
-            continue
-        problems += [
-            f"hydra.sweeper.{node} must not hold {key}: only the command line may set it"
-            for key in swept or ()
-            if re.split(r"[./@:=]", str(key).strip().lstrip("+~"))[0] in NOT_SWEPT
-        ]
-    return problems
+    """Return a sentence for each option of a sweeper that is wrong, or would evade the check of the command line."""
+    problems = problems_of_values({"hydra": {"sweeper": sweeper}})
+    if sweeper.get("_target_") == SEARCH:
+        keys = load(file_of("hydra/sweeper", "optuna"))
+        problems += [f"hydra.sweeper.{key} is not an option of a search" for key in sweeper if key not in keys]
+        problems += [f"hydra.sweeper.{key} is missing" for key in keys if key not in sweeper]
+        problems += _problems_of_storage(sweeper.get("storage"))
+    swept = sweeper.get("params")
+    if swept is not None and not isinstance(swept, dict):
+        return [*problems, f"hydra.sweeper.params must map keys to their values, or be null, got {as_yaml(swept)}"]
+    return problems + [
+        f"hydra.sweeper.params must not hold {key}: only the command line may set it"
+        for key in swept or ()
+        if re.split(r"[./@:=]", str(key).strip().lstrip("+~"))[0] in NOT_SWEPT
+    ]
+
+
+def _problems_of_storage(storage: Any) -> list[str]:
+    """Return a sentence if a search cannot use its storage, or if a package for it is missing."""
+    if storage is not None and not re.match(DATABASES, str(storage)):
+        return [f"hydra.sweeper.storage must begin with sqlite:/// or postgresql://, or be null, got {storage!r}"]
+    needed = ("optuna", "psycopg") if str(storage).startswith("postgresql") else ("optuna",)
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    return [f"hydra.sweeper needs {package}, which is not installed: uv sync --extra optuna" for package in missing]

@@ -71,6 +71,11 @@ number_range = _Rule(
     ),
 )
 
+metrics = _Rule(
+    "a list of different metrics, such as [validation/error, seconds]",
+    lambda value: isinstance(value, list) and all(map(text.accepts, value)) and 0 < len(value) == len({*value}),
+)
+
 RULES = (  # a rule, and the keys that it holds for
     (whole(0), "seed data.seed sweep.trials"),
     (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every scheduler.steps"),
@@ -96,6 +101,11 @@ RULES = (  # a rule, and the keys that it holds for
     (each(whole(0)), "sweep.tuning_seeds"),
     (_optional(text), "sweep.baseline sweep.arm"),
     (_optional(choice("trial", "comparison")), "sweep.stage"),
+    (choice("tpe", "random", "grid"), "hydra.sweeper.sampler"),
+    (whole(0), "hydra.sweeper.seed hydra.sweeper.startup_trials"),
+    (whole(1), "hydra.sweeper.n_trials hydra.sweeper.n_jobs"),
+    (_optional(metrics), "hydra.sweeper.objectives"),
+    (_optional(text), "hydra.sweeper.study_name"),
     (choice("auto", "cpu", "cuda"), "device"),
     (choice("fp32", "bf16"), "precision"),
     (choice("batch", "frozen"), "batch_norm"),

@@ -59,6 +59,17 @@ def locked(path: Path) -> Iterator[None]:
             yield
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether a process works in a run's directory, which may not exist."""
+    if not path.exists():
+        return False
+    try:
+        with locked(path):
+            return False
+    except Busy:
+        return True
+
+
 def require_locks(folder: Path) -> None:
     """Raise ConfigError, before anything is trained, if the file system of a folder grants no locks."""
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -112,7 +123,7 @@ def _claimed(holder: Path) -> bool:
     """Write who we are, unless somebody stands there: on any file system one of several processes succeeds."""
     try:
         with open(holder, "x") as file, suppress(OSError):  # on a full disk it stays empty
-            file.write(json.dumps({"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid()}))
+            file.write(json.dumps({"machine": machine(), "host": socket.gethostname(), "pid": os.getpid()}))
     except FileExistsError:
         return False
     return True
@@ -128,7 +139,7 @@ def _await_silence(holder: Path) -> None:
         found = read_json(holder)
     except (OSError, ValueError):  # it has just been made, or there was no room for what it says
         found = {}
-    if found.get("machine") == _machine():
+    if found.get("machine") == machine():
         return
     first, end = _touched(holder), time.monotonic() + SILENCE_SECONDS
     while time.monotonic() < end:
@@ -146,7 +157,7 @@ def _touched(holder: Path) -> int | None:
         return None
 
 
-def _machine() -> str:
+def machine() -> str:
     """Return what tells this machine from all others; containers on it share it, as they share its locks."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,354 @@
+"""A search goes on where it was killed, and several processes share it: each trial is proposed and trained once."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import yaml
+from optuna.samplers import RandomSampler
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from support.sweeps import FAULTY, TINY, Sweeps
+
+from runner.config.compose import loader_with
+from runner.sweep.space import Proposals, Space, axis_of, place_of
+from runner.sweep.study import open_study
+from runner.system import birth_of
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+RANGES = ("optimizer.lr=tag(log,interval(0.001,0.5))", "penalty.l2.weight=tag(log,interval(0.00001,0.1))")
+SEARCH = (*TINY, "hydra/sweeper=optuna", "hydra.sweeper.startup_trials=2", "penalty=l2", *RANGES)
+
+
+def trials_of(place: Path | str) -> list[FrozenTrial]:
+    """Return the trials of the only study in a sweep's folder, or in a database."""
+    if isinstance(place, Path):
+        storage: Any = JournalStorage(JournalFileBackend(str(place / "search.journal")))
+    else:
+        storage = RDBStorage(place)
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
+    """Return what must be the same in two searches, however often they were killed."""
+    return [(trial.number, trial.state.name, trial.params, trial.values) for trial in trials]
+
+
+def check_kills(sweeps: Sweeps, launcher: str, trials: int, generator: random.Random, kills: int = 1) -> None:
+    """Kill a search at random moments, repeat it, and compare it with an undisturbed one."""
+    line = (*SEARCH, "epochs=100", f"hydra/launcher={launcher}", f"hydra.sweeper.n_trials={trials}")
+    began = time.monotonic()
+    sweeps.run(*line, name="whole")
+    seconds = time.monotonic() - began
+    folder = sweeps.folder / "runs" / "killed"
+    for _ in range(kills):
+        process = sweeps.start(*line, name="killed")
+        sweeps.wait_until(lambda: (folder / "search.journal").exists(), process)
+        time.sleep(generator.uniform(0, seconds / 2))
+        orphans = psutil.Process(process).children(recursive=True) if launcher == "joblib_jobs" else []
+        os.kill(process, signal.SIGKILL)
+        for orphan in orphans:  # joblib's idle workers would stay for five minutes
+            orphan.kill()
+        sweeps.wait(process)
+    said = sweeps.run(*line, name="killed")
+    found = told(trials_of(folder))
+    assert found == told(trials_of(sweeps.folder / "runs" / "whole")), said
+    assert [(number, state) for number, state, *_ in found] == [(number, "COMPLETE") for number in range(trials)]
+    assert list(sweeps.times_trained("killed").values()) == [1] * trials
+    best = (folder / "optimization_results.yaml").read_text()
+    assert yaml.safe_load(best)["best_value"] == min(values[0] for *_, values in found)
+    said = sweeps.run_without_torch(*line, name="killed")
+    assert f"search of {trials} trials, {trials} of them ended before" in said
+    assert (folder / "optimization_results.yaml").read_text() == best
+    assert (folder / "groups.csv").read_text().count("\n") == trials + 1
+    assert told(trials_of(folder)) == found
+
+
+def test_a_killed_search_goes_on(sweeps: Sweeps) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    check_kills(sweeps, "local", trials=6, generator=random.Random(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local", "joblib_jobs", "submitit_machine"])
+def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
+    check_kills(sweeps, launcher, trials=12, generator=random.Random(0), kills=3)
+
+
+def test_two_processes_share_a_study_and_one_is_killed(sweeps: Sweeps) -> None:
+    url = f"sqlite:///{sweeps.folder}/study.db"
+    line = (*SEARCH, "epochs=300", "hydra.sweeper.n_trials=10", f"hydra.sweeper.storage={url}", "sweep.n_jobs=2")
+    killed, left = sweeps.start(*line), sweeps.start(*line)
+    sweeps.wait_until(lambda: len(sweeps.paths("train", "result.json")) > 4, killed)
+    os.kill(killed, signal.SIGKILL)
+    sweeps.wait(killed)
+    code, said = sweeps.wait(left)
+    assert code == 0, said
+    trials = [trial for trial in trials_of(url) if "owner" in trial.user_attrs]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 10
+    assert len({str(trial.params) for trial in trials}) == 10
+    assert all(math.isfinite(trial.values[0]) for trial in trials)
+    assert list(sweeps.times_trained().values()) == [1] * 10
+    assert len({trial.user_attrs["owner"]["pid"] for trial in trials}) == 2, "one process alone has run all trials"
+
+
+def test_a_run_that_another_search_trains_is_waited_for(sweeps: Sweeps) -> None:
+    """Two studies with the same trials."""
+    line = (*SEARCH, "epochs=1000", "hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=2")
+    both = [sweeps.start(*line, f"hydra.sweeper.startup_trials={trials}") for trials in (1, 2)]
+    ends = [sweeps.wait(process) for process in both]
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "busy: " in ends[0][1] + ends[1][1]
+    storage = JournalStorage(JournalFileBackend(str(sweeps.folder / "runs" / "train" / "search.journal")))
+    first, second = (
+        optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
+    )
+    assert told(first.trials) == told(second.trials)
+    assert all(math.isfinite(trial.values[0]) for trial in first.trials)
+    assert list(sweeps.times_trained().values()) == [1, 1]
+
+
+def test_trials_of_other_machines(sweeps: Sweeps) -> None:
+    """What died elsewhere in this folder is run again; what is run in another folder is left alone."""
+    line = (*SEARCH, "epochs=2")
+    sweeps.run(*line, "hydra.sweeper.n_trials=1")
+    folder = sweeps.folder / "runs" / "train"
+    storage = JournalStorage(JournalFileBackend(str(folder / "search.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage, sampler=RandomSampler(seed=1))
+    owner = {**study.trials[0].user_attrs["owner"], "machine": "other"}
+    for where in (owner["folder"], f"0:{folder}"):
+        study.ask(study.trials[0].distributions).set_user_attr("owner", {**owner, "folder": where})
+    sweeps.run(*line, "hydra.sweeper.n_trials=4")
+    trials = trials_of(folder)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "RUNNING", "COMPLETE"]
+    assert trials[1].params == study.trials[1].params
+    assert len(sweeps.results()) == 3
+    shutil.rmtree(next(path for path in folder.glob("*") if path.name in sweeps.results()))
+    sweeps.run(*line, "hydra.sweeper.n_trials=4")  # the table is of what is there
+    assert (folder / "groups.csv").read_text().count("\n") == 3
+
+
+def test_a_grid_with_two_objectives(sweeps: Sweeps) -> None:
+    line = (*TINY, "epochs=3", "hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_jobs=4")
+    line = (*line, "optimizer.lr=0.01,0.1", "seed=range(3)", "hydra.sweeper.objectives=[train/loss,epoch]")
+    said = sweeps.run(*line)
+    assert "search of 6 trials, 0 of them ended before" in said
+    folder = sweeps.folder / "runs" / "train"
+    trials = trials_of(folder)
+    assert [tuple(trial.params.values()) for trial in trials] == [(lr, n) for lr in ("0.01", "0.1") for n in range(3)]
+    assert list(sweeps.times_trained().values()) == [1] * 6
+    results = {(result["train/loss"], float(result["epoch"])) for result in sweeps.results().values()}
+    assert {tuple(trial.values) for trial in trials} == results
+    best = yaml.safe_load((folder / "optimization_results.yaml").read_text())
+    assert [solution["values"] for solution in best["solutions"]] == [list(min(results))]
+    assert isinstance(best["solutions"][0]["params"]["optimizer.lr"], float)
+
+
+def test_a_metric_that_is_not_measured_ends_the_search(sweeps: Sweeps) -> None:
+    line = (*TINY, "epochs=1", "hydra/sweeper=optuna", "seed=range(8)", "hydra.sweeper.objectives=[train/lost,epoch]")
+    said = sweeps.run(*line, code=2)
+    assert re.search("hydra.sweeper.objectives must be among .*train/loss, .*, got train/lost\n", said)
+    assert len(sweeps.results()) == 2  # of eight
+
+
+def test_failed_trials_are_repeated(sweeps: Sweeps) -> None:
+    sweeps.faults.write_text('{"1": "kill", "2": "diverge"}')
+    line = (*FAULTY, "hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "loss.job=range(4)")
+    sweeps.run(*line, code=1)
+    folder = sweeps.folder / "runs" / "train"
+    assert [trial.state.name for trial in trials_of(folder)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert trials_of(folder)[2].values == [math.inf]
+    sweeps.run(*line, "sweep.retry_failed=false", code=1)
+    assert len(trials_of(folder)) == 4
+    sweeps.faults.write_text("{}")
+    sweeps.run(*line, code=1)  # the one that diverged
+    assert [trial.state.name for trial in trials_of(folder)] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
+    assert trials_of(folder)[4].params == {"loss.job": 1}
+    assert sorted(sweeps.times_trained().values()) == [0, 1, 1, 1]
+
+
+@pytest.fixture
+def space() -> Space:
+    return Space.of(["epochs=3", *RANGES, "seed=range(0,10)", "optimizer=sgd,adam"], loader_with())
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_a_trial_that_was_cut_off_gets_the_same_values(space: Space, sampler: str, objectives: int) -> None:
+    if sampler == "grid":
+        space = Space.of(["seed=range(0,10)", "optimizer=sgd,adam", "epochs=1,2"], loader_with())
+
+    def proposed(cut_off: bool) -> list[dict[str, Any]]:
+        study = optuna.create_study(directions=["minimize"] * objectives)
+        study.sampler = Proposals(space, sampler, seed=0, startup_trials=3)
+        for number in range(8):
+            trial = study.ask()
+            if cut_off:
+                space._replace(axes=dict(list(space.axes.items())[:2])).suggest(trial)
+                trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
+            space.suggest(trial)
+            study.tell(trial, [float(trial.params["seed"] ** k) for k in range(1, objectives + 1)])
+        return [trial.params for trial in study.trials]
+
+    whole = proposed(cut_off=False)
+    assert proposed(cut_off=True) == whole
+    assert len({str(params) for params in whole}) == 8
+
+
+def test_a_repeated_trial_leaves_no_hole_in_the_grid(space: Space) -> None:
+    space = Space.of(["seed=range(3)", "optimizer=sgd,adam"], loader_with())
+    study = optuna.create_study(sampler=Proposals(space, "grid", 0, 0))
+    for number in range(7):
+        if number == 3:
+            study.enqueue_trial(study.trials[1].params, user_attrs={"repeats": 1})
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, state=TrialState.FAIL)
+    assert study.trials[3].params == study.trials[1].params
+    fresh = [tuple(trial.params.values()) for trial in study.trials if trial.number != 3]
+    assert fresh == [(name, seed) for name in ("sgd", "adam") for seed in range(3)]
+    assert place_of(study, 7) == 6
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("seed=range(1,4)", [1, 2, 3]),
+        ("seed=shuffle(range(1,8,3))", [1, 4, 7]),
+        ("seed=range(3,0,-1)", [1, 2, 3]),
+        ("optimizer.lr=range(0.1,0.45,0.1)", [0.1, 0.2, 0.3, 0.4]),
+        ("optimizer=sgd,adam,sgd", ["sgd", "adam"]),
+        ("model.widths=[3,4],[5],null", ["[3,4]", "[5]", "null"]),
+        ("name='7','a b'", ["'7'", "'a b'"]),
+    ],
+)
+def test_values_are_those_of_any_sweep(typed: str, values: list[Any]) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    axis = axis_of(OverridesParser.create().parse_override(typed))
+    assert list(axis.values) == values
+    space = Space.of([typed], loader_with())
+    study = optuna.create_study(sampler=Proposals(space, "tpe", seed=1, startup_trials=10))
+    found = set()
+    for _ in range(40):
+        trial = study.ask()
+        space.suggest(trial)
+        found.add(space.lines(trial.params)[0].partition("=")[2])
+        study.tell(trial, 0.0)
+    assert found == set(map(str, values))
+
+
+def test_a_line_that_was_not_finished_is_cut_off(tmp_path: Path) -> None:
+    def opened() -> optuna.Study:
+        return open_study(None, tmp_path, "study", "x", 1, anew=False)
+
+    opened().tell(opened().ask(), 1.0)
+    with (tmp_path / "search.journal").open("a") as journal:
+        journal.write('{"op_code":4,"worker')
+    study = opened()
+    assert [trial.values for trial in study.trials] == [[1.0]]
+    study.tell(study.ask(), 2.0)
+    assert [trial.values for trial in opened().trials] == [[1.0], [2.0]]
+
+
+def test_a_process_is_known_by_its_birth() -> None:
+    assert birth_of(os.getpid()) == birth_of(os.getpid()) != birth_of(1)
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert birth_of(child) is None  # a zombie
+    os.waitpid(child, 0)
+    assert birth_of(child) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (["hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler must be one of tpe, random, grid, got 'tpee'"),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials must be a whole number of at least 1, got 0"),
+        (["hydra.sweeper.n_jobs=1.5"], "hydra.sweeper.n_jobs must be a whole number of at least 1, got 1.5"),
+        (["hydra.sweeper.seed=null"], "hydra.sweeper.seed must be a whole number of at least 0, got null"),
+        (["hydra.sweeper.objectives=train/loss"], "hydra.sweeper.objectives must be a list of different metrics"),
+        (["hydra.sweeper.objectives=[]"], "hydra.sweeper.objectives must be a list of different metrics"),
+        (["hydra.sweeper.storage=redis://x"], "hydra.sweeper.storage must begin with sqlite:/// or postgresql://"),
+        (["hydra.sweeper.storage='sqlite:///:memory:'"], "hydra.sweeper.storage must begin with sqlite:///"),
+        (["hydra.sweeper.params=[seed]"], "hydra.sweeper.params must map keys to their values"),
+        (["+hydra.sweeper.trials=3"], "hydra.sweeper.trials is not an option of a search"),
+        (["~hydra.sweeper.seed"], "hydra.sweeper.seed is missing"),
+        (["hydra.sweeper.trials=3"], "hydra.sweeper.trials is not a key of the config"),
+    ],
+)
+def test_bad_options_are_told(line: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from runner.config import command_line
+
+    with pytest.raises(SystemExit) as stop:
+        command_line.check(["-m", "hydra/sweeper=optuna", "seed=1,2", *line])
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from runner.config.conf_files import file_of, load
+    from runner.config.hydra_node import problems_of_choice
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    node = {**load(file_of("hydra/sweeper", "optuna")), "storage": "postgresql://x/y"}
+    problems = problems_of_choice("sweeper", node)
+    assert [re.search("needs (.*), which", problem)[1] for problem in problems] == ["optuna", "psycopg"]  # type: ignore[index]
+    assert all(problem.endswith("uv sync --extra optuna") for problem in problems)
+
+
+def test_what_cannot_be_searched_is_told_before_anything_starts(sweeps: Sweeps) -> None:
+    search = (*TINY, "hydra/sweeper=optuna")
+    assert "hydra/sweeper=optuna needs a key to search" in sweeps.run(*search, code=2)
+    lines: list[tuple[tuple[str, ...], str]] = [
+        (("hydra.sweeper.sampler=grid", "optimizer.lr=interval(0.1,1)"), "optimizer.lr must have values for"),
+        (("optimizer.lr=tag(log,interval(0,1))",), "optimizer.lr must be a finite number above 0, got 0"),
+        (("optimizer.lr=interval(2,1)",), "optimizer.lr=interval(2,1) cannot be searched"),
+        (("seed=1,2", "sweep.arms={a: {penalty: none}}"), "sweep.arms needs hydra/sweeper=grid"),
+        (("seed=1,2", "hydra.sweeper.storage=sqlite:////nowhere/a.db"), "sqlite:////nowhere/a.db cannot be used: "),
+        (("seed=1,2", "hydra.sweeper.params={optimizer.lr: '0.1,-1'}"), "optimizer.lr must be a finite number above 0"),
+    ]
+    for line, sentence in lines:
+        said = sweeps.run(*search, *line, code=2)
+        assert sentence in said
+        assert "Traceback" not in said
+    assert not sweeps.results()
+
+
+def test_a_study_of_another_search_is_refused(sweeps: Sweeps) -> None:
+    storage = ("hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=mine", "hydra.sweeper.n_trials=1")
+    sweeps.run(*TINY, "epochs=1", "hydra/sweeper=optuna", *storage, "seed=1,2")
+    for other in (("seed=1,3",), ("seed=1,2", "loss.weight=2"), ("seed=1,2", "objective_metric=test/loss")):
+        said = sweeps.run(*TINY, "epochs=1", "hydra/sweeper=optuna", *storage, *other, code=2)
+        assert "hydra.sweeper.study_name=mine holds another search" in said
+    assert "force=true would discard" in sweeps.run(
+        *TINY, "epochs=1", "hydra/sweeper=optuna", *storage, "seed=1,2", "force=true", code=2
+    )
+
+
+def test_force_begins_anew(sweeps: Sweeps) -> None:
+    line = (*SEARCH, "epochs=2", "hydra.sweeper.n_trials=2")
+    sweeps.run(*line)
+    first = told(trials_of(sweeps.folder / "runs" / "train"))
+    assert "search of 2 trials, 0 of them ended before" in sweeps.run(*line, "force=true")
+    assert told(trials_of(sweeps.folder / "runs" / "train")) == first
+    assert list(sweeps.times_trained().values()) == [2, 2]
