@@ -22,7 +22,7 @@ from runner.config.check import exit_with_problems
 from runner.outcome import FAILED, resume_command
 
 SEARCHED = "searched"  # attribute of a study: a hash of what it searches
-PAUSES = (
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries at a database that another process may be creating
     0.5,
     1.0,
     2.0,
