@@ -23,12 +23,6 @@ from runner.outcome import FAILED, resume_command
 
 SEARCHED = "searched"  # attribute of a study: a hash of what it searches
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries at a database that another process may be creating
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-)  # seconds between tries at opening a database, whose tables another process may be creating
 LOCK_SECONDS = 60  # for which a process waits while others write into an SQLite file
 
 
