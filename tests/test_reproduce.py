@@ -14,7 +14,7 @@ from support import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
 from studies import STUDIES, Study
-from studies.comparison import table_of_readme
+from studies.comparison import arrow, differences, table_of_readme
 from studies.style import MOST_BYTES
 
 RESULTS = ROOT / "docs" / "results"
@@ -65,9 +65,14 @@ def test_at_least_five_seeds_stand_behind_a_result(name: str) -> None:
 
 
 def test_the_readme_begins_with_the_recorded_comparison() -> None:
-    lines = table_of_readme(pd.read_csv(RESULTS / "compare_digits.csv"))
-    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+    runs = pd.read_csv(RESULTS / "compare_digits.csv")
+    lines, readme = table_of_readme(runs), (ROOT / "README.md").read_text()
+    assert "\n".join(lines) in readme
     assert len(lines) > 5
+    assert f"Of the {runs['arm'].nunique() - 1} methods" in readme
+    assert "against this noise nothing was found to\nhelp" in readme
+    noise = "probe/noise/0.3"
+    assert not any("↓" in arrow(differences(runs, noise), arm) for arm in runs["arm"])
 
 
 @pytest.fixture
