@@ -187,6 +187,8 @@ def digits_text(numbers: pd.DataFrame) -> Text:
         *table(header, differences),
         "",
         *_findings(runs),
+        "",
+        *_why(tuning),
     ]
 
 
@@ -218,8 +220,19 @@ def _findings(runs: pd.DataFrame) -> Text:
             verdicts["worse"].append(f"{10 * size:,}")
     where = {name: f"at {', '.join(sizes)} digits" if sizes else "at no size" for name, sizes in verdicts.items()}
     return [
-        "With an interval that does not hold 0, seven tangents are better than distorted images "
+        "By their intervals, seven tangents are better than distorted images "
         f"{where['better']}, and worse {where['worse']}.",
+    ]
+
+
+def _why(tuning: pd.DataFrame) -> Text:
+    """Say with which size of distortion the images are worth what the tangents are."""
+    errors = tuning.groupby(["arm", "strength"])["validation/error"].mean()
+    images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
+    return [
+        f"It is the size that counts: with distortions of the default size the validation error is {images[1]:.4f}, "
+        f"with seven tangents {tangents:.4f}, and with distortions {images.idxmin():g} times as large {images.min():.4f}. A "
+        "tangent tells what small changes do to the image and nothing of large ones.",
     ]
 
 
