@@ -218,10 +218,18 @@ def _findings(runs: pd.DataFrame) -> Text:
             verdicts["better"].append(f"{10 * size:,}")
         if found.low > 0:
             verdicts["worse"].append(f"{10 * size:,}")
-    where = {name: f"at {', '.join(sizes)} digits" if sizes else "at no size" for name, sizes in verdicts.items()}
+    everywhere = runs["per_class"].nunique()
+    where = {
+        name: "at every size"
+        if len(sizes) == everywhere
+        else f"at {', '.join(sizes)} digits"
+        if sizes
+        else "at no size"
+        for name, sizes in verdicts.items()
+    }
     return [
         "By their intervals, seven tangents are better than distorted images "
-        f"{where['better']}, and worse {where['worse']}.",
+        f"{where['better']}, worse {where['worse']}.",
     ]
 
 
@@ -231,8 +239,8 @@ def _why(tuning: pd.DataFrame) -> Text:
     images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
     return [
         f"It is the size that counts: with distortions of the default size the validation error is {images[1]:.4f}, "
-        f"with seven tangents {tangents:.4f}, and with distortions {images.idxmin():g} times as large {images.min():.4f}. A "
-        "tangent tells what small changes do to the image and nothing of large ones.",
+        f"with seven tangents {tangents:.4f}, and with distortions {images.idxmin():g} times as large {images.min():.4f}. "
+        "A tangent tells what small changes do to the image and nothing of large ones.",
     ]
 
 
