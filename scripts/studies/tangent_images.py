@@ -218,18 +218,15 @@ def _findings(runs: pd.DataFrame) -> Text:
             verdicts["better"].append(f"{10 * size:,}")
         if found.low > 0:
             verdicts["worse"].append(f"{10 * size:,}")
-    everywhere = runs["per_class"].nunique()
-    where = {
-        name: "at every size"
-        if len(sizes) == everywhere
-        else f"at {', '.join(sizes)} digits"
-        if sizes
-        else "at no size"
-        for name, sizes in verdicts.items()
-    }
+
+    def where(sizes: list[str]) -> str:
+        if len(sizes) == runs["per_class"].nunique():
+            return "at every size"
+        return f"at {', '.join(sizes)} digits" if sizes else "at no size"
+
     return [
         "By their intervals, seven tangents are better than distorted images "
-        f"{where['better']}, worse {where['worse']}.",
+        f"{where(verdicts['better'])}, worse {where(verdicts['worse'])}.",
     ]
 
 
@@ -237,10 +234,11 @@ def _why(tuning: pd.DataFrame) -> Text:
     """Say with which size of distortion the images are worth what the tangents are."""
     errors = tuning.groupby(["arm", "strength"])["validation/error"].mean()
     images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
+    best = f"{images.idxmin():g} times as large {images.min():.4f}"
     return [
         f"It is the size that counts: with distortions of the default size the validation error is {images[1]:.4f}, "
-        f"with seven tangents {tangents:.4f}, and with distortions {images.idxmin():g} times as large {images.min():.4f}. "
-        "A tangent tells what small changes do to the image and nothing of large ones.",
+        f"with seven tangents {tangents:.4f}, and with distortions {best}. A tangent tells "
+        "what small changes do to the image, and nothing of large ones.",
     ]
 
 
