@@ -37,7 +37,7 @@ ENDS = {  # state of a job that has ended -> what that means for its run, unless
 FIELDS = "JobArrayID:64|,State:32|,exit_code:16|,Reason:128|"
 
 
-class NoAnswer(RuntimeError):
+class NoAnswer(OSError):
     """Slurm does not answer; the text is one sentence."""
 
 
@@ -169,6 +169,23 @@ def _states_in(output: str) -> Iterator[tuple[str, State]]:
             yield words[0], State(words[1], int(words[2]) if words[2].isdecimal() else 0, words[3])
 
 
+def queued(folders: Sequence[Path]) -> dict[Path, Ticket]:
+    """Return the tickets of the jobs that are queued or running, by the directories of their runs.
+
+    Raises:
+        NoAnswer: if Slurm does not answer.
+    """
+    tickets = {folder: ticket for folder in folders if (ticket := ticket_of(folder))}
+    return {
+        folder: ticket for folder, ticket in tickets.items() if (state := _state_of(ticket)) and not state.has_ended
+    }
+
+
+def _state_of(ticket: Ticket) -> State | None:
+    """Return how a job stands, None if it is unknown on this cluster."""
+    return queue().state(ticket.job) if ticket.cluster == queue().cluster else None
+
+
 def standing(folder: Path) -> tuple[str, str] | None:
     """Return how the run in a directory stands in the queue, and why: waiting, running, lost; None if unknown.
 
@@ -179,13 +196,12 @@ def standing(folder: Path) -> tuple[str, str] | None:
     try:
         if ticket is None or ticket.cluster != queue().cluster:
             return None
-        state = queue().state(ticket.job)
+        state = _state_of(ticket)
     except NoAnswer:
         return None
-    name = f"job {ticket.job}"
     if state is None or state.has_ended:
-        cause = ENDS[state.name] if state else "left the queue"
-        return "lost", f"{name}: {cause or 'its process died'}; the same command submits it again"
+        cause = ENDS[state.name] if state else "it left the queue"
+        return "lost", f"job {ticket.job}: {cause or 'its process died'}; the same command submits it again"
     if state.name == "RUNNING":
-        return "running", name
-    return "waiting", f"{name} is {state.name.lower()} ({state.why})"
+        return "running", f"job {ticket.job}"
+    return "waiting", f"job {ticket.job} is {state.name.lower()} ({state.why})"

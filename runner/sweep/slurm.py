@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from runner.storage.directory import Run
-from runner.storage.slurm import ENDS, NoAnswer, Queue, Ticket, queue, ticket_of
+from runner.storage.slurm import ENDS, NoAnswer, Queue, Ticket, queue, queued
 from runner.sweep.cluster import End, Job, Refused
 from runner.sweep.job import train_in_engines_process
 from runner.sweep.pool import reason_of_death
@@ -127,17 +127,11 @@ class SlurmEngine:
 
     def attached(self, runs: Sequence[Run]) -> dict[Path, Job]:
         """Return the jobs that are queued or running."""
-        tickets = {run.path: ticket for run in runs if (ticket := ticket_of(run.path))}
         try:
-            return {
-                path: _SlurmJob(self.queue, ticket)
-                for path, ticket in tickets.items()
-                if ticket.cluster == self.queue.cluster
-                and (state := self.queue.state(ticket.job))
-                and not state.has_ended
-            }
+            tickets = queued([run.path for run in runs])
         except NoAnswer as error:
             raise Refused(str(error)) from error
+        return {path: _SlurmJob(self.queue, ticket) for path, ticket in tickets.items()}
 
     def submit(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Job]]:
         """Submit arrays of jobs, each as long as Slurm allows."""
