@@ -38,7 +38,7 @@ def equal(name: str, other: str) -> str:
 def causes(name: str, other: str | None = None) -> str:
     """Return how each run stands, with the reason that the table gives."""
     found = [
-        f"{re.findall(r'job=(\d+)', run) or 0}: {each['status']} {each.get('reason', '')}"
+        f"{run.partition('job=')[2].partition(',')[0]} {each['status']} {each.get('reason', '')}".strip()
         for run, each in results(name).items()
     ]
     return "; ".join(found) + (f"; {equal(name, other)}" if other else "")
