@@ -121,7 +121,7 @@ end_slurm() {
 # ---- the matrix
 
 T=(--config-dir=own data=line model=mlp histograms=false pictures=false evaluate_every=0 device=cpu allow_targets=[faults]
-    loss=faulty hydra.launcher.mem_gb=1 hydra.launcher.cpus_per_task=1)
+    loss=faulty)
 
 sweep() {  # $1: name, then overrides; its words go to NAME.said, its exit code is returned
     local name=$1
@@ -129,7 +129,7 @@ sweep() {  # $1: name, then overrides; its words go to NAME.said, its exit code 
     timeout 900 "$python" "$here/train.py" -m "${T[@]}" name="$name" "$@" >>"$name.said" 2>&1
 }
 
-on_slurm() { sweep "$@" hydra/launcher=submitit_cluster; }
+on_slurm() { sweep "$@" hydra/launcher=submitit_cluster hydra.launcher.mem_gb=1 hydra.launcher.cpus_per_task=1; }
 
 faults() { echo "$1" >faults.json; }
 
@@ -166,7 +166,7 @@ matrix() {
 eight() {  # one raises, one diverges, one is killed, one cancelled, one requeued, one meets its time limit
     sweep local "loss.job=range(1,9)" epochs=400 sweep.n_jobs=2 || true
     faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "5": "slow", "6": "slow"}'
-    on_slurm eight "loss.job=range(1,9)" epochs=400 hydra.launcher.timeout_min=1 hydra.launcher.signal_delay_s=20 \
+    on_slurm eight "loss.job=range(1,9)" epochs=400 hydra.launcher.timeout_min=3 hydra.launcher.signal_delay_s=60 \
         hydra.launcher.max_num_timeout=0 &
     local driver=$! code=0
     for job in 4 5; do await_long has_begun eight $job; done
@@ -256,7 +256,7 @@ python_of() {  # $1: process id of a sweep in the background
 
 time_limit() {  # several sessions, each cut short by the limit
     faults '{"1": "slow"}'
-    on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=1 hydra.launcher.signal_delay_s=20 &
+    on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=30 &
     local driver=$! code=0
     await_long grep -qs 'resumed at' runs/limit/*/train.log
     faults '{}'
