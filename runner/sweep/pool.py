@@ -20,11 +20,10 @@ from multiprocessing.process import BaseProcess
 
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
-from runner.signals import STOP_CODES, StopSignals
+from runner.signals import StopSignals
 from runner.storage.directory import Run
-from runner.storage.lock import Busy, locked
-from runner.storage.status import ENDED, Status
-from runner.sweep.job import train_in_own_process
+from runner.storage.status import Status
+from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
 from runner.system import cores, gpus, importing_much
 
@@ -134,7 +133,7 @@ class _Pool:
         for process in [process for process in self.running if process.exitcode is not None]:
             run = self.running.pop(process)
             del self.gpu_of[process]
-            statuses.append(_record_exit(run, process.exitcode or 0, self.stopping))
+            statuses.append(_status_after(run, process.exitcode or 0, self.stopping))
             self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
@@ -158,34 +157,12 @@ def _may_use_gpu(run: Run) -> bool:
     return run.config["device"] != "cpu"
 
 
-def _record_exit(run: Run, exit_code: int, stopping: bool) -> str:
-    """Return the run's status after its process exited; if the process recorded none, record the cause of death.
-
-    Args:
-        run: that was trained.
-        exit_code: of its process, negative for a signal.
-        stopping: the sweep itself ends its jobs.
-    """
-    try:
-        with locked(run.path):
-            status = run.status
-            if status in ENDED and exit_code in (0, BUSY):  # or another process has trained it
-                return status
-            if stopping:
-                unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
-                run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")
-                return Status.INTERRUPTED
-            if status == Status.INTERRUPTED and exit_code in STOP_CODES:
-                return status
-            run.write_end(Status.FAILED, _reason_of_death(exit_code))
-    except Busy:
-        return Status.BUSY
-    except OSError as error:  # the disk is full: it cannot be recorded
-        print(f"{run.title}: {error}", file=sys.stderr, flush=True)
-    return Status.FAILED
+def _status_after(run: Run, exit_code: int, stopping: bool) -> str:
+    """Return how a run stands after its process exited, with code BUSY if it found another one at work."""
+    return record_exit(run, 0 if exit_code == BUSY else exit_code, reason_of_death(exit_code), stopping)
 
 
-def _reason_of_death(exit_code: int) -> str:
+def reason_of_death(exit_code: int) -> str:
     """Return in words how a process ended; multiprocessing makes signals negative."""
     if exit_code >= 0:
         return f"its process exited with code {exit_code} during training"

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from support.forked import Forks, wait_until
 
 TINY = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 FAULTY = (*(line for line in TINY if line != "loss=mse"), "loss=faulty", "allow_targets=[faults]", "epochs=20")
+LONG = (*TINY, "model.widths=[20]", "checkpoint_seconds=0.1", "seed=range(4)", "sweep.n_jobs=2")
 TIMES = ("seconds", "examples_per_second", "time/examples_per_second")
 
 FAULTS = '''"""A loss that misbehaves in the midst of training, in the jobs and in the way that a file says."""
 
-import ctypes, json, os, signal, sys
+import ctypes, json, os, signal, sys, time
 from pathlib import Path
 
 import torch
@@ -42,10 +43,22 @@ class Faulty(MSE):
             ctypes.string_at(0)
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "slow":
+            time.sleep(0.2)
         if fault == "memory":
             torch.empty(1 << 60)
         return super().losses(outputs, targets) * (float("inf") if fault == "diverge" else 1)
 '''
+
+
+def write_faults(folder: Path | str) -> None:
+    """Write the loss, the option for it, and the file that says which jobs misbehave, so far none."""
+    folder = Path(folder)
+    (folder / "faults.json").write_text("{}")
+    (folder / "faults.py").write_text(FAULTS)
+    (folder / "own" / "loss").mkdir(parents=True)
+    (folder / "own" / "loss" / "faulty.yaml").write_text("_target_: faults.Faulty\njob: 0\n")
+
 
 # fault -> what the reason says
 REASONS = {
@@ -69,20 +82,26 @@ class Sweeps:
     def __init__(self, forks: Forks) -> None:
         self.forks, self.folder, self.started = forks, forks.folder, list[int]()
         self.faults = self.folder / "faults.json"
-        self.faults.write_text("{}")
-        (self.folder / "faults.py").write_text(FAULTS)
-        (self.folder / "own" / "loss").mkdir(parents=True)
-        (self.folder / "own" / "loss" / "faulty.yaml").write_text("_target_: faults.Faulty\njob: 0\n")
+        write_faults(self.folder)
         self.environment = {"PYTHONPATH": str(self.folder), "FAULTS": str(self.faults), "COLUMNS": "250"}
 
     def arguments(self, *arguments: str, name: str) -> list[str]:
         return ["-m", f"--config-dir={self.folder / 'own'}", f"name={name}", *arguments]
 
-    def start(self, *arguments: str, name: str = "train") -> int:
-        """Start a sweep in a session of its own, and return its process id."""
+    def start(
+        self, *arguments: str, name: str = "train", code: str | None = None, line: Sequence[str] | None = None
+    ) -> int:
+        """Start a sweep in a session of its own, and return its process id.
+
+        Args:
+            arguments: of the sweep.
+            name: of its folder.
+            code: Python to run in place of train.py.
+            line: a whole command line, in place of a sweep's.
+        """
         said = f"said.{len(self.started)}"
-        line = self.arguments(*arguments, name=name)
-        process = self.forks.start(*line, said=said, session=True, environment=self.environment)
+        line = self.arguments(*arguments, name=name) if line is None else line
+        process = self.forks.start(*line, said=said, session=True, environment=self.environment, code=code)
         self.started.append(process)
         return process
 
