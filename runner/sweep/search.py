@@ -168,9 +168,9 @@ class _Search:
 
     def _taken_over(self) -> list[Trial]:
         """Take over the trials whose process has died."""
-        running = self._trials(TrialState.RUNNING)
-        if not all(map(self._is_whole, running)):
-            time.sleep(GRACE_SECONDS)
+        running, end = self._trials(TrialState.RUNNING), time.monotonic() + GRACE_SECONDS
+        while not all(map(self._is_whole, running)) and time.monotonic() < end:
+            time.sleep(GRACE_SECONDS / 100)
             running = self._trials(TrialState.RUNNING)
         return [self._own(Trial(self.study, trial._trial_id)) for trial in running if self._is_orphan(trial)]
 
