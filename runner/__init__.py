@@ -70,6 +70,7 @@ Rooms beside it:
         arms           several grids in one sweep: weights tried, then compared on fresh seeds
         search         a search: trials proposed, run as jobs, taken over where their process has died
         space          what a search varies, and what it proposes
+        pruning        which of them are stopped early
         study          where its trials are stored: journal, SQLite, PostgreSQL
         pool           jobs in processes of their own, some at a time
         job            one job, under any launcher

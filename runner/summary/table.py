@@ -166,7 +166,7 @@ def show(summary: Summary, folder: Path, metric: str | None, console: Console | 
     for note in notes:
         console.print(Text(note, style="dim"))
     for run in summary.others[:MOST_SHOWN]:
-        console.print(Text(listed(run), style="red" if run.status != "running" else ""), soft_wrap=True)
+        console.print(Text(listed(run), style="" if run.status in ("running", "pruned") else "red"), soft_wrap=True)
         console.print(Text(f"    {run.log}"), soft_wrap=True)
     if len(summary.others) > MOST_SHOWN:
         console.print(Text(f"and {len(summary.others) - MOST_SHOWN} more in summary.md"))

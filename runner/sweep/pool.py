@@ -14,9 +14,10 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
@@ -32,12 +33,13 @@ GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fra
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
-def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
+def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str | None] | None = None) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
         runs: of checked configs; one that occurs twice is trained once.
         n_jobs: processes at a time (>= 1; null: as many as cores); each has its share of the cores as threads.
+        reason: to prune a run, if there is one.
     """
     jobs = {run.path: run for run in runs}
     waiting = [run for run in jobs.values() if not run.needs_no_training]
@@ -54,7 +56,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
         _import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
+            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason).run(waiting)
         finally:
             gc.unfreeze()
     return [objective(run) for run in runs]
@@ -92,10 +94,20 @@ class _Pool:
         gpus: names of those that there are; each job sees one, that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
         total: jobs of the sweep, those trained before included; for the overview.
+        reason: to prune a run, if there is one.
     """
 
-    def __init__(self, n_jobs: int, threads: int, gpus: Sequence[str], on_error: str, total: int) -> None:
-        self.n_jobs, self.threads, self.on_error, self.total = n_jobs, threads, on_error, total
+    def __init__(
+        self,
+        n_jobs: int,
+        threads: int,
+        gpus: Sequence[str],
+        on_error: str,
+        total: int,
+        reason: Callable[[Run], str | None] | None,
+    ) -> None:
+        self.n_jobs, self.threads, self.on_error, self.total, self.reason = n_jobs, threads, on_error, total, reason
+        self.pruned: dict[Path, str] = {}
         self.jobs_on = dict.fromkeys(gpus, 0)
         self.gpu_of: dict[BaseProcess, str | None] = {}
         self.processes = multiprocessing.get_context("fork")
@@ -110,6 +122,7 @@ class _Pool:
                 while waiting and len(self.running) < self.n_jobs:
                     self.start(waiting.popleft())
                 statuses = self.reap(TICK_SECONDS)
+                self.prune()
                 if signals.received is not None:
                     self.stop(signals.received)
                     sys.exit(128 + signals.received)
@@ -137,11 +150,19 @@ class _Pool:
             run = self.running.pop(process)
             if gpu := self.gpu_of.pop(process):
                 self.jobs_on[gpu] -= 1
-            statuses.append(_record_exit(run, process.exitcode or 0, self.stopping))
+            pruned = self.pruned.get(run.path)
+            statuses.append(_record_exit(run, process.exitcode or 0, self.stopping, pruned))
             self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
         return statuses
+
+    def prune(self) -> None:
+        """Have the jobs save their states and end, for whose runs there is a reason."""
+        for process, run in self.running.items():
+            if run.path not in self.pruned and self.reason and (reason := self.reason(run)):
+                self.pruned[run.path] = reason
+                os.kill(process.pid, signal.SIGTERM)  # type: ignore[arg-type]
 
     def stop(self, number: int) -> None:
         """Pass a signal on, give the jobs a little time to save their states, and kill what is left."""
@@ -157,19 +178,23 @@ class _Pool:
             self.reap(TICK_SECONDS)
 
 
-def _record_exit(run: Run, exit_code: int, stopping: bool) -> str:
+def _record_exit(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:
     """Return the run's status after its process exited; if the process recorded none, record the cause of death.
 
     Args:
         run: that was trained.
         exit_code: of its process, negative for a signal.
         stopping: the sweep itself ends its jobs.
+        pruned: why this one was to end.
     """
     try:
         with locked(run.path):
             status = run.status
             if status in ENDED and exit_code in (0, BUSY):  # or another process has trained it
                 return status
+            if pruned:
+                run.write_end(Status.PRUNED, pruned)
+                return Status.PRUNED
             if stopping:
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
                 run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")
