@@ -73,6 +73,7 @@ Rooms beside it:
         pruning        which of them are stopped early
         study          where its trials are stored: journal, SQLite, PostgreSQL
         pool           jobs in processes of their own, some at a time
+        cluster        jobs on a cluster, whatever its engine: submitted, waited for, their ends recorded
         job            one job, under any launcher
         overview       what a user sees of a sweep
         board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ

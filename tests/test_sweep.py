@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from hydra.types import RunMode
-from support.sweeps import FAULTY, REASONS, TIMES, TINY, Sweeps
+from support.sweeps import FAULTY, LONG, REASONS, TIMES, TINY, Sweeps
 
 from runner.config.compose import Composer, composed_of, loader_with, parsed
 from runner.signals import Interrupted, StopSignals
@@ -188,9 +188,6 @@ def test_bad_configs_are_told_before_anything_starts(sweeps: Sweeps) -> None:
     said = sweeps.run(*TINY, "loss.weight=1,0", "penalty={},null", code=2)
     assert "penalty must be" in said or "loss.weight must be" in said
     assert not (sweeps.folder / "runs").exists() or not sweeps.results()
-
-
-LONG = (*TINY, "model.widths=[20]", "checkpoint_seconds=0.1", "seed=range(4)", "sweep.n_jobs=2")
 
 
 def check_kills(sweeps: Sweeps, kills: int, generator: random.Random) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from runner.config.check import ConfigError, exit_with_problems, problems_of
 from runner.config.compose import Composer
 from runner.config.conf_files import CONF
-from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command
+from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command, uv_prefix
 from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
 from runner.storage.directory import Run
@@ -27,6 +28,18 @@ from runner.storage.status import Status
 
 LONG_NUMBER = re.compile(r"(?<==)-?\d*\.\d{5,}(?:e-?\d+)?(?!\S)")  # of more digits than anybody reads, as optuna's
 DIED = "its process died during training (killed, or a crash in native code)"
+
+
+class Submitted(SystemExit):
+    """Leave jobs in the queue of a cluster, which does not need this process any more.
+
+    Args:
+        number: of the jobs.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(0)
+        self.number = number
 
 
 def in_sweep() -> bool:
@@ -93,6 +106,9 @@ def sweep_report(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         code = 130
+    except Submitted as left:
+        print(f"{left.number} jobs are queued or running; how they stand: {_collect_command(folder)}")
+        raise
     except SystemExit as leaving:
         code = leaving.code
     if code == BAD_CONFIG:  # nothing has been started
@@ -105,6 +121,12 @@ def sweep_report(folder: Path) -> Iterator[None]:
     if code in STOP_CODES:
         print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
     sys.exit(code or _exit_code_of(statuses))
+
+
+def _collect_command(folder: Path) -> str:
+    """Return the command that shows how the runs of a sweep stand, as it can be typed."""
+    script = os.path.relpath(CONF.parent / "scripts" / "summarize.py")
+    return shlex.join([*(uv_prefix() or ["python"]), script, str(folder)])
 
 
 def _prepare_environment() -> None:

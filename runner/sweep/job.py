@@ -9,16 +9,17 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.outcome import BUSY, objective, reason_of
-from runner.signals import Interrupted
+from runner.signals import STOP_CODES, Interrupted
 from runner.storage.directory import Run
 from runner.storage.lock import Busy, locked
 from runner.storage.members import add_to_list
-from runner.storage.status import Status
+from runner.storage.status import ENDED, Status
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -70,6 +71,24 @@ def train_in_own_process(run: Run, threads: int, gpu: str | None, parent: int) -
         sys.exit(interruption.exit_code)
 
 
+def train_in_engines_process(run: Run, folder: Path, threads: int) -> None:
+    """Train a job in a process that the engine of a cluster has started for it.
+
+    Args:
+        run: to train.
+        folder: in which the sweep was started.
+        threads: of the CPU.
+    """
+    os.chdir(folder)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        train_job(run)
+    except Busy as busy:
+        print(busy, file=sys.stderr, flush=True)
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
+
+
 def die_with(parent: int) -> None:
     """Have the system kill this process as soon as its parent is gone, so that its lock is released."""
     if sys.platform == "linux":
@@ -104,6 +123,38 @@ def train_job(run: Run) -> None:
                     run.write_end(Status.FAILED, reason_of(error, run))
         finally:
             faulthandler.disable()
+
+
+def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False, pruned: str | None = None) -> str:
+    """Return the run's status after its process exited; if the process recorded none, record the cause of death.
+
+    Args:
+        run: that was trained.
+        exit_code: of its process, 0 if that was in order, negative for a signal.
+        reason: of its death, if it has died.
+        stopping: the sweep itself ends its jobs.
+        pruned: why a search has ended this one.
+    """
+    try:
+        with locked(run.path):
+            status = run.status
+            if status in ENDED and exit_code == 0:  # or another process has trained it
+                return str(status)
+            if pruned:
+                run.write_end(Status.PRUNED, pruned)
+                return Status.PRUNED
+            if stopping:
+                unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
+                run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")
+                return Status.INTERRUPTED
+            if status == Status.INTERRUPTED and exit_code in STOP_CODES:
+                return status
+            run.write_end(Status.FAILED, reason)
+    except Busy:
+        return Status.BUSY
+    except OSError as error:  # the disk is full: it cannot be recorded
+        print(f"{run.title}: {error}", file=sys.stderr, flush=True)
+    return Status.FAILED
 
 
 def _is_recorded(run: Run, error: Exception | SystemExit) -> bool:

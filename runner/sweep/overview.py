@@ -56,7 +56,7 @@ class Overview:
 
     def ended(self, run: Run, status: str) -> None:
         """Print how a job ended."""
-        self.running.pop(run.title)
+        self.running.pop(run.title, None)  # a job of a cluster may end before it is seen to run
         self.ends[status] = self.ends.get(status, 0) + 1
         self.epochs_ended += run.config["epochs"]
         result, number = run.result(), sum(self.ends.values())

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
-from runner.signals import STOP_CODES, StopSignals
+from runner.signals import StopSignals
 from runner.storage.directory import Run
-from runner.storage.lock import Busy, locked
-from runner.storage.status import ENDED, Status
-from runner.sweep.job import train_in_own_process
+from runner.storage.status import Status
+from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
 from runner.system import cores, gpus, importing_much
 
@@ -151,7 +150,7 @@ class _Pool:
             if gpu := self.gpu_of.pop(process):
                 self.jobs_on[gpu] -= 1
             pruned = self.pruned.get(run.path)
-            statuses.append(_record_exit(run, process.exitcode or 0, self.stopping, pruned))
+            statuses.append(_status_after(run, process.exitcode or 0, self.stopping, pruned))
             self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
@@ -178,35 +177,10 @@ class _Pool:
             self.reap(TICK_SECONDS)
 
 
-def _record_exit(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:
-    """Return the run's status after its process exited; if the process recorded none, record the cause of death.
-
-    Args:
-        run: that was trained.
-        exit_code: of its process, negative for a signal.
-        stopping: the sweep itself ends its jobs.
-        pruned: why this one was to end.
-    """
-    try:
-        with locked(run.path):
-            status = run.status
-            if status in ENDED and exit_code in (0, BUSY):  # or another process has trained it
-                return status
-            if pruned:
-                run.write_end(Status.PRUNED, pruned)
-                return Status.PRUNED
-            if stopping:
-                unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
-                run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")
-                return Status.INTERRUPTED
-            if status == Status.INTERRUPTED and exit_code in STOP_CODES:
-                return status
-            run.write_end(Status.FAILED, _reason_of_death(exit_code))
-    except Busy:
-        return Status.BUSY
-    except OSError as error:  # the disk is full: it cannot be recorded
-        print(f"{run.title}: {error}", file=sys.stderr, flush=True)
-    return Status.FAILED
+def _status_after(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:
+    """Return how a run stands after its process exited, with code BUSY if it found another one at work."""
+    code = 0 if exit_code == BUSY else exit_code
+    return record_exit(run, code, _reason_of_death(exit_code), stopping, pruned)
 
 
 def _reason_of_death(exit_code: int) -> str:

@@ -15,6 +15,7 @@ from support.forked import Forks, wait_until
 
 TINY = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 FAULTY = (*(line for line in TINY if line != "loss=mse"), "loss=faulty", "allow_targets=[faults]", "epochs=20")
+LONG = (*TINY, "model.widths=[20]", "checkpoint_seconds=0.1", "seed=range(4)", "sweep.n_jobs=2")
 TIMES = ("seconds", "examples_per_second", "time/examples_per_second")
 
 FAULTS = '''"""A loss that misbehaves in the midst of training, in the jobs and in the way that a file says."""
@@ -78,11 +79,11 @@ class Sweeps:
     def arguments(self, *arguments: str, name: str) -> list[str]:
         return ["-m", f"--config-dir={self.folder / 'own'}", f"name={name}", *arguments]
 
-    def start(self, *arguments: str, name: str = "train") -> int:
-        """Start a sweep in a session of its own, and return its process id."""
+    def start(self, *arguments: str, name: str = "train", code: str | None = None) -> int:
+        """Start a sweep in a session of its own, by Python code if not by train.py, and return its process id."""
         said = f"said.{len(self.started)}"
         line = self.arguments(*arguments, name=name)
-        process = self.forks.start(*line, said=said, session=True, environment=self.environment)
+        process = self.forks.start(*line, said=said, session=True, environment=self.environment, code=code)
         self.started.append(process)
         return process
 
