@@ -37,11 +37,46 @@ class LocalLauncher(Launcher):
         from runner.sweep.pool import run_all
 
         runs = checked_runs(self.loader, self.config, job_overrides)
-        objectives = run_all(runs, self.n_jobs, self.reason)
-        return [
-            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
-            for overrides, objective in zip(job_overrides, objectives, strict=True)
-        ]
+        return _returns(job_overrides, run_all(runs, self.n_jobs, self.reason))
+
+
+class RayLauncher(Launcher):
+    """Runs each job as a task of a Ray cluster; a bad job ends alone.
+
+    Args:
+        address: of the cluster (auto: that of this machine; null: start one).
+        num_cpus: cores and threads of one job (> 0).
+        num_gpus: GPUs of one job (>= 0).
+        restarts: times that a job is started again after its machine has died (>= 0).
+    """
+
+    def __init__(self, address: str | None, num_cpus: float, num_gpus: float, restarts: int) -> None:
+        self.address, self.num_cpus, self.num_gpus, self.restarts = address, num_cpus, num_gpus, restarts
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs that are not done yet, and return the objectives of all."""
+        from runner.config.check import exit_with_problems
+        from runner.sweep.cluster import Refused, run_all
+        from runner.sweep.conclude import checked_runs
+        from runner.sweep.ray_engine import Needs, RayEngine
+
+        runs = checked_runs(self.loader, self.config, job_overrides)
+        try:
+            engine = RayEngine(self.address, Needs(self.num_cpus, self.num_gpus, None), self.restarts)
+        except Refused as refusal:
+            exit_with_problems([str(refusal)])
+        return _returns(job_overrides, run_all(runs, engine))
+
+
+def _returns(jobs: Sequence[Sequence[str]], objectives: Sequence[float]) -> list[JobReturn]:
+    """Return what Hydra wants to know of jobs that have ended."""
+    return [
+        JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
+        for overrides, objective in zip(jobs, objectives, strict=True)
+    ]
 
 
 class GridSweeper(BasicSweeper):
@@ -67,7 +102,7 @@ class GridSweeper(BasicSweeper):
         """Exit with code 2 and a sentence for each problem; the local launcher does so by itself."""
         from runner.sweep.conclude import checked_runs
 
-        if not isinstance(self.launcher, LocalLauncher):
+        if not isinstance(self.launcher, LocalLauncher | RayLauncher):
             checked_runs(self.hydra_context.config_loader, self.config, batch)
 
 
