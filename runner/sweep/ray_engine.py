@@ -5,6 +5,7 @@ A job that is killed has failed. One whose machine has died is started again, an
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -80,7 +81,7 @@ class RayEngine:
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
-                logging_level="warning",
+                logging_level=logging.WARNING,
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
