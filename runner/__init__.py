@@ -36,6 +36,7 @@ Rooms beside it:
         lock           one process at a time in a directory, also on file systems that machines share
         identity       the run's id, and the name of its directory; what does not count for them
         status         the states of a run
+        slurm          which job of Slurm's has a run, and how that stands in the queue
         members        which runs belong to a sweep, and what each is there for
         checkpoint     states that are whole and verified, or not used
         weights        of a trained network: their digest, and files of them for other programs and for other runs
@@ -74,6 +75,7 @@ Rooms beside it:
         study          where its trials are stored: journal, SQLite, PostgreSQL
         pool           jobs in processes of their own, some at a time
         cluster        jobs on a cluster, whatever its engine: submitted, waited for, their ends recorded
+        slurm          the engine for Slurm: arrays of jobs, found again by the same command
         job            one job, under any launcher
         overview       what a user sees of a sweep
         board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ

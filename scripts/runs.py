@@ -1,4 +1,4 @@
-"""Look at many runs: list, show, compare, curves, best, delete, export. RUN is a directory, or an id below runs/.
+"""Look at many runs: list, show, compare, curves, best, cancel, delete, export. RUN is a directory, or an id below runs/.
 
     uv run scripts/runs.py list runs/<name>
     uv run scripts/runs.py compare 1a2b3c4d 5e6f7a8b
@@ -23,6 +23,7 @@ import yaml
 from runner.console import summary_lines
 from runner.results import config_columns, delete, export, load_epochs, load_runs
 from runner.storage.lock import Busy
+from runner.storage.slurm import queue, queued
 from runner.summary.groups import NothingToShow, summarize
 from runner.summary.runs import config_of, directories, read_run
 from runner.summary.settings import as_typed
@@ -131,6 +132,15 @@ def delete_runs(options: argparse.Namespace) -> None:
     print(f"deleted {len(paths)} runs")
 
 
+def cancel_jobs(options: argparse.Namespace) -> None:
+    """Cancel the jobs on Slurm of all runs in some folders; those that run save their states first."""
+    tickets = queued(directories(options.folders))
+    if not tickets:
+        raise NothingToShow(f"no job of a run in {', '.join(map(str, options.folders))} is queued or running")
+    queue().cancel([ticket.job for ticket in tickets.values()])
+    print(f"cancelled {len(tickets)} jobs; the sweep's command goes on from the states that they save")
+
+
 def export_run(options: argparse.Namespace) -> None:
     """Write a trained network for other programs."""
     print(export(found(options.run), options.folder, options.epoch))
@@ -160,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     best = add("best", show_best)
     best.add_argument("folders", **folders)
     best.add_argument("--seeds", type=int, help="print a sweep over so many fresh seeds instead")
+    add("cancel", cancel_jobs).add_argument("folders", **folders)
     removed = add("delete", delete_runs)
     removed.add_argument("runs", nargs="+", metavar="RUN", help="directory or id of a run, or a folder of runs")
     removed.add_argument("--status", help="only runs of this status, such as failed")

@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from runner.storage.directory import Run
@@ -40,43 +40,65 @@ class LocalLauncher(Launcher):
         return _returns(job_overrides, run_all(runs, self.n_jobs, self.reason))
 
 
-class RayLauncher(Launcher):
-    """Runs each job as a task of a Ray cluster; a bad job ends alone.
-
-    Args:
-        address: of the cluster (auto: that of this machine; null: start one).
-        num_cpus: cores and threads of one job (> 0).
-        num_gpus: GPUs of one job (>= 0).
-        restarts: times that a job is started again after its machine has died (>= 0).
-    """
-
-    def __init__(self, address: str | None, num_cpus: float, num_gpus: float, restarts: int) -> None:
-        self.address, self.num_cpus, self.num_gpus, self.restarts = address, num_cpus, num_gpus, restarts
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader, self.config = hydra_context.config_loader, config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs that are not done yet, and return the objectives of all."""
-        from runner.config.check import exit_with_problems
-        from runner.sweep.cluster import Refused, run_all
-        from runner.sweep.conclude import checked_runs
-        from runner.sweep.ray_engine import Needs, RayEngine
-
-        runs = checked_runs(self.loader, self.config, job_overrides)
-        try:
-            engine = RayEngine(self.address, Needs(self.num_cpus, self.num_gpus, None), self.restarts)
-        except Refused as refusal:
-            exit_with_problems([str(refusal)])
-        return _returns(job_overrides, run_all(runs, engine))
-
-
 def _returns(jobs: Sequence[Sequence[str]], objectives: Sequence[float]) -> list[JobReturn]:
-    """Return what Hydra wants to know of jobs that have ended."""
+    """Return what Hydra's sweepers take for a job that has ended."""
     return [
         JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
         for overrides, objective in zip(jobs, objectives, strict=True)
     ]
+
+
+class _ClusterLauncher(Launcher):
+    """Submits jobs to a cluster; each is waited for by itself, and a bad job ends alone.
+
+    Args:
+        options: of the cluster's engine, see `conf/hydra/launcher`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options: Any = OmegaConf.to_container(OmegaConf.create(options))
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def engine(self) -> Any:
+        """Return the engine, see `runner.sweep.cluster`."""
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs that are not done yet, and return the objectives of all."""
+        from runner.sweep.cluster import run_all
+        from runner.sweep.conclude import checked_runs
+
+        runs = checked_runs(self.loader, self.config, job_overrides)
+        return _returns(job_overrides, run_all(runs, self.engine(), self.config.sweep.wait))
+
+
+class SlurmLauncher(_ClusterLauncher):
+    """Runs the jobs on the Slurm cluster of this machine."""
+
+    def engine(self) -> Any:
+        from runner.sweep.slurm import SlurmEngine
+
+        return SlurmEngine(**self.options)
+
+
+class SubmititLauncher(_ClusterLauncher):
+    """Runs the jobs as submitit's processes on this machine, all at the same time."""
+
+    def engine(self) -> Any:
+        from runner.sweep.slurm import MachineEngine
+
+        return MachineEngine(**self.options)
+
+
+class RayLauncher(_ClusterLauncher):
+    """Runs the jobs as tasks of a Ray cluster."""
+
+    def engine(self) -> Any:
+        from runner.sweep.ray_engine import RayEngine
+
+        return RayEngine(**self.options)
 
 
 class GridSweeper(BasicSweeper):
@@ -99,10 +121,10 @@ class GridSweeper(BasicSweeper):
             _ = job.return_value  # raises what the job has raised
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Exit with code 2 and a sentence for each problem; the local launcher does so by itself."""
+        """Exit with code 2 and a sentence for each problem; our launchers do so by themselves."""
         from runner.sweep.conclude import checked_runs
 
-        if not isinstance(self.launcher, LocalLauncher | RayLauncher):
+        if not isinstance(self.launcher, LocalLauncher | _ClusterLauncher):
             checked_runs(self.hydra_context.config_loader, self.config, batch)
 
 

@@ -26,10 +26,14 @@ MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launc
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
 DATABASES = r"sqlite:///(?!:memory:).|postgresql://."  # optuna's other storages unpickle what they find
 SEARCH = "hydra_plugins.local_launcher.SearchSweeper"
-EXTRAS = {  # plugin of a launcher -> the extra that brings it
-    "hydra_joblib_launcher": "joblib",
-    "hydra_submitit_launcher": "slurm",
-    "hydra_ray_launcher": "ray",
+EXTRAS = {  # launcher -> the package that it needs, and the extra that brings this
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": (
+        "hydra_plugins.hydra_joblib_launcher",
+        "joblib",
+    ),
+    "hydra_plugins.local_launcher.RayLauncher": ("ray", "ray"),
+    "hydra_plugins.local_launcher.SlurmLauncher": ("submitit", "slurm"),
+    "hydra_plugins.local_launcher.SubmititLauncher": ("submitit", "slurm"),
 }
 
 
@@ -80,10 +84,11 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
     """Return a sentence if the launcher or the sweeper is no choice of its group, or if its package is missing."""
     if not isinstance(node, dict):
         return [f"hydra.{kind} must be chosen by hydra/{kind}=..., got {as_yaml(node)}"]
-    package = "".join(str(node.get("_target_")).split(".")[1:2])
-    problems = _problems_of_sweeper(node) if kind == "sweeper" else []
-    if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
-        problems.append(f"hydra.{kind} needs {package}, which is not installed: uv sync --extra {EXTRAS[package]}")
+    problems = _problems_of_sweeper(node) if kind == "sweeper" else problems_of_values({"hydra": {"launcher": node}})
+    package, extra = EXTRAS.get(str(node.get("_target_")), ("sys", ""))
+    if importlib.util.find_spec(package) is None:
+        name = package.rpartition(".")[2]
+        problems.append(f"hydra.{kind} needs {name}, which is not installed: uv sync --extra {extra}")
     return problems
 
 

@@ -19,7 +19,17 @@ from runner.config.tree import as_yaml, walk
 from runner.storage.weights import digest_at
 
 RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
-WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
+WHERE = (
+    "device",
+    "threads",
+    "data.root",
+    "runs_dir",
+    "name",
+    "force",
+    "allow_targets",
+    "resources.gpus",
+    "resources.mem_gb",
+)
 NOT_IDENTITY = (*RECORDING, *WHERE)  # keys that cannot change a result
 ABSENT = (("init_from", None), ("augment._target_", "data.Unchanged"))  # leaves that stand for nothing
 OF_A_SWEEP = re.compile(r"sweep\.|penalty\.[^.]+\.weight_range")  # nor can these: they tell which runs there are

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from runner.storage.atomic import read_json
+from runner.storage.slurm import standing
 from runner.summary.settings import is_number
 
 NOT_MEASURED = ("optimizer/", "time/", "best/epoch")
@@ -45,11 +46,11 @@ class RunRecord:
 
 
 def directories(folders: Sequence[Path]) -> list[Path]:
-    """Return the directories of runs at or below some folders: those that hold a result or a config."""
+    """Return the directories of runs at or below some folders: those that hold a result, a config or a job."""
     found = {
         path.parent
         for folder in folders
-        for name in ("result.json", "config.yaml")
+        for name in ("result.json", "config.yaml", "job.json")
         for path in folder.rglob(name)
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)  # a launcher's own
     }
@@ -61,17 +62,33 @@ def read_run(path: Path) -> RunRecord:
     try:
         result = read_json(path / "result.json")
     except FileNotFoundError:
-        return RunRecord(path, {}, "unreadable", "there is no result.json: the run ended before it could write one")
+        nothing = "unreadable", "there is no result.json: the run ended before it could write one"
+        return RunRecord(path, {}, *(standing(path) or nothing))
     except (OSError, ValueError) as error:
         return RunRecord(path, {}, "unreadable", " ".join(str(error).split()))
     fields = ("status", "group_id", "run_id")
     if not isinstance(result, dict) or not all(isinstance(result.get(field), str) for field in fields):
         return RunRecord(path, {}, "unreadable", f"{path / 'result.json'} has no status, group_id and run_id")
     status = result["status"]
-    if status == "running":
-        where = f"epoch {result.get('epoch')} of {result.get('epochs')}"
-        return RunRecord(path, result, status, f"{where}, or killed there: the same command again goes on")
-    return RunRecord(path, result, status, " ".join(str(result.get("reason", "no reason given")).split()))
+    if status in ("running", "interrupted"):
+        return _unfinished(path, result)
+    return RunRecord(path, result, status, _reason_of(result))
+
+
+def _unfinished(path: Path, result: Mapping[str, Any]) -> RunRecord:
+    """Return what is known of a run that has not ended, and of its job if it has one."""
+    where = f"epoch {result.get('epoch')} of {result.get('epochs')}"
+    if job := standing(path):
+        status, reason = job
+        if status != "lost" or result["status"] == "running":
+            return RunRecord(path, result, status, f"{where}, {reason}")
+    if result["status"] == "running":
+        return RunRecord(path, result, "running", f"{where}, or killed there: the same command again goes on")
+    return RunRecord(path, result, result["status"], _reason_of(result))
+
+
+def _reason_of(result: Mapping[str, Any]) -> str:
+    return " ".join(str(result.get("reason", "no reason given")).split())
 
 
 def config_of(runs: Sequence[RunRecord]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ WIDTH = 100  # characters of the table where there is no terminal
 DIGITS = 4  # that count, of the largest number of a column
 MOST_NAMED = 4  # rows in a sentence
 MOST_SHOWN = 20  # runs listed on the terminal; the Markdown lists all
+GOING_ON = ("running", "waiting")
 RANKS = {"probe": 2, "seconds": 3, "best": 4}  # of metrics, by what they begin with
 
 
@@ -165,12 +167,21 @@ def show(summary: Summary, folder: Path, metric: str | None, console: Console | 
     notes += [f"No room for {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}."] if left_out else []
     for note in notes:
         console.print(Text(note, style="dim"))
+    if any(run.status in (*GOING_ON, "lost") for run in summary.others):
+        console.print(Text(_counts(summary)))
     for run in summary.others[:MOST_SHOWN]:
-        console.print(Text(listed(run), style="" if run.status in ("running", "pruned") else "red"), soft_wrap=True)
+        console.print(Text(listed(run), style="" if run.status in GOING_ON else "red"), soft_wrap=True)
         console.print(Text(f"    {run.log}"), soft_wrap=True)
     if len(summary.others) > MOST_SHOWN:
         console.print(Text(f"and {len(summary.others) - MOST_SHOWN} more in summary.md"))
     console.print(Text(f"tables and pictures are in {folder}"), soft_wrap=True)
+
+
+def _counts(summary: Summary) -> str:
+    """Return how many runs stand how, those that choose among them."""
+    done = sum(len(row.done) for row in (*summary.rows, *summary.trials))
+    others = Counter(run.status for run in summary.others)
+    return ", ".join([f"{done} done", *(f"{number} {status}" for status, number in others.items())])
 
 
 def markdown(summary: Summary, title: str, metric: str | None, answer: Sequence[str] = ()) -> str:

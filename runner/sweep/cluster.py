@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runner.config.check import exit_with_problems
 from runner.outcome import FAILED, objective
 from runner.signals import StopSignals
 from runner.storage.directory import Run
-from runner.storage.status import ENDED, Status
+from runner.storage.status import Status
 from runner.sweep.conclude import Submitted
 from runner.sweep.job import record_exit
 from runner.sweep.overview import Overview
@@ -63,7 +63,11 @@ class Engine(Protocol):
     """What starts jobs on a cluster."""
 
     def attached(self, runs: Sequence[Run]) -> Mapping[Path, Job]:
-        """Return the jobs of an earlier command that are still queued or running, by the directory of their run."""
+        """Return the jobs of an earlier command that are still queued or running, by the directory of their run.
+
+        Raises:
+            Refused: if the engine does not answer.
+        """
 
     def submit(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Job]]:
         """Submit a job for each run, which calls `runner.sweep.job.train_in_engines_process`.
@@ -89,7 +93,10 @@ def run_all(runs: Sequence[Run], engine: Engine, wait: bool = True) -> list[floa
     """
     jobs = {run.path: run for run in runs}
     waiting = [run for run in jobs.values() if not run.needs_no_training]
-    attached = engine.attached(waiting)
+    try:
+        attached = engine.attached(waiting)
+    except Refused as refusal:
+        exit_with_problems([str(refusal)])
     print(
         f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before, "
         f"{len(attached)} queued or running already",
@@ -114,6 +121,7 @@ class _Watch:
         self.engine, self.runs, self.attached, self.total = engine, runs, attached, total
         self.on_error = runs[0].config["sweep"]["on_error"]
         self.jobs: dict[Path, tuple[Run, Job]] = {}
+        self.before: dict[Path, dict[str, Any]] = {}  # results from before the jobs
         self.begun: set[Path] = set()
         self.looked = 0.0
         self.stopping = False
@@ -143,6 +151,7 @@ class _Watch:
         left = {run.path: run for run in self.runs if run.path not in self.attached}
         try:
             for run, job in self.engine.submit(list(left.values())) if left else ():
+                self.before[run.path] = run.result()
                 self.take_up("submitted", left.pop(run.path), job)
         except Refused as refusal:
             if not self.jobs:
@@ -158,7 +167,7 @@ class _Watch:
         """Report the jobs that have ended, and return the statuses of their runs."""
         ended = [(run, end) for run, job in self.jobs.values() if (end := job.ended())]
         with ThreadPoolExecutor(RECORDERS) as recorders:
-            statuses = list(recorders.map(lambda each: _record(each[0], each[1], self.stopping), ended))
+            statuses = list(recorders.map(lambda each: self.status_after(*each), ended))
         for (run, _), status in zip(ended, statuses, strict=True):
             del self.jobs[run.path]
             self.overview.ended(run, status)
@@ -187,10 +196,16 @@ class _Watch:
                 self.reap()
                 time.sleep(TICK_SECONDS)
 
+    def status_after(self, run: Run, end: End) -> str:
+        """Return how the run of a job that has ended stands, once that can be seen here.
 
-def _record(run: Run, end: End, stopping: bool) -> str:
-    """Return how the run of a job that has ended stands, once that can be seen here."""
-    seen = time.monotonic() + LAG_SECONDS
-    while end.code == 0 and run.status not in ENDED and time.monotonic() < seen:
-        time.sleep(TICK_SECONDS)
-    return record_exit(run, end.code, end.reason, stopping)
+        A result from before the job is none: the job died before it could write anything.
+        """
+
+        def has_result() -> bool:
+            return run.has_ended and run.result() != self.before.get(run.path)
+
+        seen = time.monotonic() + LAG_SECONDS
+        while end.code == 0 and not has_result() and time.monotonic() < seen:
+            time.sleep(TICK_SECONDS)
+        return record_exit(run, end.code if has_result() else end.code or FAILED, end.reason, self.stopping)

@@ -16,8 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from runner.config.check import ConfigError, exit_with_problems, problems_of
-from runner.config.compose import Composer
+from runner.config.compose import Composed, Composer
 from runner.config.conf_files import CONF
+from runner.config.hydra_node import SEARCH
 from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command, uv_prefix
 from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
@@ -27,6 +28,7 @@ from runner.storage.members import Member, add_to_list, listed, use_list_of
 from runner.storage.status import Status
 
 LONG_NUMBER = re.compile(r"(?<==)-?\d*\.\d{5,}(?:e-?\d+)?(?!\S)")  # of more digits than anybody reads, as optuna's
+SLURM = "hydra_plugins.local_launcher.SlurmLauncher"  # whose jobs need no driver
 DIED = "its process died during training (killed, or a crash in native code)"
 
 
@@ -57,12 +59,23 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
     """
     composer = Composer(loader, config.hydra.overrides.hydra)
     composed = [composer.compose(lines) for lines in batch]
-    if problems := [problem for each in composed for problem in problems_of(each)]:
+    if problems := [problem for each in composed for problem in problems_of(each) + _problems_of_leaving(each)]:
         exit_with_problems(problems)
     titles = titles_of(batch)
     runs = [Run(each.values, each.overrides, title) for each, title in zip(composed, titles, strict=True)]
     add_to_list(runs)
     return runs
+
+
+def _problems_of_leaving(composed: Composed) -> list[str]:
+    """Return a sentence if the jobs are to be left alone where that cannot be."""
+    if composed.values["sweep"]["wait"]:
+        return []
+    if composed.hydra["launcher"]["_target_"] != SLURM:
+        return ["sweep.wait=false needs hydra/launcher=submitit_cluster: under others the jobs end with this command"]
+    if composed.hydra["sweeper"]["_target_"] == SEARCH:
+        return ["sweep.wait=false needs hydra/sweeper=grid: a search proposes jobs by what others have shown"]
+    return []
 
 
 def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:

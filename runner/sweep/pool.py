@@ -180,10 +180,10 @@ class _Pool:
 def _status_after(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:
     """Return how a run stands after its process exited, with code BUSY if it found another one at work."""
     code = 0 if exit_code == BUSY else exit_code
-    return record_exit(run, code, _reason_of_death(exit_code), stopping, pruned)
+    return record_exit(run, code, reason_of_death(exit_code), stopping, pruned)
 
 
-def _reason_of_death(exit_code: int) -> str:
+def reason_of_death(exit_code: int) -> str:
     """Return in words how a process ended; multiprocessing makes signals negative."""
     if exit_code >= 0:
         return f"its process exited with code {exit_code} during training"

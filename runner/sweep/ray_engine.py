@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from runner.outcome import FAILED
 from runner.signals import STOP_CODES
@@ -37,83 +36,86 @@ REASONS = {
 }
 
 
-class Needs(NamedTuple):
-    """What one job needs of one machine.
-
-    Attributes:
-        num_cpus: cores, and threads.
-        num_gpus: GPUs; jobs can share one.
-        memory_gb: memory that Ray sets aside; null: none.
-    """
-
-    num_cpus: float
-    num_gpus: float
-    memory_gb: float | None
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.num_cpus))
-
-    @property
-    def memory(self) -> int | None:
-        """The memory in bytes."""
-        return int(self.memory_gb * 2**30) if self.memory_gb else None
-
-
 class RayEngine:
     """A Ray cluster.
 
     Args:
         address: of the cluster (auto: that of this machine; null: start one).
-        needs: of each job.
+        num_cpus: cores of each job.
+        num_gpus: GPUs of each job whose run does not say.
+        mem_gb: memory of each job whose run does not say (null: any).
         restarts: times that a job is started again after its machine has died.
-
-    Raises:
-        Refused: if there is no cluster.
     """
 
-    def __init__(self, address: str | None, needs: Needs, restarts: int) -> None:
-        self.needs, self.restarts = needs, restarts
-        if ray.is_initialized():  # by the trials before, in a search
-            return
-        path = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
-        try:
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                runtime_env={"env_vars": {"PYTHONPATH": path}},
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
-            raise Refused(f"hydra.launcher.address={address} leads to no Ray cluster: {first}") from error
+    def __init__(
+        self, address: str | None, num_cpus: float, num_gpus: float, mem_gb: float | None, restarts: int
+    ) -> None:
+        self.address, self.restarts = address, restarts
+        self.usual = {"num_cpus": num_cpus, "num_gpus": num_gpus, "mem_gb": mem_gb}
 
     def attached(self, runs: Sequence[Run]) -> Mapping[Path, Job]:
-        """Return nothing: the tasks of an earlier command have died with it."""
-        return {}
-
-    def submit(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Job]]:
-        """Submit a task for each run.
+        """Connect to the cluster; return no job, since those of an earlier command have died with it.
 
         Raises:
-            Refused: if no machine of the cluster has what a job needs: Ray would wait for one.
+            Refused: if there is no cluster, or none of its machines has what a job needs: Ray would wait for one.
         """
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        wanted = {"CPU": self.needs.num_cpus, "GPU": self.needs.num_gpus, "memory": self.needs.memory or 0}
-        if not any(all(machine.get(name, 0) >= number for name, number in wanted.items()) for machine in machines):
-            most = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in wanted}
-            raise Refused(
-                f"hydra.launcher must need no more than a machine of the Ray cluster has (at most {most['CPU']:g} CPU, "
-                f"{most['GPU']:g} GPU, {most['memory'] / 2**30:.3g} GB), got {_words(self.needs)}"
-            )
-        for run in runs:
-            yield run, RayJob(run, self.needs, self.restarts)
+        if runs and not ray.is_initialized():  # by the trials before, in a search
+            _connect(self.address)
+        if runs:
+            machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            for run in runs:
+                _require(self._needs_of(run), machines)
+        return {}
 
-    def cancel(self, jobs: Sequence[Job], at_once: bool) -> None:
+    def _needs_of(self, run: Run) -> dict[str, float]:
+        """Return what the job of a run needs of one machine, by Ray's names."""
+        said = {"num_gpus": run.config["resources"]["gpus"], "mem_gb": run.config["resources"]["mem_gb"]}
+        needs = self.usual | {key: value for key, value in said.items() if value is not None}
+        return {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], "memory": (needs["mem_gb"] or 0) * 2**30}
+
+    def submit(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Job]]:
+        """Submit a task for each run."""
+        for run in runs:
+            yield run, RayJob(run, self._needs_of(run), self.restarts)
+
+    def cancel(self, jobs: Sequence[Any], at_once: bool) -> None:
         """End tasks: those that run get a Ctrl-C, unless it is to be at once."""
         for job in jobs:
-            assert isinstance(job, RayJob)
             ray.cancel(job.task, force=at_once)
+
+
+def _connect(address: str | None) -> None:
+    """Connect to a cluster, whose processes are to find all packages that this one finds.
+
+    Raises:
+        Refused: if there is none.
+    """
+    path = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Refused(f"hydra.launcher.address={address} leads to no Ray cluster: {_first_line(error)}") from error
+
+
+def _require(needs: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> None:
+    """Raise Refused if no machine has what a job needs."""
+    if any(all(machine.get(name, 0) >= number for name, number in needs.items()) for machine in machines):
+        return
+    most = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in needs}
+    raise Refused(
+        f"a job must need no more than one machine of the Ray cluster has, got {_words(needs)}; "
+        f"the most that one has: {_words(most)}"
+    )
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    """Return resources of a machine in words."""
+    return f"{resources['CPU']:g} CPU, {resources['GPU']:g} GPU, {resources['memory'] / 2**30:.3g} GB"
 
 
 class RayJob:
@@ -121,23 +123,19 @@ class RayJob:
 
     Args:
         run: to train.
-        needs: of the job.
+        needs: of the job, by Ray's names.
         restarts: times that it may be started again.
     """
 
-    def __init__(self, run: Run, needs: Needs, restarts: int) -> None:
+    def __init__(self, run: Run, needs: Mapping[str, float], restarts: int) -> None:
         self.run, self.needs, self.restarts, self.log = run, needs, restarts, run.log
         self.start()
 
     def start(self) -> None:
         """Submit the task."""
-        remote = ray.remote(
-            num_cpus=self.needs.num_cpus,
-            num_gpus=self.needs.num_gpus,
-            memory=self.needs.memory,
-            max_retries=0,  # Ray's own would be silent
-        )(_train)
-        self.task = remote.remote(self.run, Path.cwd(), self.needs.threads)
+        cores, gpus, memory = self.needs["CPU"], self.needs["GPU"], self.needs["memory"]
+        options = {"num_cpus": cores, "num_gpus": gpus, "memory": memory or None, "max_retries": 0}  # Ray's are silent
+        self.task = ray.remote(_train).options(**options).remote(self.run, Path.cwd(), max(1, int(cores)))
         self.id = self.task.task_id().hex()
 
     def ended(self) -> End | None:
@@ -161,12 +159,11 @@ def _end_of(error: RayError) -> End:
     """Return how a job ended that did not return."""
     known = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), None)
     code = STOP_CODES[0] if isinstance(error, TaskCancelledError) else FAILED
-    return End(code, known or next(iter(str(error).splitlines()), type(error).__name__))
+    return End(code, known or _first_line(error))
 
 
-def _words(needs: Needs) -> str:
-    """Return needs as options of the launcher."""
-    return " ".join(f"{name}={value:g}" for name, value in needs._asdict().items() if value)
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _train(run: Run, folder: Path, threads: int) -> int:
