@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from runner.outcome import FAILED
 from runner.signals import STOP_CODES
@@ -27,6 +30,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is st
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, TaskCancelledError, WorkerCrashedError
 
+CONNECT_SECONDS = 10.0  # within which a cluster answers
 LEAVING_SECONDS = 30.0  # in which the job of a driver or of a machine that has died ends as well
 REASONS = {
     WorkerCrashedError: "its process died (killed by somebody, or a crash in native code)",
@@ -48,7 +52,7 @@ class RayEngine:
     """
 
     def __init__(
-        self, address: str | None, num_cpus: float, num_gpus: float, mem_gb: float | None, restarts: int
+        self, address: str | None, num_cpus: float, num_gpus: float | None, mem_gb: float | None, restarts: int
     ) -> None:
         self.address, self.restarts = address, restarts
         self.usual = {"num_cpus": num_cpus, "num_gpus": num_gpus, "mem_gb": mem_gb}
@@ -71,7 +75,7 @@ class RayEngine:
         """Return what the job of a run needs of one machine, by Ray's names."""
         said = {"num_gpus": run.config["resources"]["gpus"], "mem_gb": run.config["resources"]["mem_gb"]}
         needs = self.usual | {key: value for key, value in said.items() if value is not None}
-        return {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], "memory": (needs["mem_gb"] or 0) * 2**30}
+        return {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"] or 0, "memory": (needs["mem_gb"] or 0) * 2**30}
 
     def submit(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Job]]:
         """Submit a task for each run."""
@@ -91,7 +95,10 @@ def _connect(address: str | None) -> None:
         Refused: if there is none.
     """
     path = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+    where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     try:
+        if found := re.fullmatch(r"(.+):(\d+)", where or ""):  # Ray itself would try for minutes
+            socket.create_connection((found[1], int(found[2])), CONNECT_SECONDS).close()
         ray.init(
             address=address or "local",
             log_to_driver=False,
@@ -99,7 +106,7 @@ def _connect(address: str | None) -> None:
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise Refused(f"hydra.launcher.address={address} leads to no Ray cluster: {_first_line(error)}") from error
+        raise Refused(f"hydra.launcher.address={where} leads to no Ray cluster: {_first_line(error)}") from error
 
 
 def _require(needs: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> None:
