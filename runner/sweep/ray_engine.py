@@ -159,6 +159,7 @@ class RayJob:
             return _end_of(error)
         self.restarts -= 1
         self.start()
+        print(f"started again: {self.run.title}  job {self.id}, since {REASONS[NodeDiedError]}", flush=True)
         return None
 
 

@@ -1,0 +1,195 @@
+"""Jobs on a real Ray cluster of two machines, both of them this one.
+
+Ray is large, so these take its extra: `uv run --extra ray pytest -m slow tests/test_ray.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.sweeps import FAULTY, LONG, REASONS, TIMES, Sweeps
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.process,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: uv sync --extra ray"),
+]
+FAULTS = {1: "raise", 2: "diverge", 3: "kill", 4: "crash", 5: "leave"}
+CAUSES = {**REASONS, **dict.fromkeys(("kill", "crash", "leave"), "its process died")}
+
+
+class Cluster:
+    """Two machines of a Ray cluster, of one core each.
+
+    Args:
+        folder: of Ray's own files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.folder, self.faults = folder, folder / "faults.json"
+        self.faults.write_text("{}")
+        self.machines: list[subprocess.Popen[bytes]] = []
+        self.add(
+            "--head", f"--port={self.address.partition(':')[2]}", "--include-dashboard=false", f"--temp-dir={folder}"
+        )
+        self.add(f"--address={self.address}")
+
+    def add(self, *how: str) -> None:
+        """Start a machine; its processes find neither the packages nor the options of any driver."""
+        options = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000")
+        line = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options, *how]
+        environment = {**os.environ, "FAULTS": str(self.faults), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+        with (self.folder / "said").open("ab") as said:
+            machine = subprocess.Popen(line, env=environment, stdout=said, stderr=said, start_new_session=True)
+        self.machines.append(machine)
+        end = time.monotonic() + 120
+        while (self.folder / "said").read_text().count("Ray runtime started") < len(self.machines):
+            assert time.monotonic() < end
+            assert machine.poll() is None
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """Kill the second machine: its raylet, as if by a loss of power; all else of it notices that."""
+        machine = self.machines.pop()
+        raylet = next(each for each in psutil.Process(machine.pid).children(recursive=True) if each.name() == "raylet")
+        raylet.kill()
+        machine.wait(60)
+
+    def end(self) -> None:
+        for machine in reversed(self.machines):
+            started = psutil.Process(machine.pid).children(recursive=True)
+            machine.terminate()
+            machine.wait(60)
+            for process in psutil.wait_procs(started, timeout=20)[1]:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("ray"))
+    yield cluster
+    cluster.end()
+
+
+@pytest.fixture
+def on_ray(sweeps: Sweeps, cluster: Cluster) -> Sweeps:
+    """Sweeps that find the cluster."""
+    sweeps.faults = cluster.faults
+    sweeps.faults.write_text("{}")
+    sweeps.environment |= {"RAY_ADDRESS": cluster.address, "FAULTS": str(cluster.faults)}
+    return sweeps
+
+
+def numbers(sweeps: Sweeps, name: str = "train") -> dict[str, dict[str, Any]]:
+    """Return what must not depend on where a run was trained, and how often it was killed."""
+    return {
+        run: {key: result[key] for key in result if key not in TIMES} for run, result in sweeps.results(name).items()
+    }
+
+
+def test_eight_jobs_of_which_five_go_wrong(on_ray: Sweeps) -> None:
+    """Each bad job ends alone, with its cause; the others are bit-equal to local ones; the same command repeats it."""
+    grid = (*FAULTY, "hydra/launcher=ray_cluster", "loss.job=range(8)")
+    on_ray.faults.write_text(json.dumps(FAULTS))
+    said = on_ray.run(*grid, code=1)
+    assert "Traceback" not in said
+    found = {int(re.search(r"job=(\d+)|$", name)[1] or 0): result for name, result in on_ray.results().items()}
+    assert len(found) == said.count("submitted: ") == 8
+    for job, result in found.items():
+        fault = FAULTS.get(job)
+        assert result["status"] == {None: "done", "diverge": "diverged"}.get(fault, "failed")
+        assert fault is None or CAUSES[fault] in result["reason"]
+        assert fault is None or result["run_id"] in said.partition("[8/8]")[2]
+    on_ray.faults.write_text("{}")
+    said = on_ray.run(*grid, code=1)  # a divergence stays one
+    assert said.count("submitted: ") == 4
+    assert sorted(on_ray.times_trained().values()) == [0] + [1] * 7
+    on_ray.run(*FAULTY, "loss.job=range(8)", name="local")
+    found, local = numbers(on_ray), numbers(on_ray, "local")
+    assert sum(found[run] == local[run] for run in local) == 7
+    assert "submitted: " not in on_ray.run(*grid, code=1)
+
+
+def long(sweeps: Sweeps, name: str = "train") -> int:
+    """Start a sweep of four long jobs, and return once two of them are in training."""
+    process = sweeps.start(*LONG, "epochs=4000", "hydra/launcher=ray_cluster", name=name)
+    sweeps.wait_until(lambda: len({path.parent for path in sweeps.paths(name, "checkpoint-*.pt")}) == 2, process)
+    return process
+
+
+def check_long(sweeps: Sweeps, name: str = "train") -> None:
+    """Compare a sweep of four long jobs with an undisturbed one of this machine."""
+    sweeps.run(*LONG, "epochs=4000", name="local")
+    assert numbers(sweeps, name) == numbers(sweeps, "local")
+    assert list(sweeps.times_trained(name).values()) == [1] * 4
+
+
+def test_a_machine_dies(on_ray: Sweeps, cluster: Cluster) -> None:
+    """Its jobs go on, from their checkpoints, on the machine that is left."""
+    process = long(on_ray)
+    cluster.kill()
+    code, said = on_ray.wait(process)
+    cluster.add(f"--address={cluster.address}")
+    assert code == 0, said
+    assert said.count("started again") == 1
+    logs = [path.read_text() for path in on_ray.paths("train", "train.log")]
+    assert sum("resumed at epoch" in log for log in logs) == 1
+    check_long(on_ray)
+
+
+def test_the_driver_is_killed(on_ray: Sweeps) -> None:
+    """Its tasks die; the same command goes on."""
+    process = long(on_ray)
+    os.kill(process, signal.SIGKILL)
+    on_ray.wait(process)
+    said = on_ray.run(*LONG, "epochs=4000", "hydra/launcher=ray_cluster")
+    assert said.count("submitted: ") == 4
+    check_long(on_ray)
+
+
+def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
+    """Ctrl-C has all jobs save; SIGTERM to a job's own process has that one save and end alone."""
+    process = long(on_ray)
+    os.kill(process, signal.SIGINT)
+    code, said = on_ray.wait(process)
+    assert code == 130, said
+    assert [result["status"] for result in on_ray.results().values()] == ["interrupted"] * 4
+    process = long(on_ray)
+    job = next(each for each in psutil.process_iter() if each.name().startswith("ray::_train"))
+    job.terminate()
+    code, said = on_ray.wait(process)
+    assert code == 1, said
+    assert sorted(result["status"] for result in on_ray.results().values()) == ["done"] * 3 + ["interrupted"]
+    on_ray.run(*LONG, "epochs=4000", "hydra/launcher=ray_cluster")
+    check_long(on_ray)
+
+
+def test_what_the_cluster_does_not_have_is_told(on_ray: Sweeps) -> None:
+    grid = (*LONG, "epochs=1", "hydra/launcher=ray_cluster")
+    for more in (
+        "hydra.launcher.num_gpus=0.25",
+        "resources.gpus=1",
+        "hydra.launcher.num_cpus=1.5",
+        "resources.mem_gb=1e6",
+    ):
+        assert "the most that one has: 1 CPU, 0 GPU" in on_ray.run(*grid, more, code=2)
+    assert "needs hydra/launcher=submitit_cluster" in on_ray.run(*grid, "sweep.wait=false", code=2)
+    on_ray.environment["RAY_ADDRESS"] = "127.0.0.1:9"
+    assert "hydra.launcher.address=127.0.0.1:9 leads to no Ray cluster: " in on_ray.run(*grid, code=2)
+    assert not on_ray.results()
