@@ -1,10 +1,12 @@
-"""Jobs on a real Ray cluster of two machines, both of them this one.
+"""Jobs on Ray: what we make of its answers, with a stand-in for Ray; and on a real cluster of two machines.
 
-Ray is large, so these take its extra: `uv run --extra ray pytest -m slow tests/test_ray.py`.
+Both machines are this one. Ray is large, so the real one takes its extra:
+`uv run --extra ray pytest -m slow tests/test_ray.py`.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -16,19 +18,173 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from support.sweeps import FAULTY, LONG, REASONS, TIMES, Sweeps
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.process,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: uv sync --extra ray"),
-]
+from runner.config.conf_files import file_of, load
+from runner.sweep.cluster import Refused
+
 FAULTS = {1: "raise", 2: "diverge", 3: "kill", 4: "crash", 5: "leave"}
 CAUSES = {**REASONS, **dict.fromkeys(("kill", "crash", "leave"), "its process died")}
+
+
+ERRORS = ("RayError", "NodeDiedError", "OutOfMemoryError", "TaskCancelledError", "WorkerCrashedError", "RayTaskError")
+
+
+class Task:
+    """A task that Ray knows the end of, or none yet."""
+
+    def __init__(self, end: Any) -> None:
+        self.end = end
+
+    def task_id(self) -> bytes:
+        return bytes([1, 2])
+
+
+class FakeRay(ModuleType):
+    """What we use of Ray; the tasks end as the list `ends` says, and what was asked for stands in `asked`."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.exceptions: Any = ModuleType("ray.exceptions")
+        base = type("RayError", (Exception,), {})
+        for name in ERRORS:
+            setattr(self.exceptions, name, base if name == "RayError" else type(name, (base,), {}))
+        self.engine: Any = None
+        self.ends: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
+        self.machines: list[dict[str, float]] = [{"CPU": 2.0, "memory": 8 * 2.0**30}]
+        self.init = lambda **options: self.asked.append(options)
+        self.is_initialized = lambda: bool(self.asked)
+        self.nodes = lambda: [{"Alive": True, "Resources": machine} for machine in self.machines]
+        self.remote = lambda function: self
+
+    def options(self, **options: Any) -> FakeRay:
+        self.asked.append(options)
+        return SimpleNamespace(remote=lambda *arguments: Task(self.ends.pop(0)))  # type: ignore[return-value]
+
+    def wait(self, tasks: list[Task], timeout: float) -> tuple[list[Task], list[Task]]:
+        return [task for task in tasks if task.end is not None], []
+
+    def get(self, task: Task) -> Any:
+        if isinstance(task.end, Exception):
+            raise task.end
+        return task.end
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRay]:
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", ray.exceptions)
+    monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}/packages")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("runner.sweep.ray_engine", None)
+    ray.engine = importlib.import_module("runner.sweep.ray_engine")
+    yield ray
+    del sys.modules["runner.sweep.ray_engine"]  # it knows the stand-in
+
+
+def engine_of(fake: FakeRay, **options: Any) -> Any:
+    usual = load(file_of("hydra/launcher", "ray_cluster"))
+    return fake.engine.RayEngine(**{key: options.get(key, usual[key]) for key in usual if key != "_target_"})
+
+
+def test_what_the_processes_of_a_cluster_are_told(fake: FakeRay, tmp_path: Path, composed: Any) -> None:
+    engine = engine_of(fake, num_cpus=0.5)
+    assert engine.attached([]) == {}
+    assert not fake.asked  # a sweep that is settled needs no cluster
+    assert engine.attached([composed()]) == {}
+    (options,) = fake.asked
+    assert options["address"] == "auto"
+    assert options["runtime_env"]["env_vars"]["PYTHONPATH"] == f"{tmp_path / 'mine'}{os.pathsep}/packages"
+    assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
+    fake.ends = [0, 0]
+    list(engine.submit([composed("resources.gpus=0.25"), composed("resources.mem_gb=2")]))
+    assert [(asked["num_cpus"], asked["num_gpus"], asked["memory"]) for asked in fake.asked[1:]] == [
+        (0.5, 0.25, None),
+        (0.5, 0, 2 * 2**30),
+    ]
+    assert all(asked["max_retries"] == 0 for asked in fake.asked[1:])
+
+
+@pytest.mark.parametrize("line", ["resources.gpus=0.25", "resources.mem_gb=9", "epochs=3"])
+def test_what_no_machine_has_is_refused(fake: FakeRay, composed: Any, line: str) -> None:
+    fake.machines.append({"CPU": 1.0, "GPU": 0.0, "memory": 2.0**30})
+    engine = engine_of(fake, num_cpus=2 if line.startswith("resources") else 3)
+    engine.attached([composed()]) if line.startswith("resources") else None
+    with pytest.raises(Refused, match="the most that one has: 2 CPU, 0 GPU, 8 GB"):
+        engine.attached([composed(), composed(line)])
+
+
+def test_a_wrong_address_is_refused(fake: FakeRay, composed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Refused, match=r"hydra.launcher.address=127.0.0.1:9 leads to no Ray cluster: "):
+        engine_of(fake, address="127.0.0.1:9").attached([composed()])
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:7")
+    with pytest.raises(Refused, match=r"hydra.launcher.address=127.0.0.1:7 leads to no Ray cluster: "):
+        engine_of(fake).attached([composed()])
+    assert not fake.asked
+    engine_of(fake, address=None).attached([composed()])
+    assert fake.asked[0]["address"] == "local"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("WorkerCrashedError", 1, "its process died (killed by somebody, or a crash in native code)"),
+        ("OutOfMemoryError", 1, "Ray killed its process, since the memory of its machine was nearly used up"),
+        ("TaskCancelledError", 130, "its task was cancelled"),
+        ("NodeDiedError", 1, "its machine died"),
+        ("RayTaskError", 1, "first"),
+    ],
+)
+def test_how_a_job_ended(fake: FakeRay, composed: Any, name: str, code: int, reason: str) -> None:
+    fake.ends = [getattr(fake.exceptions, name)("first\nsecond")]
+    ((_, job),) = engine_of(fake, restarts=0).submit([composed()])
+    assert tuple(job.ended()) == (code, reason)
+
+
+def test_a_job_whose_machine_dies_is_started_again(
+    fake: FakeRay, composed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead, killed = fake.exceptions.NodeDiedError(), fake.exceptions.WorkerCrashedError()
+    for ends, restarts, code in (([dead, dead, 0], 2, 0), ([dead, killed, 0], 2, 1), ([dead, dead, 0], 1, 1)):
+        fake.ends, fake.asked = [*ends], []
+        ((_, job),) = engine_of(fake, restarts=restarts).submit([composed()])
+        answers = [job.ended() for _ in range(3)]
+        assert next(end for end in answers if end).code == code
+        assert len(fake.asked) == 1 + answers.index(next(filter(None, answers)))
+        assert capsys.readouterr().out.count("started again") == len(fake.asked) - 1
+    fake.ends = [None]
+    ((_, job),) = engine_of(fake).submit([composed()])
+    assert job.ended() is None
+
+
+def test_a_task(fake: FakeRay, composed: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """It waits for the one before, whose machine has died; what it prints is in the run's log."""
+    run, held = composed(), [True, True, False]
+
+    def train(code: int | None) -> None:
+        os.write(1, b"native words\n")
+        if code is not None:
+            sys.exit(code)
+
+    monkeypatch.setattr(fake.engine, "is_held", lambda path: held.pop(0))
+    monkeypatch.setattr(fake.engine.time, "sleep", lambda seconds: None)
+    for code, found in ((None, 0), (130, 130), (143, 143), (1, 143)):
+        monkeypatch.setattr(fake.engine, "train_in_engines_process", lambda *job, code=code: train(code))
+        assert fake.engine._train(run, Path.cwd(), 1) == found
+        assert not held
+        held.append(False)
+    assert run.log.read_text() == "native words\n" * 4
+    os.write(1, b"mine\n")
+    assert capfd.readouterr().out == "mine\n"
 
 
 class Cluster:
@@ -82,6 +238,8 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed: uv sync --extra ray")
     cluster = Cluster(tmp_path_factory.mktemp("ray"))
     yield cluster
     cluster.end()
@@ -103,6 +261,7 @@ def numbers(sweeps: Sweeps, name: str = "train") -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 def test_eight_jobs_of_which_five_go_wrong(on_ray: Sweeps) -> None:
     """Each bad job ends alone, with its cause; the others are bit-equal to local ones; the same command repeats it."""
     grid = (*FAULTY, "hydra/launcher=ray_cluster", "loss.job=range(8)")
@@ -140,6 +299,7 @@ def check_long(sweeps: Sweeps, name: str = "train") -> None:
     assert list(sweeps.times_trained(name).values()) == [1] * 4
 
 
+@pytest.mark.slow
 def test_a_machine_dies(on_ray: Sweeps, cluster: Cluster) -> None:
     """Its jobs go on, from their checkpoints, on the machine that is left."""
     process = long(on_ray)
@@ -153,6 +313,7 @@ def test_a_machine_dies(on_ray: Sweeps, cluster: Cluster) -> None:
     check_long(on_ray)
 
 
+@pytest.mark.slow
 def test_the_driver_is_killed(on_ray: Sweeps) -> None:
     """Its tasks die; the same command goes on."""
     process = long(on_ray)
@@ -163,6 +324,7 @@ def test_the_driver_is_killed(on_ray: Sweeps) -> None:
     check_long(on_ray)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
     """Ctrl-C has all jobs save; SIGTERM to a job's own process has that one save and end alone."""
     process = long(on_ray)
@@ -180,6 +342,7 @@ def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
     check_long(on_ray)
 
 
+@pytest.mark.slow
 def test_what_the_cluster_does_not_have_is_told(on_ray: Sweeps) -> None:
     grid = (*LONG, "epochs=1", "hydra/launcher=ray_cluster")
     for more in (
