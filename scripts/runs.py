@@ -1,4 +1,6 @@
-"""Look at many runs: list, show, compare, curves, best, cancel, delete, export. RUN is a directory, or an id below runs/.
+"""Look at many runs: list, show, compare, curves, best, delete, export; cancel their jobs.
+
+RUN is a directory, or an id below runs/.
 
     uv run scripts/runs.py list runs/<name>
     uv run scripts/runs.py compare 1a2b3c4d 5e6f7a8b

@@ -179,9 +179,10 @@ def show(summary: Summary, folder: Path, metric: str | None, console: Console | 
 
 def _counts(summary: Summary) -> str:
     """Return how many runs stand how, those that choose among them."""
-    done = sum(len(row.done) for row in (*summary.rows, *summary.trials))
-    others = Counter(run.status for run in summary.others)
-    return ", ".join([f"{done} done", *(f"{number} {status}" for status, number in others.items())])
+    found = Counter(run.status for run in summary.others)
+    found["done"] = sum(len(row.done) for row in (*summary.rows, *summary.trials))
+    order = ["done", *GOING_ON, "lost"]
+    return ", ".join(f"{found[status]} {status}" for status in [*order, *sorted({*found} - {*order})] if found[status])
 
 
 def markdown(summary: Summary, title: str, metric: str | None, answer: Sequence[str] = ()) -> str:

@@ -6,10 +6,12 @@ preempted or meets its time limit is queued again by submitit, and resumes from 
 
 from __future__ import annotations
 
+import io
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from itertools import islice
 from os import waitstatus_to_exitcode
 from pathlib import Path
@@ -61,10 +63,11 @@ class _Executor:
         options = self.options | {key: value for key, value in _resources(wanted).items() if value is not None}
         given = {key if key in GENERIC else f"{self.kind}_{key}": value for key, value in options.items()}
         try:
-            executor = submitit.AutoExecutor(self.folder, self.kind, **self.how)
-            executor.update_parameters(**given)
-            here, threads = Path.cwd(), self.options["cpus_per_task"]
-            return executor.submit_array([_Training(run, here, threads) for run in runs])
+            with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                executor = submitit.AutoExecutor(self.folder, self.kind, **self.how)
+                executor.update_parameters(**given)
+                here, threads = Path.cwd(), self.options["cpus_per_task"]
+                return executor.submit_array([_Training(run, here, threads) for run in runs])
         except (RuntimeError, AssertionError, NameError, OSError) as error:
             raise Refused(f"{self.kind} does not take the jobs: {_in_one_line(error)}") from error
 

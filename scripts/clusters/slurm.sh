@@ -2,7 +2,11 @@
 
 started=()  # process ids, in the order of starting
 
-background() { setsid "$@" >>"$S/log/started.log" 2>&1 & started+=($!); }
+background() {  # its process id is then in $last
+    setsid "$@" >>"$S/log/started.log" 2>&1 &
+    last=$!
+    started+=("$last")
+}
 
 await() { for _ in $(seq 100); do "$@" >/dev/null 2>&1 && return; sleep .3; done; echo "waited in vain: $*" >&2; exit 1; }
 
@@ -63,13 +67,17 @@ CONF
     await test -S "$S/munge/socket"
     [[ $2 == none ]] || start_accounting
     background slurmctld -D -f "$SLURM_CONF"
+    controller=$last
     await scontrol ping
     start_node n1
     start_node n2
     await sh -c 'test "$(sinfo -h -N -t idle | wc -l)" = 2'
 }
 
-start_node() { background slurmd -D -N "$1" -f "$SLURM_CONF"; }
+start_node() {  # $node: process id of the last one
+    background slurmd -D -N "$1" -f "$SLURM_CONF"
+    node=$last
+}
 
 start_accounting() {
     mkdir -p "$S/mysql"
@@ -109,3 +117,236 @@ end_slurm() {
     wait
     started=()
 }
+
+# ---- the matrix
+
+T=(--config-dir=own data=line model=mlp histograms=false pictures=false evaluate_every=0 device=cpu allow_targets=[faults]
+    loss=faulty)
+
+sweep() {  # $1: name, then overrides; its words go to NAME.said, its exit code is returned
+    local name=$1
+    shift
+    timeout 900 "$python" "$here/train.py" -m "${T[@]}" name="$name" "$@" >>"$name.said" 2>&1
+}
+
+on_slurm() { sweep "$@" hydra/launcher=submitit_cluster hydra.launcher.mem_gb=1 hydra.launcher.cpus_per_task=1; }
+
+faults() { echo "$1" >faults.json; }
+
+job_of() { sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/"$1"/*job="$2",*/job.json; }  # of a sweep's run
+
+state_of() { squeue --noheader --states=all --array --jobs="$1" --Format=State:32 2>/dev/null | tr -d ' '; }
+
+has_begun() { grep -qs '"running"' runs/"$1"/*job="$2",*/result.json; }
+
+facts() { "$python" "$here/scripts/clusters/facts.py" "$@"; }  # about sweeps
+
+try_slurm() {
+    mkdir -p "$folder/work"
+    for accounting in slurmdbd none; do
+        start_slurm "$folder/$accounting" $accounting 1001
+        mkdir -p "$folder/work/$accounting"
+        cd "$folder/work/$accounting"
+        PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
+        export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+        title=$([[ $accounting == none ]] && echo "no accounting" || echo accounting)
+        matrix
+        end_slurm
+    done
+    [[ -n ${CASES:-} ]] || { many_jobs; many_submissions; }
+}
+
+matrix() {
+    for case in ${CASES:-eight left_and_attached stopped node time_limit pair early refused resources no_answer}; do
+        faults '{}'
+        row "$title: ${case//_/ }" "$("$case" || echo "FAILED: $case, see $PWD")"
+    done
+}
+
+eight() {  # one raises, one diverges, one is killed, one cancelled, one requeued, one meets its time limit
+    sweep local "loss.job=range(1,9)" epochs=400 sweep.n_jobs=2 || true
+    faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "5": "slow", "6": "slow"}'
+    on_slurm eight "loss.job=range(1,9)" epochs=400 hydra.launcher.timeout_min=3 hydra.launcher.signal_delay_s=60 \
+        hydra.launcher.max_num_timeout=0 &
+    local driver=$! code=0
+    for job in 4 5; do await_long has_begun eight $job; done
+    scancel "$(job_of eight 4)"
+    faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "6": "slow"}'
+    scontrol requeue "$(job_of eight 5)"
+    wait $driver || code=$?
+    local first
+    first="exit $code; $(facts causes eight local)"
+    faults '{}'
+    code=0
+    on_slurm eight "loss.job=range(1,9)" epochs=400 || code=$?
+    echo "$first. Again: exit $code, $(facts submitted eight last), $(facts equal eight local)"
+}
+
+left_and_attached() {  # submitted without waiting; a driver killed; the same command
+    sweep whole "loss.job=range(1,7)" epochs=300 sweep.n_jobs=2
+    faults '{"4": "slow", "5": "slow"}'
+    on_slurm left "loss.job=range(1,7)" epochs=300 sweep.wait=false
+    local said code=0
+    said="left: exit $?, $(facts counts left)"
+    on_slurm left "loss.job=range(1,7)" epochs=300 &
+    local driver=$!
+    sleep 10
+    kill -KILL "$(python_of $driver)"
+    wait $driver 2>/dev/null || true
+    faults '{}'
+    on_slurm left "loss.job=range(1,7)" epochs=300 || code=$?
+    echo "$said; driver killed; again: exit $code, $(facts submitted left last), $(facts equal left whole)"
+}
+
+stopped() {  # the driver gets SIGINT; then runs.py cancel
+    faults '{"1": "slow", "2": "slow", "3": "slow", "4": "slow", "5": "slow", "6": "slow"}'
+    on_slurm stopped "loss.job=range(1,7)" epochs=300 &
+    local driver=$! code=0
+    for job in 1 2 3 4; do await_long has_begun stopped $job; done
+    kill -INT "$(python_of $driver)"
+    wait $driver || code=$?
+    local said
+    said="Ctrl-C: exit $code, $(facts statuses stopped), $(squeue -h | wc -l) in the queue"
+    on_slurm stopped "loss.job=range(1,7)" epochs=300 sweep.wait=false
+    await_long facts is_running stopped 4
+    "$python" "$here/scripts/runs.py" cancel runs/stopped >>stopped.said
+    await_long test -z "$(squeue -h)"
+    faults '{}'
+    said+="; runs.py cancel: $(facts counts stopped)"
+    on_slurm stopped "loss.job=range(1,7)" epochs=300 || said+="; again: exit $?"
+    echo "$said; again: $(facts equal stopped whole)"
+}
+
+node() {  # slurmd, the jobs and their steps of a node are killed
+    faults '{"1": "slow", "2": "slow", "3": "slow", "4": "slow"}'
+    on_slurm node "loss.job=range(1,5)" epochs=300 &
+    local driver=$! code=0
+    for job in 1 2 3 4; do await_long has_begun node $job; done
+    local jobs
+    jobs=$(squeue -h --array --nodelist=n2 --Format=JobID:16)
+    kill -KILL "$node"
+    for job in $jobs; do
+        for process in $(processes_of "$job"); do kill -KILL "$process" 2>/dev/null || true; done
+    done
+    faults '{}'
+    wait $driver || code=$?
+    echo "exit $code, $(facts equal node whole), $(grep -l 'resumed at' runs/node/*/train.log | wc -l) resumed"
+    start_node n2
+    scontrol update nodename=n2 state=resume 2>/dev/null || true
+    await sh -c 'test "$(sinfo -h -N -t idle | wc -l)" = 2'
+}
+
+processes_of() {  # $1: a job's number; those of the job and those that watch its steps
+    local process
+    for process in /proc/[0-9]*; do
+        if tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qx "SLURM_JOB_ID=$1" ||
+            grep -aq "^slurmstepd: \[$1\." "$process/cmdline" 2>/dev/null; then
+            echo "${process#/proc/}"
+        fi
+    done
+}
+
+python_of() {  # $1: process id of a sweep in the background
+    local process=$1 child
+    while [[ $(cat "/proc/$process/comm") != python* ]] && child=$(pgrep -P "$process" | head -1) && [[ -n $child ]]; do
+        process=$child
+    done
+    echo "$process"
+}
+
+time_limit() {  # several sessions, each cut short by the limit
+    faults '{"1": "slow"}'
+    on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=30 &
+    local driver=$! code=0
+    await_long grep -qs 'resumed at' runs/limit/*/train.log
+    faults '{}'
+    wait $driver || code=$?
+    echo "exit $code, $(facts equal limit whole), resumed $(grep -c 'resumed at' runs/limit/*/train.log) times"
+}
+
+pair() {  # SIGTERM and USR2 within a step, as submitit sends them
+    faults '{"1": "slow"}'
+    on_slurm pair loss.job=1 epochs=300 &
+    local driver=$! code=0
+    await_long has_begun pair 1
+    scancel --signal=TERM "$(job_of pair 1)"
+    scancel --signal=USR2 "$(job_of pair 1)"
+    faults '{}'
+    wait $driver || code=$?
+    echo "exit $code, $(facts equal pair whole), resumed $(grep -c 'resumed at' runs/pair/*/train.log) times"
+}
+
+early() {  # a job killed while it imports, and one whose Python is not there
+    on_slurm early loss.job=1,2 epochs=300 &
+    local driver=$! code=0
+    await_long facts is_running early 2
+    scancel --signal=KILL --full "$(job_of early 2)"
+    wait $driver || code=$?
+    echo "exit $code, $(facts causes early)"
+}
+
+refused() {
+    on_slurm refused loss.job=1 hydra.launcher.partition=nowhere || true
+    tail -1 refused.said
+}
+
+resources() {
+    on_slurm resources "sweep.arms={small: {penalty: none}, large: {penalty: l2, resources.gpus: 1, resources.mem_gb: 2}}" \
+        loss.job=1,2 epochs=5 || echo "exit $?"
+    for job in $(sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/resources/*/job.json); do
+        scontrol show job "$job" | grep -o 'TRES=.*'
+    done | sort | uniq -c | tr -s ' \n' ' '
+    scontrol show job "$(job_of resources 1 | head -1)" | grep -o 'JobName=.*'
+}
+
+no_answer() {  # slurmctld away for a while
+    faults '{"1": "slow"}'
+    on_slurm away loss.job=1,2 epochs=300 &
+    local driver=$! code=0
+    await_long has_begun away 1
+    kill "$controller"
+    sleep 20
+    background slurmctld -D -f "$SLURM_CONF"
+    controller=$last
+    faults '{}'
+    wait $driver || code=$?
+    echo "exit $code, $(facts equal away whole)"
+}
+
+many_jobs() {
+    start_slurm "$folder/arrays" none 31
+    mkdir -p "$folder/work/arrays"
+    cd "$folder/work/arrays"
+    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
+    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+    on_slurm many "seed=range(100)" epochs=3 || true
+    row "100 jobs, MaxArraySize=31" "$(facts statuses many), $(facts times many), arrays $(ls -d runs/many/.submitit/* | sed 's/.*\///; s/_.*//' | sort | uniq -c | tr -s '\n ' ' ')"
+    end_slurm
+}
+
+many_submissions() {  # no Slurm: sbatch gives out numbers, squeue knows of no job
+    mkdir -p "$folder/stub" "$folder/work/stub"
+    cd "$folder/work/stub"
+    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
+    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+    printf '#!/bin/sh\necho Submitted batch job $(date +%%s%%N)\n' >"$folder/stub/sbatch"
+    printf '#!/bin/sh\nprintf "ClusterName = stub\\nMaxArraySize = 1001\\n"\n' >"$folder/stub/scontrol"
+    printf '#!/bin/sh\n' | tee "$folder/stub/squeue" >"$folder/stub/srun"
+    chmod +x "$folder"/stub/*
+    local found=
+    for number in 375 750 1500; do
+        local before after
+        before=$(children_seconds)
+        PATH=$folder/stub:$PATH on_slurm "many$number" "seed=range($number)" sweep.wait=false
+        after=$(children_seconds)
+        found+="$number: $(echo "$after - $before" | bc) s, $(du -sk --apparent-size runs/many$number/.submitit | cut -f1) kB; "
+    done
+    row "submission of so many jobs, processor time (sbatch a stub)" "$found"
+}
+
+children_seconds() { "$python" -c "
+import re, sys
+fields = open('/proc/$$/stat').read().rpartition(')')[2].split()
+print((int(fields[13]) + int(fields[14])) / 100)"; }
+
+await_long() { for _ in $(seq 400); do "$@" >/dev/null 2>&1 && return; sleep .5; done; echo "waited in vain: $*" >&2; return 1; }

@@ -20,7 +20,7 @@ TIMES = ("seconds", "examples_per_second", "time/examples_per_second")
 
 FAULTS = '''"""A loss that misbehaves in the midst of training, in the jobs and in the way that a file says."""
 
-import ctypes, json, os, signal, sys
+import ctypes, json, os, signal, sys, time
 from pathlib import Path
 
 import torch
@@ -43,10 +43,22 @@ class Faulty(MSE):
             ctypes.string_at(0)
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "slow":
+            time.sleep(0.2)
         if fault == "memory":
             torch.empty(1 << 60)
         return super().losses(outputs, targets) * (float("inf") if fault == "diverge" else 1)
 '''
+
+
+def write_faults(folder: Path | str) -> None:
+    """Write the loss, the option for it, and the file that says which jobs misbehave, so far none."""
+    folder = Path(folder)
+    (folder / "faults.json").write_text("{}")
+    (folder / "faults.py").write_text(FAULTS)
+    (folder / "own" / "loss").mkdir(parents=True)
+    (folder / "own" / "loss" / "faulty.yaml").write_text("_target_: faults.Faulty\njob: 0\n")
+
 
 # fault -> what the reason says
 REASONS = {
@@ -70,10 +82,7 @@ class Sweeps:
     def __init__(self, forks: Forks) -> None:
         self.forks, self.folder, self.started = forks, forks.folder, list[int]()
         self.faults = self.folder / "faults.json"
-        self.faults.write_text("{}")
-        (self.folder / "faults.py").write_text(FAULTS)
-        (self.folder / "own" / "loss").mkdir(parents=True)
-        (self.folder / "own" / "loss" / "faulty.yaml").write_text("_target_: faults.Faulty\njob: 0\n")
+        write_faults(self.folder)
         self.environment = {"PYTHONPATH": str(self.folder), "FAULTS": str(self.faults), "COLUMNS": "250"}
 
     def arguments(self, *arguments: str, name: str) -> list[str]:

@@ -1,0 +1,188 @@
+"""Sweeps on Slurm: submitted, left, found again, cancelled; on a Slurm that is played by scripts (`support.slurm`).
+
+scripts/clusters.sh tries the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+from support.forked import wait_until
+from support.slurm import install
+from support.sweeps import TINY, Sweeps
+
+from runner.storage.identity import ids
+
+
+class Slurm:
+    """A cluster with three places, and sweeps on it."""
+
+    def __init__(self, sweeps: Sweeps) -> None:
+        self.sweeps, self.folder = sweeps, sweeps.folder / "slurm"
+        sweeps.environment |= install(sweeps.folder)
+        python = f"hydra.launcher.python={sweeps.folder / 'bin' / 'python'}"
+        self.line = (*TINY, "hydra/launcher=submitit_cluster", python)
+
+    def faults(self, **faults: str) -> None:
+        """Say what the runs of some seeds do."""
+        self.sweeps.faults.write_text(json.dumps({name.strip("_"): fault for name, fault in faults.items()}))
+
+    def start(self, *words: str) -> int:
+        return self.sweeps.start(*self.line, *words)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        return self.sweeps.run(*self.line, *words, code=code)
+
+    def wait_for(self, count: int, state: str, process: int | None = None) -> None:
+        """Wait until so many jobs are in a state."""
+
+        def is_reached() -> bool:
+            return sum(job["state"] == state for job in self.jobs().values()) == count
+
+        wait_until(is_reached, lambda: process is None or self.sweeps.forks.is_running(process))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.sweeps.environment}
+
+    def jobs(self) -> dict[str, dict[str, object]]:
+        return {path.stem: json.loads(path.read_text()) for path in self.folder.glob("*.json")}
+
+    def script(self, name: str, *words: str) -> str:
+        line = [sys.executable, str(ROOT / "scripts" / name), *words]
+        environment = {**os.environ, **self.sweeps.environment}
+        done = subprocess.run(
+            line, cwd=self.sweeps.folder, env=environment, capture_output=True, text=True, timeout=120
+        )
+        return done.stdout + done.stderr
+
+    def statuses(self) -> list[str]:
+        return [result["status"] for result in self.sweeps.results().values()]
+
+
+@pytest.fixture
+def slurm(sweeps: Sweeps) -> Slurm:
+    return Slurm(sweeps)
+
+
+def test_submit_leave_and_collect(slurm: Slurm) -> None:
+    slurm.faults(_0="wait", _1="wait", _2="wait", _3="wait")
+    said = slurm.run("seed=range(4)", "sweep.wait=false")
+    assert said.count("submitted: ") == 4
+    assert "summarize.py runs/train" in said
+    slurm.wait_for(3, "RUNNING")
+    said = slurm.script("summarize.py", "runs/train")
+    assert "3 running, 1 waiting" in said
+    assert "is pending (Resources)" in said
+    said = slurm.run("seed=range(5)", "sweep.wait=false")
+    assert (said.count("submitted: "), said.count("found: ")) == (1, 4)
+    assert "cancelled 5 jobs" in slurm.script("runs.py", "cancel", "runs/train")
+    slurm.wait_for(0, "RUNNING")
+    said = slurm.script("summarize.py", "runs/train")
+    assert "2 lost, 3 interrupted" in said
+    assert "is queued or running" in slurm.script("runs.py", "cancel", "runs/train")
+    slurm.faults()
+    said = slurm.run("seed=range(5)")
+    assert (said.count("submitted: "), said.count("found: ")) == (5, 0)
+    assert list(slurm.sweeps.times_trained().values()) == [1] * 5
+    assert sum(path.read_text().count("resumed") for path in slurm.sweeps.paths("train", "train.log")) == 3
+
+
+def test_a_driver_is_killed_and_the_same_command_attaches(slurm: Slurm) -> None:
+    slurm.faults(_0="wait", _2="wait")
+    process = slurm.start("seed=range(4)")
+    slurm.wait_for(2, "COMPLETED", process)
+    os.kill(process, signal.SIGKILL)
+    slurm.sweeps.wait(process)
+    process = slurm.start("seed=range(4)")
+    slurm.sweeps.wait_until(lambda: "found: " in slurm.sweeps.said(process), process)
+    slurm.faults()
+    code, said = slurm.sweeps.wait(process)
+    assert code == 0, said
+    assert (said.count("submitted: "), said.count("found: ")) == (0, 2)
+    assert list(slurm.sweeps.times_trained().values()) == [1] * 4
+    assert "submitted" not in slurm.run("seed=range(4)")
+
+
+def test_each_job_ends_alone(slurm: Slurm) -> None:
+    slurm.faults(_1="kill", _2="wait")
+    process = slurm.start("seed=range(4)")
+    slurm.wait_for(2, "COMPLETED", process)
+    running = next(name for name, job in slurm.jobs().items() if job["state"] == "RUNNING")
+    (slurm.folder / "away").touch()  # for a while nobody answers
+    slurm.script("summarize.py", "runs/train")
+    (slurm.folder / "away").unlink()
+    subprocess.run(["scancel", running], env=slurm.environment, check=True)
+    code, said = slurm.sweeps.wait(process)
+    assert code == 1, said
+    for cause in ("its process was killed by SIGKILL", "cancelled, by scancel or by Slurm"):
+        assert len(re.findall(rf"failed.*: {cause}", said)) == 1, said
+    slurm.faults()
+    assert slurm.run("seed=range(4)").count("submitted: ") == 2
+    assert list(slurm.sweeps.times_trained().values()) == [1] * 4
+
+
+def test_a_job_that_slurm_has_forgotten(slurm: Slurm) -> None:
+    (slurm.folder / "forget").touch()
+    slurm.faults(_1="kill")
+    said = slurm.run("seed=0,1", code=1)
+    assert "left the queue without a result" in said
+    assert sorted(slurm.statuses()) == ["done", "failed"]
+
+
+def test_arrays_by_resources_as_long_as_slurm_allows(slurm: Slurm) -> None:
+    (slurm.folder / "arrays").write_text("3")
+    arms = "sweep.arms={small: {penalty: none}, large: {penalty: l2, resources.gpus: 2, resources.mem_gb: 7}}"
+    options = ("hydra.launcher.srun_args=[--exact]", "hydra.launcher.array_parallelism=2", "hydra.launcher.mem_gb=1")
+    slurm.run(arms, "seed=range(4)", *options)
+    found = {name: job["options"] for name, job in slurm.jobs().items()}
+    wanted = [(options.get("array"), options["mem"], options.get("gpus-per-node")) for options in found.values()]
+    assert sorted(wanted, key=str) == [
+        *[("0-2%2", "1GB", None)] * 3, *[("0-2%2", "7GB", "2")] * 3, (None, "1GB", None), (None, "7GB", "2"),
+    ]  # fmt: skip
+    assert {options["job-name"] for options in found.values()} == {"train"}
+    assert "--exact" in next(slurm.folder.glob("*.sh")).read_text()
+
+
+def test_a_stage_after_the_other(slurm: Slurm) -> None:
+    line = ("sweep.arms={l2: {penalty: l2}}", "sweep.trials=2", "seed=0,1", "sweep.wait=false")
+    for submitted in (4, 2):  # two weights on two seeds, then the comparison
+        assert slurm.run(*line).count("submitted: ") == submitted
+        slurm.wait_for(0, "PENDING")
+        slurm.wait_for(0, "RUNNING")
+    assert "submitted" not in slurm.run(*line)
+
+
+def test_what_slurm_refuses_is_one_sentence(slurm: Slurm) -> None:
+    said = slurm.run("hydra.launcher.partition=nowhere", code=2)
+    assert said.splitlines()[1:] == ["slurm does not take the jobs: invalid partition specified: nowhere"]
+    (slurm.folder / "away").touch()
+    assert "scontrol does not answer" in slurm.run(code=2)
+
+
+@pytest.mark.parametrize("line", [(), ("hydra/launcher=submitit_machine",), ("hydra/sweeper=optuna", "seed=range(3)")])
+def test_jobs_that_cannot_be_left(slurm: Slurm, line: tuple[str, ...]) -> None:
+    slurm.line = TINY if not line or "launcher" in line[0] else slurm.line
+    assert "sweep.wait=false needs hydra/" in slurm.run(*line, "sweep.wait=false", code=2)
+
+
+def test_resources_do_not_count_for_the_identity(composed) -> None:
+    assert ids(composed().config) == ids(composed("resources.gpus=1", "resources.mem_gb=9").config)
+
+
+def test_the_size_of_a_submission(slurm: Slurm) -> None:
+    """What is written for a job stays small, and does not grow with their number."""
+    slurm.faults(**{f"_{seed}": "wait" for seed in range(2)})
+    slurm.run("seed=range(40)", "sweep.wait=false")
+    slurm.script("runs.py", "cancel", "runs/train")
+    sizes = [path.stat().st_size for path in Path(slurm.sweeps.folder, "runs/train/.submitit").glob("*/*.pkl")]
+    assert len(sizes) >= 40
+    assert max(sizes) < 5000
