@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from optuna.samplers import RandomSampler
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from support.sweeps import FAULTY, TINY, Sweeps
@@ -27,7 +27,7 @@ from runner.config.conf_files import file_of, load
 from runner.storage.directory import Run
 from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import Proposals, Space, axis_of, place_of
-from runner.sweep.study import open_study
+from runner.sweep.study import _database, open_study
 from runner.system import birth_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -40,7 +40,7 @@ def trials_of(place: Path | str) -> list[FrozenTrial]:
     if isinstance(place, Path):
         storage: Any = JournalStorage(JournalFileBackend(str(place / "search.journal")))
     else:
-        storage = RDBStorage(place)
+        storage = _database(place)
     (name,) = optuna.get_all_study_names(storage)
     return optuna.load_study(study_name=name, storage=storage).trials
 
@@ -92,8 +92,12 @@ def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
     check_kills(sweeps, launcher, trials=12, generator=random.Random(0), kills=3)
 
 
-def test_two_processes_share_a_study_and_one_is_killed(sweeps: Sweeps) -> None:
-    url = f"sqlite:///{sweeps.folder}/study.db"
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_two_processes_share_a_study_and_one_is_killed(sweeps: Sweeps, database: str) -> None:
+    """PostgreSQL, an empty database of that, is found by the variable POSTGRES: `scripts/clusters.sh search`."""
+    url = os.environ.get("POSTGRES", "") if database == "postgresql" else f"sqlite:///{sweeps.folder}/study.db"
+    if not url:
+        pytest.skip("there is no PostgreSQL: see scripts/clusters.sh")
     line = (*SEARCH, "epochs=1500", "hydra.sweeper.n_trials=10", f"hydra.sweeper.storage={url}", "sweep.n_jobs=2")
     killed, left = sweeps.start(*line), sweeps.start(*line)
 
