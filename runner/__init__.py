@@ -76,6 +76,7 @@ Rooms beside it:
         pool           jobs in processes of their own, some at a time
         cluster        jobs on a cluster, whatever its engine: submitted, waited for, their ends recorded
         slurm          the engine for Slurm: arrays of jobs, found again by the same command
+        ray_engine     jobs as tasks of Ray
         job            one job, under any launcher
         overview       what a user sees of a sweep
         board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ

@@ -211,14 +211,16 @@ class Cluster:
         options = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000")
         line = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options, *how]
         environment = {**os.environ, "FAULTS": str(self.faults), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-        with (self.folder / "said").open("ab") as said:
-            machine = subprocess.Popen(line, env=environment, stdout=said, stderr=said, start_new_session=True)
-        self.machines.append(machine)
-        end = time.monotonic() + 120
-        while (self.folder / "said").read_text().count("Ray runtime started") < len(self.machines):
-            assert time.monotonic() < end
-            assert machine.poll() is None
-            time.sleep(0.2)
+        said = self.folder / f"said.{time.monotonic_ns()}"
+        for _ in range(3):  # Ray gives itself 30 s, which are too few on a loaded machine
+            with said.open("wb") as file:
+                machine = subprocess.Popen(line, env=environment, stdout=file, stderr=file, start_new_session=True)
+            while machine.poll() is None:
+                if "Ray runtime started" in said.read_text():
+                    self.machines.append(machine)
+                    return
+                time.sleep(0.2)
+        raise AssertionError(said.read_text())
 
     def kill(self) -> None:
         """Kill the second machine: its raylet, as if by a loss of power; all else of it notices that."""
