@@ -141,13 +141,22 @@ def test_a_wrong_address_is_refused(fake: FakeRay, composed: Any, monkeypatch: p
         ("OutOfMemoryError", 1, "Ray killed its process, since the memory of its machine was nearly used up"),
         ("TaskCancelledError", 130, "its task was cancelled"),
         ("NodeDiedError", 1, "its machine died"),
-        ("RayTaskError", 1, "first"),
+        ("RayTaskError", 1, "RayTaskError: first"),
     ],
 )
 def test_how_a_job_ended(fake: FakeRay, composed: Any, name: str, code: int, reason: str) -> None:
     fake.ends = [getattr(fake.exceptions, name)("first\nsecond")]
     ((_, job),) = engine_of(fake, restarts=0).submit([composed()])
     assert tuple(job.ended()) == (code, reason)
+
+
+def test_an_error_outside_of_training_is_told(fake: FakeRay, composed: Any) -> None:
+    """As when the other machine does not have the folder."""
+    error = fake.exceptions.RayTaskError("ray::_train (pid=1)")
+    error.cause = FileNotFoundError(2, "No such file", "/work")
+    fake.ends = [error]
+    ((_, job),) = engine_of(fake).submit([composed()])
+    assert job.ended().reason == "FileNotFoundError: [Errno 2] No such file: '/work'"
 
 
 def test_a_job_whose_machine_dies_is_started_again(

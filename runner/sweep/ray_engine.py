@@ -171,7 +171,9 @@ def _end_of(error: RayError) -> End:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return what an error says; one that was raised in a process of Ray's says what its cause does."""
+    error = getattr(error, "cause", None) or error
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _train(run: Run, folder: Path, threads: int) -> int:
