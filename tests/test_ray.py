@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -210,9 +211,11 @@ class Cluster:
         self.folder, self.faults = folder, folder / "faults.json"
         self.faults.write_text("{}")
         self.machines: list[subprocess.Popen[bytes]] = []
-        self.add(
-            "--head", f"--port={self.address.partition(':')[2]}", "--include-dashboard=false", f"--temp-dir={folder}"
-        )
+
+    def start(self) -> None:
+        """Start both machines."""
+        port = self.address.partition(":")[2]
+        self.add("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
         self.add(f"--address={self.address}")
 
     def add(self, *how: str) -> None:
@@ -220,16 +223,14 @@ class Cluster:
         options = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000")
         line = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options, *how]
         environment = {**os.environ, "FAULTS": str(self.faults), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-        said = self.folder / f"said.{time.monotonic_ns()}"
-        for _ in range(3):  # Ray gives itself 30 s, which are too few on a loaded machine
-            with said.open("wb") as file:
-                machine = subprocess.Popen(line, env=environment, stdout=file, stderr=file, start_new_session=True)
-            while machine.poll() is None:
-                if "Ray runtime started" in said.read_text():
-                    self.machines.append(machine)
-                    return
-                time.sleep(0.2)
-        raise AssertionError(said.read_text())
+        environment["RAY_raylet_start_wait_time_s"] = "300"  # on a loaded machine
+        said = self.folder / f"said.{len(self.machines)}"
+        with said.open("wb") as file:
+            machine = subprocess.Popen(line, env=environment, stdout=file, stderr=file, start_new_session=True)
+        self.machines.append(machine)
+        while "Ray runtime started" not in said.read_text():
+            assert machine.poll() is None, said.read_text()
+            time.sleep(0.2)
 
     def kill(self) -> None:
         """Kill the second machine: its raylet, as if by a loss of power; all else of it notices that."""
@@ -240,11 +241,10 @@ class Cluster:
 
     def end(self) -> None:
         for machine in reversed(self.machines):
-            started = psutil.Process(machine.pid).children(recursive=True)
             machine.terminate()
             machine.wait(60)
-            for process in psutil.wait_procs(started, timeout=20)[1]:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(machine.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed: uv sync --extra ray")
     cluster = Cluster(tmp_path_factory.mktemp("ray"))
-    yield cluster
-    cluster.end()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.end()
 
 
 @pytest.fixture
