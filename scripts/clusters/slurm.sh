@@ -143,7 +143,7 @@ facts() { "$python" "$here/scripts/clusters/facts.py" "$@"; }  # about sweeps
 
 try_slurm() {
     mkdir -p "$folder/work"
-    for accounting in slurmdbd none; do
+    for accounting in ${ACCOUNTING:-slurmdbd none}; do
         start_slurm "$folder/$accounting" $accounting 1001
         mkdir -p "$folder/work/$accounting"
         cd "$folder/work/$accounting"
@@ -210,7 +210,7 @@ stopped() {  # the driver gets SIGINT; then runs.py cancel
     on_slurm stopped "loss.job=range(1,7)" epochs=300 sweep.wait=false
     await_long facts is_running stopped 4
     "$python" "$here/scripts/runs.py" cancel runs/stopped >>stopped.said
-    await_long test -z "$(squeue -h)"
+    await_long sh -c 'test -z "$(squeue -h)"'
     faults '{}'
     said+="; runs.py cancel: $(facts counts stopped)"
     on_slurm stopped "loss.job=range(1,7)" epochs=300 || said+="; again: exit $?"

@@ -1,8 +1,8 @@
 """Slurm's commands, as far as we use them, on one machine: jobs are processes, a few at a time.
 
 `install` puts a script for each command into a folder. The folder FAKE_SLURM holds a file `<job>.json` for each job:
-state and exit status. Files there that change what the commands do: `away` (nothing answers), `forget` (squeue knows
-no job that has ended), `arrays` (MaxArraySize).
+state and exit status. Files there that change what the commands do: `away` (nothing answers), `full` (no job
+starts), `arrays` (MaxArraySize).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def train_run(run, stream):
     from runner.signals import Interrupted, StopSignals
     from runner.storage.lock import locked
     from runner.storage.status import Status
-    facts = {{"epoch": 1, "epochs": 1, "seed": run.config["seed"], "best/by": "train/loss", "train/loss": 1.0}}
+    facts = {{"epoch": 1, "seed": run.config["seed"], "best/by": "validation/loss", "validation/loss": 1.0}}
     with locked(run.path), StopSignals() as signals:
         run.write_config()
         resumed = run.status == Status.INTERRUPTED
@@ -105,7 +105,7 @@ def job(number: str, index: str) -> None:
     """Wait for a slot, then run the script in a process group of its own."""
     name = f"{number}_{index}" if index else number
     slots = [(HERE / f"slot{slot}").open("w") for slot in range(SLOTS)]
-    while not any(map(_is_taken, slots)):
+    while (HERE / "full").exists() or not any(map(_is_taken, slots)):
         if jobs()[name]["state"] != "PENDING":
             return  # cancelled
         time.sleep(0.05)
@@ -146,8 +146,7 @@ def srun(*words: str) -> None:
 
 def squeue(*words: str) -> None:
     for name, facts in jobs().items():
-        if facts["state"] in ("PENDING", "RUNNING") or not (HERE / "forget").exists():
-            print(f"{name:64}|{facts['state']:32}|{facts['status']:<16}|{'Resources':128}|")
+        print(f"{name:64}|{facts['state']:32}|{facts['status']:<16}|{'Resources':128}|")
 
 
 def scancel(*words: str) -> None:

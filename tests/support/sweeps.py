@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,19 @@ class Sweeps:
     def arguments(self, *arguments: str, name: str) -> list[str]:
         return ["-m", f"--config-dir={self.folder / 'own'}", f"name={name}", *arguments]
 
-    def start(self, *arguments: str, name: str = "train", code: str | None = None) -> int:
-        """Start a sweep in a session of its own, by Python code if not by train.py, and return its process id."""
+    def start(
+        self, *arguments: str, name: str = "train", code: str | None = None, line: Sequence[str] | None = None
+    ) -> int:
+        """Start a sweep in a session of its own, and return its process id.
+
+        Args:
+            arguments: of the sweep.
+            name: of its folder.
+            code: Python to run in place of train.py.
+            line: a whole command line, in place of a sweep's.
+        """
         said = f"said.{len(self.started)}"
-        line = self.arguments(*arguments, name=name)
+        line = self.arguments(*arguments, name=name) if line is None else line
         process = self.forks.start(*line, said=said, session=True, environment=self.environment, code=code)
         self.started.append(process)
         return process
