@@ -71,10 +71,12 @@ Rooms beside it:
         arms           several grids in one sweep: weights tried, then compared on fresh seeds
         search         a search: trials proposed, run as jobs, taken over where their process has died
         space          what a search varies, and what it proposes
+        pruning        which of them are stopped early
         study          where its trials are stored: journal, SQLite, PostgreSQL
         pool           jobs in processes of their own, some at a time
         cluster        jobs on a cluster, whatever its engine: submitted, waited for, their ends recorded
         slurm          the engine for Slurm: arrays of jobs, found again by the same command
+        ray_engine     jobs as tasks of Ray
         job            one job, under any launcher
         overview       what a user sees of a sweep
         board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ

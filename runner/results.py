@@ -41,7 +41,7 @@ def load_runs(*folders: str | Path, trials: bool = False) -> pandas.DataFrame:
     Its columns are, in this order:
 
         run_id, group_id    the group is the same for all seeds
-        path, status        status: done, diverged, failed, interrupted, running or unreadable
+        path, status        status: done, diverged, failed, pruned, interrupted, running or unreadable
         reason              why it is not done
         arm, stage          of a sweep with arms: the arm, and whether it was a trial or part of the comparison
         setting             what tells it from the others but for the seed, such as "l2.weight=0.01"

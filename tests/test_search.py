@@ -10,21 +10,24 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import psutil
 import pytest
 import yaml
 from optuna.samplers import RandomSampler
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from support.sweeps import FAULTY, TINY, Sweeps
 
-from runner.config.compose import loader_with
+from runner.config.compose import loader_with, project_composer
+from runner.config.conf_files import file_of, load
+from runner.storage.directory import Run
+from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import Proposals, Space, axis_of, place_of
-from runner.sweep.study import open_study
+from runner.sweep.study import _database, open_study
 from runner.system import birth_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -37,7 +40,7 @@ def trials_of(place: Path | str) -> list[FrozenTrial]:
     if isinstance(place, Path):
         storage: Any = JournalStorage(JournalFileBackend(str(place / "search.journal")))
     else:
-        storage = RDBStorage(place)
+        storage = _database(place)
     (name,) = optuna.get_all_study_names(storage)
     return optuna.load_study(study_name=name, storage=storage).trials
 
@@ -89,10 +92,13 @@ def test_a_search_under_each_launcher(sweeps: Sweeps, launcher: str) -> None:
     check_kills(sweeps, launcher, trials=12, generator=random.Random(0), kills=3)
 
 
-@pytest.mark.slow  # with two workers beside it, it failed twice for a reason that is not known yet
-def test_two_processes_share_a_study_and_one_is_killed(sweeps: Sweeps) -> None:
-    url = f"sqlite:///{sweeps.folder}/study.db"
-    line = (*SEARCH, "epochs=300", "hydra.sweeper.n_trials=10", f"hydra.sweeper.storage={url}", "sweep.n_jobs=2")
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_two_processes_share_a_study_and_one_is_killed(sweeps: Sweeps, database: str) -> None:
+    """PostgreSQL, an empty database of that, is found by the variable POSTGRES: `scripts/clusters.sh search`."""
+    url = os.environ.get("POSTGRES", "") if database == "postgresql" else f"sqlite:///{sweeps.folder}/study.db"
+    if not url:
+        pytest.skip("there is no PostgreSQL: see scripts/clusters.sh")
+    line = (*SEARCH, "epochs=1500", "hydra.sweeper.n_trials=10", f"hydra.sweeper.storage={url}", "sweep.n_jobs=2")
     killed, left = sweeps.start(*line), sweeps.start(*line)
 
     def has_completed_one() -> bool:
@@ -186,6 +192,102 @@ def test_failed_trials_are_repeated(sweeps: Sweeps) -> None:
     assert [trial.state.name for trial in trials_of(folder)] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
     assert trials_of(folder)[4].params == {"loss.job": 1}
     assert sorted(sweeps.times_trained().values()) == [0, 1, 1, 1]
+
+
+def test_a_search_that_prunes_and_is_killed(sweeps: Sweeps) -> None:
+    """What is pruned depends on no clock: it is the same in a search that was killed."""
+    line = (*SEARCH, "evaluate_every=1", "epochs=40", "hydra.sweeper.n_trials=6", "hydra.sweeper.pruner=median")
+
+    def stopped() -> list[dict[str, Any]]:
+        return [result for result in sweeps.results("killed").values() if result["status"] == "pruned"]
+
+    sweeps.run(*line, name="whole")
+    whole = trials_of(sweeps.folder / "runs" / "whole")
+    assert {trial.state.name for trial in whole} == {"COMPLETE", "PRUNED"}
+    assert all(trial.last_step == 40 for trial in whole if trial.state == TrialState.COMPLETE)
+    process = sweeps.start(*line, name="killed")
+    sweeps.wait_until(stopped, process)
+    os.kill(process, signal.SIGKILL)
+    sweeps.wait(process)
+    said = sweeps.run(*line, name="killed")
+    found = trials_of(sweeps.folder / "runs" / "killed")
+    assert told(found) == told(whole), said
+    assert [trial.intermediate_values for trial in found] == [trial.intermediate_values for trial in whole]
+    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
+    before = stopped()
+    assert 0 < len(before) <= len(pruned)  # another one may have been at its end before it was stopped
+    assert all(f"pruned (seed 0): {result['reason']}" in said for result in before)
+    sweeps.run_without_torch(*line, name="killed")  # nothing is trained again
+    name = next(name for name, result in sweeps.results("killed").items() if result["status"] == "pruned")
+    typed = yaml.safe_load((sweeps.folder / "runs" / "killed" / name / "overrides.yaml").read_text())
+    sweeps.run(*typed, name="killed")  # outside of the search the run goes on
+    assert len(stopped()) == len(before) - 1
+
+
+class Recorded(NamedTuple):
+    """A run, as far as pruning looks at it."""
+
+    path: Path
+
+    def result(self) -> dict[str, Any]:
+        return {"best/by": "validation/error"}
+
+    def record(self, values: list[float], end: str = "") -> None:
+        rows = [f"{epoch},{value}\r\n" for epoch, value in enumerate(values)]
+        (self.path / "metrics.csv").write_text("".join(["epoch,validation/error\r\n", *rows, end]), newline="")
+        os.utime(self.path / "metrics.csv", ns=(0, len(rows) + len(end)))
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+@pytest.mark.parametrize("looks", [[21], [2, 5, 6, 21], [*range(22)]])
+def test_pruning_depends_on_what_is_recorded_alone(tmp_path: Path, pruner: str, looks: list[int]) -> None:
+    study = optuna.create_study(pruner=pruner_of(pruner, prune_after=3, startup_trials=2))
+    reasons = []
+    for slope in (0.02, 0.03, 0.025, 0.001, 0.04):  # the fourth is the only bad one in the end
+        trial, run = study.ask(), Recorded(tmp_path)
+        pruning = Pruning([(run, trial)], None)  # type: ignore[list-item]
+        values = [0.0, *(1 - slope * epoch for epoch in range(1, 21))]  # the untrained one is no rival
+        reason = None
+        for look in looks:
+            run.record(values[:look], end="7,0.1")  # a line that is being written
+            reason = pruning.reason(run)  # type: ignore[arg-type]
+            again = Pruning([(run, optuna.trial.Trial(study, trial._trial_id))], None)  # type: ignore[list-item]
+            assert again.reason(run) == reason  # type: ignore[arg-type]
+        reasons.append(reason)
+        study.tell(trial, None if reason else values[-1], TrialState.PRUNED if reason else TrialState.COMPLETE)
+    expected = {
+        "median": [None, None, None, "at epoch 3, with validation/error 0.997", None],
+        "halving": [
+            None,
+            None,
+            "at epoch 3, with validation/error 0.925",
+            "at epoch 3, with validation/error 0.997",
+            None,
+        ],
+    }
+    assert reasons == expected[pruner]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "objectives", "line", "sentence"),
+    [
+        ("local", None, ["evaluate_every=0"], "needs epochs that are evaluated, got evaluate_every=0"),
+        ("ray_cluster", None, [], "needs hydra/launcher=local"),
+        ("local", ["train/loss", "test/loss"], [], "needs one metric .*, got train/loss, test/loss"),
+        ("local", None, ["objective_metric=best/train/loss"], "needs one metric .*, got best/train/loss"),
+        ("local", ["seconds"], [], "needs one metric .*, got seconds"),
+        ("local", ["validation/error"], [], None),
+        ("local", None, ["objective_metric=test/loss"], None),
+    ],
+)
+def test_what_cannot_be_pruned(
+    launcher: str, objectives: list[str] | None, line: list[str], sentence: str | None
+) -> None:
+    run = Run(project_composer().compose(line).values)
+    target = load(file_of("hydra/launcher", launcher))["_target_"]
+    problems = problems_of_pruning(target, objectives, run)
+    assert len(problems) == bool(sentence)
+    assert not sentence or re.match(f"hydra.sweeper.pruner {sentence}", problems[0])
 
 
 @pytest.fixture
@@ -287,6 +389,8 @@ def test_a_process_is_known_by_its_birth() -> None:
     ("line", "sentence"),
     [
         (["hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler must be one of tpe, random, grid, got 'tpee'"),
+        (["hydra.sweeper.pruner=mean"], "hydra.sweeper.pruner must be one of median, halving, or null, got 'mean'"),
+        (["hydra.sweeper.prune_after=0"], "hydra.sweeper.prune_after must be a whole number of at least 1, got 0"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials must be a whole number of at least 1, got 0"),
         (["hydra.sweeper.n_jobs=1.5"], "hydra.sweeper.n_jobs must be a whole number of at least 1, got 1.5"),
         (["hydra.sweeper.seed=null"], "hydra.sweeper.seed must be a whole number of at least 0, got null"),
@@ -312,7 +416,6 @@ def test_bad_options_are_told(line: list[str], sentence: str, capsys: pytest.Cap
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    from runner.config.conf_files import file_of, load
     from runner.config.hydra_node import problems_of_choice
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

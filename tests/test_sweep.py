@@ -7,10 +7,8 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,33 +141,6 @@ def check_death(sweeps: Sweeps, launcher: str, fault: str) -> None:
     sweeps.faults.write_text("{}")
     sweeps.run(*grid)
     assert sorted(sweeps.times_trained().values()) == [1] * 6
-
-
-# Ray is large, so these take its extra: `uv run --extra ray pytest -m slow -k ray`.
-
-
-@pytest.fixture
-def ray_cluster(sweeps: Sweeps) -> Iterator[str]:
-    """A cluster of this machine, while a test runs; the name of its launcher."""
-    ray = Path(sys.executable).with_name("ray")
-    if not ray.exists():
-        pytest.skip("ray is not installed: uv sync --extra ray")
-    start = [str(ray), "start", "--head", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
-    subprocess.run(start, check=True, env={**os.environ, **sweeps.environment}, capture_output=True)
-    yield "ray_cluster"
-    subprocess.run([str(ray), "stop"], check=False, capture_output=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", SURVIVED["submitit_machine"])
-def test_one_bad_job_of_six_under_ray(sweeps: Sweeps, ray_cluster: str, fault: str) -> None:
-    check_faults(sweeps, ray_cluster, {2: fault}, jobs=6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["leave", "crash", "kill"])
-def test_a_death_under_ray(sweeps: Sweeps, ray_cluster: str, fault: str) -> None:
-    check_death(sweeps, ray_cluster, fault)
 
 
 def test_failed_runs_can_be_left(sweeps: Sweeps) -> None:

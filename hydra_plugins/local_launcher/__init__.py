@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
@@ -12,6 +12,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from runner.storage.directory import Run
 
 
 class LocalLauncher(Launcher):
@@ -23,6 +26,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
+        self.reason: Callable[[Run], str | None] | None = None  # to stop a run; a search that prunes has some
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader, self.config = hydra_context.config_loader, config
@@ -33,7 +37,7 @@ class LocalLauncher(Launcher):
         from runner.sweep.pool import run_all
 
         runs = checked_runs(self.loader, self.config, job_overrides)
-        return _returns(job_overrides, run_all(runs, self.n_jobs))
+        return _returns(job_overrides, run_all(runs, self.n_jobs, self.reason))
 
 
 def _returns(jobs: Sequence[Sequence[str]], objectives: Sequence[float]) -> list[JobReturn]:
@@ -88,6 +92,15 @@ class SubmititLauncher(_ClusterLauncher):
         return MachineEngine(**self.options)
 
 
+class RayLauncher(_ClusterLauncher):
+    """Runs the jobs as tasks of a Ray cluster."""
+
+    def engine(self) -> Any:
+        from runner.sweep.ray_engine import RayEngine
+
+        return RayEngine(**self.options)
+
+
 class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, with two differences: all configs are checked before any job starts, and it knows arms."""
 
@@ -139,6 +152,8 @@ class SearchSweeper(Sweeper):
         lines = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         run_search(self.loader, self.config, lines, Options(**self.options), self.launch)
 
-    def launch(self, jobs: list[list[str]]) -> None:
-        """Run some jobs; how each has ended stands in its run's directory."""
+    def launch(self, jobs: list[list[str]], reason: Callable[[Run], str | None] | None) -> None:
+        """Run some jobs, each until there is a reason to stop it; how it ended stands in its run's directory."""
+        if isinstance(self.launcher, LocalLauncher):
+            self.launcher.reason = reason
         self.launcher.launch(jobs, initial_job_idx=0)

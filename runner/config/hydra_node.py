@@ -31,7 +31,7 @@ EXTRAS = {  # launcher -> the package that it needs, and the extra that brings t
         "hydra_plugins.hydra_joblib_launcher",
         "joblib",
     ),
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": ("hydra_plugins.hydra_ray_launcher", "ray"),
+    "hydra_plugins.local_launcher.RayLauncher": ("ray", "ray"),
     "hydra_plugins.local_launcher.SlurmLauncher": ("submitit", "slurm"),
     "hydra_plugins.local_launcher.SubmititLauncher": ("submitit", "slurm"),
 }

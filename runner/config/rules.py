@@ -63,6 +63,7 @@ folder_name = _Rule(
 mapping = _Rule("a mapping of names to options", lambda value: isinstance(value, dict))
 
 not_negative = number("a finite number of at least 0", lambda value: value >= 0)
+gpus = number("between 0 and 1, or whole", lambda value: value >= 0 and (value <= 1 or value % 1 == 0))
 positive = number("a finite number above 0", lambda value: value > 0)
 number_range = _Rule(
     "two numbers above 0, the least first",
@@ -89,8 +90,10 @@ RULES = (  # a rule, and the keys that it holds for
     (number("at least 0 and below 1", lambda value: 0 <= value < 1), "optimizer.momentum model.dropout"),
     (positive, "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width data.shift"),
     (_optional(positive), "optimizer.clip resources.mem_gb hydra.launcher.mem_gb"),
-    (_optional(not_negative), "resources.gpus"),
-    (whole(0), "hydra.launcher.max_num_timeout"),
+    (_optional(gpus), "resources.gpus hydra.launcher.num_gpus"),
+    (_optional(text), "hydra.launcher.address"),
+    (positive, "hydra.launcher.num_cpus"),
+    (whole(0), "hydra.launcher.max_num_timeout hydra.launcher.restarts"),
     (whole(1), "hydra.launcher.timeout_min hydra.launcher.cpus_per_task hydra.launcher.array_parallelism"),
     (whole(1), "hydra.launcher.signal_delay_s"),
     (flag, "shuffle histograms pictures force sweep.retry_failed sweep.wait data.distorted"),
@@ -106,8 +109,9 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(text), "sweep.baseline sweep.arm"),
     (_optional(choice("trial", "comparison")), "sweep.stage"),
     (choice("tpe", "random", "grid"), "hydra.sweeper.sampler"),
+    (_optional(choice("median", "halving")), "hydra.sweeper.pruner"),
     (whole(0), "hydra.sweeper.seed hydra.sweeper.startup_trials"),
-    (whole(1), "hydra.sweeper.n_trials hydra.sweeper.n_jobs"),
+    (whole(1), "hydra.sweeper.n_trials hydra.sweeper.n_jobs hydra.sweeper.prune_after"),
     (_optional(metrics), "hydra.sweeper.objectives"),
     (_optional(text), "hydra.sweeper.study_name"),
     (choice("auto", "cpu", "cuda"), "device"),

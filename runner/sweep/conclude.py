@@ -180,7 +180,7 @@ def _recorded_status(path: Path) -> str:
 
 def _exit_code_of(statuses: list[str]) -> int:
     """Return the exit code of a sweep whose runs ended like this."""
-    if set(statuses) - {Status.DONE, Status.BUSY}:
+    if set(statuses) - {Status.DONE, Status.PRUNED, Status.BUSY}:
         return FAILED
     return BUSY if Status.BUSY in statuses else 0
 

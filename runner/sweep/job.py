@@ -125,7 +125,7 @@ def train_job(run: Run) -> None:
             faulthandler.disable()
 
 
-def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False) -> str:
+def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False, pruned: str | None = None) -> str:
     """Return the run's status after its process exited; if the process recorded none, record the cause of death.
 
     Args:
@@ -133,12 +133,16 @@ def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False) -
         exit_code: of its process, 0 if that was in order, negative for a signal.
         reason: of its death, if it has died.
         stopping: the sweep itself ends its jobs.
+        pruned: why a search has ended this one.
     """
     try:
         with locked(run.path):
             status = run.status
             if status in ENDED and exit_code == 0:  # or another process has trained it
                 return str(status)
+            if pruned:
+                run.write_end(Status.PRUNED, pruned)
+                return Status.PRUNED
             if stopping:
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
                 run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")

@@ -14,9 +14,10 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
@@ -31,12 +32,13 @@ GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fra
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
-def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
+def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str | None] | None = None) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
         runs: of checked configs; one that occurs twice is trained once.
         n_jobs: processes at a time (>= 1; null: as many as cores); each has its share of the cores as threads.
+        reason: to prune a run, if there is one.
     """
     jobs = {run.path: run for run in runs}
     waiting = [run for run in jobs.values() if not run.needs_no_training]
@@ -53,7 +55,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
         _import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
+            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason).run(waiting)
         finally:
             gc.unfreeze()
     return [objective(run) for run in runs]
@@ -91,10 +93,20 @@ class _Pool:
         devices: names of the GPUs; each job that may use one sees that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
         total: jobs of the sweep, those trained before included; for the overview.
+        reason: to prune a run, if there is one.
     """
 
-    def __init__(self, n_jobs: int, threads: int, devices: Sequence[str], on_error: str, total: int) -> None:
-        self.n_jobs, self.threads, self.on_error, self.total = n_jobs, threads, on_error, total
+    def __init__(
+        self,
+        n_jobs: int,
+        threads: int,
+        devices: Sequence[str],
+        on_error: str,
+        total: int,
+        reason: Callable[[Run], str | None] | None,
+    ) -> None:
+        self.n_jobs, self.threads, self.on_error, self.total, self.reason = n_jobs, threads, on_error, total, reason
+        self.pruned: dict[Path, str] = {}
         self.devices = devices
         self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
         self.processes = multiprocessing.get_context("fork")
@@ -109,6 +121,7 @@ class _Pool:
                 while waiting and len(self.running) < self.n_jobs:
                     self.start(waiting.popleft())
                 statuses = self.reap(TICK_SECONDS)
+                self.prune()
                 if signals.received is not None:
                     self.stop(signals.received)
                     sys.exit(128 + signals.received)
@@ -133,11 +146,19 @@ class _Pool:
         for process in [process for process in self.running if process.exitcode is not None]:
             run = self.running.pop(process)
             del self.gpu_of[process]
-            statuses.append(_status_after(run, process.exitcode or 0, self.stopping))
+            pruned = self.pruned.get(run.path)
+            statuses.append(_status_after(run, process.exitcode or 0, self.stopping, pruned))
             self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
         return statuses
+
+    def prune(self) -> None:
+        """Have the jobs save their states and end, for whose runs there is a reason."""
+        for process, run in self.running.items():
+            if run.path not in self.pruned and self.reason and (reason := self.reason(run)):
+                self.pruned[run.path] = reason
+                os.kill(process.pid, signal.SIGTERM)  # type: ignore[arg-type]
 
     def stop(self, number: int) -> None:
         """Pass a signal on, give the jobs a little time to save their states, and kill what is left."""
@@ -157,9 +178,10 @@ def _may_use_gpu(run: Run) -> bool:
     return run.config["device"] != "cpu"
 
 
-def _status_after(run: Run, exit_code: int, stopping: bool) -> str:
+def _status_after(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:
     """Return how a run stands after its process exited, with code BUSY if it found another one at work."""
-    return record_exit(run, 0 if exit_code == BUSY else exit_code, reason_of_death(exit_code), stopping)
+    code = 0 if exit_code == BUSY else exit_code
+    return record_exit(run, code, reason_of_death(exit_code), stopping, pruned)
 
 
 def reason_of_death(exit_code: int) -> str:

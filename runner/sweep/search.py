@@ -30,6 +30,7 @@ from runner.storage.lock import is_held, machine
 from runner.storage.members import add_to_list, start_list
 from runner.storage.status import FINISHED, Status
 from runner.sweep.conclude import checked_runs
+from runner.sweep.pruning import Pruning, Reason, problems_of_pruning, pruner_of
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
 from runner.system import birth_of
@@ -39,12 +40,16 @@ GRACE_SECONDS = 5.0  # for another process to complete the trial that it has jus
 POLL_SECONDS = 1.0  # between looks at what other processes are doing
 
 Jobs = list[list[str]]
+Train = Callable[[Jobs, Reason | None], list[Run]]
+Launch = Callable[[Jobs, Reason | None], None]
 
 
 class Options(NamedTuple):
     """What can be chosen of a search; conf/hydra/sweeper/optuna.yaml explains each."""
 
     sampler: str
+    pruner: str | None
+    prune_after: int
     seed: int
     startup_trials: int
     n_trials: int
@@ -55,7 +60,11 @@ class Options(NamedTuple):
 
 
 def run_search(
-    loader: ConfigLoader, config: DictConfig, lines: Sequence[str], options: Options, launch: Callable[[Jobs], None]
+    loader: ConfigLoader,
+    config: DictConfig,
+    lines: Sequence[str],
+    options: Options,
+    launch: Launch,
 ) -> None:
     """Run trials until the study has as many as it is to have, then report the best ones.
 
@@ -64,7 +73,7 @@ def run_search(
         config: of the sweep.
         lines: overrides, as they are typed; the last one of a key counts.
         options: of the search.
-        launch: runs some jobs, however they end.
+        launch: runs some jobs, however they end; a run is stopped as soon as there is a reason to.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = Space.of(lines, loader)
@@ -77,11 +86,13 @@ def run_search(
         exit_with_problems(
             ["force=true would discard a study that others share: choose another hydra.sweeper.study_name"]
         )
+    if options.pruner and (problems := problems_of_pruning(config.hydra.launcher._target_, options.objectives, first)):
+        exit_with_problems(problems)
     start_list()
 
-    def train(jobs: Jobs) -> list[Run]:
+    def train(jobs: Jobs, reason: Reason | None) -> list[Run]:
         runs = checked_runs(loader, config, jobs)
-        launch(jobs)
+        launch(jobs, reason)
         return runs
 
     search = _Search(Composer(loader, config.hydra.overrides.hydra), space, options, first, train)
@@ -109,7 +120,12 @@ class _Search:
     """
 
     def __init__(
-        self, composer: Composer, space: Space, options: Options, first: Run, train: Callable[[Jobs], list[Run]]
+        self,
+        composer: Composer,
+        space: Space,
+        options: Options,
+        first: Run,
+        train: Callable[[Jobs, Reason | None], list[Run]],
     ) -> None:
         self.composer, self.space, self.options, self.train = composer, space, options, train
         self.folder, self.config = first.path.parent.absolute(), first.config
@@ -118,10 +134,12 @@ class _Search:
         self.owner = _this_process(self.folder)
         searched = digest({"run": first.run_id, "axes": space.words, "by": self.metrics})
         how = {"sampler": options.sampler, "seed": options.seed, "startup_trials": options.startup_trials}
+        how |= {"pruner": options.pruner, "prune_after": options.prune_after} if options.pruner else {}
         name = options.study_name or digest({"searched": searched, **how})
         anew = first.config["force"]
         self.study = open_study(options.storage, self.folder, name, searched, len(self.metrics), anew)
         self.study.sampler = Proposals(space, options.sampler, options.seed, options.startup_trials)
+        self.study.pruner = pruner_of(options.pruner, options.prune_after, options.startup_trials)
 
     def _run_of(self, params: dict[str, Any]) -> Run:
         return Run(self.composer.compose(self.space.lines(params)).values)
@@ -168,9 +186,9 @@ class _Search:
 
     def _taken_over(self) -> list[Trial]:
         """Take over the trials whose process has died."""
-        running = self._trials(TrialState.RUNNING)
-        if not all(map(self._is_whole, running)):
-            time.sleep(GRACE_SECONDS)
+        running, end = self._trials(TrialState.RUNNING), time.monotonic() + GRACE_SECONDS
+        while not all(map(self._is_whole, running)) and time.monotonic() < end:
+            time.sleep(GRACE_SECONDS / 100)
             running = self._trials(TrialState.RUNNING)
         return [self._own(Trial(self.study, trial._trial_id)) for trial in running if self._is_orphan(trial)]
 
@@ -211,7 +229,9 @@ class _Search:
     def _run_trials(self, trials: Sequence[Trial]) -> None:
         """Run trials and record what came out; a run that another process is training is waited for."""
         jobs = [self.space.lines(trial.params) for trial in trials]
-        runs = self.train(jobs)
+        pruning = Pruning([(self._run_of(trial.params), trial) for trial in trials], self.metrics[0])
+        reason = pruning.reason if self.options.pruner else None
+        runs = self.train(jobs, reason)
         for attempt in count():
             held = [is_held(run.path) for run in runs]
             # If the other process was stopped meanwhile, its run has not ended: it is our turn, once.
@@ -220,12 +240,13 @@ class _Search:
                 break
             while any(is_held(run.path) for run in runs):
                 time.sleep(POLL_SECONDS)
-            self.train([job for job, *why in zip(jobs, held, ours, strict=True) if any(why)])
-        for trial, run in zip(trials, runs, strict=True):
-            is_result = run.status in FINISHED
+            self.train([job for job, *why in zip(jobs, held, ours, strict=True) if any(why)], reason)
+        is_pruned = [bool(reason and reason(run)) for run in runs]  # before any trial's end changes the median
+        for trial, run, pruned in zip(trials, runs, is_pruned, strict=True):
+            is_result = run.status in FINISHED and not pruned
             self._check_metrics(run)
             values = [objective(run, metric) for metric in self.metrics] if is_result else None
-            state = TrialState.COMPLETE if is_result else TrialState.FAIL
+            state = TrialState.PRUNED if pruned else TrialState.COMPLETE if is_result else TrialState.FAIL
             self.study.tell(trial, values, state, skip_if_finished=True)  # by a process that has taken it over
 
     def _check_metrics(self, run: Run) -> None:

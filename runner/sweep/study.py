@@ -47,8 +47,9 @@ def open_study(url: str | None, folder: Path, name: str, searched: str, objectiv
                 exit_with_problems([f"hydra.sweeper.storage={where} cannot be used: {_first_line(error)}"])
             time.sleep(pause)
     if study.user_attrs.get(SEARCHED, searched) != searched:
-        advice = "choose another name"
-        exit_with_problems([f"hydra.sweeper.study_name={name} holds another search, with other options: {advice}"])
+        exit_with_problems(
+            [f"hydra.sweeper.study_name={name} holds another search, with other options: choose another name"]
+        )
     study.set_user_attr(SEARCHED, searched)
     return study
 

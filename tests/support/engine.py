@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(1, os.environ["TESTS"])
 from support.engine import ForkEngine
 from runner.sweep import cluster, pool
-pool.run_all = lambda runs, n_jobs: cluster.run_all(runs, ForkEngine())
+pool.run_all = lambda runs, *options: cluster.run_all(runs, ForkEngine())
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
