@@ -118,14 +118,14 @@ class LargeMargin(Penalty):
         return torch.stack(columns, dim=-1)
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return the fractions of distances at the lower clamp (given up) and the upper (margin reached)."""
+        """Return each example's fraction of distances at the lower clamp (given up) and the upper (margin reached)."""
         if self._distances is None:
             return {}
         ends = {
             "at_lower_clamp": self._distances <= self.low,
             "at_upper_clamp": self._distances >= self.gamma,
         }
-        return {name: clamped.double().mean() for name, clamped in ends.items()}
+        return {name: clamped.double().mean((0, 2)) for name, clamped in ends.items()}
 
 
 def scores_of(outputs: Tensor, scores: Scores) -> Tensor:

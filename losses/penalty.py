@@ -48,17 +48,19 @@ class Penalty(ABC):
         A penalty on the weights, or on the batch as a whole, returns a scalar.
         """
 
-    def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:  # noqa: B027 (most do nothing)
+    def prox_(  # noqa: B027 (most do nothing)
+        self, params: Iterable[Tensor], weight: float | Tensor, lr: float | Tensor
+    ) -> None:
         """Apply the proximal operator in place, after the optimizer's step, to one parameter group.
 
         Args:
             params: the group's parameters.
-            weight: coefficient in force, >= 0.
-            lr: the group's learning rate, > 0.
+            weight: coefficient in force, >= 0; for a stack of models that of each, (K,).
+            lr: the group's learning rate, > 0; for a stack (K,).
         """
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return further scalars worth a record, of the last value, by name."""
+        """Return further numbers worth a record, of the last value, by name: scalars, or one for each example, (B,)."""
         return {}
 
 
