@@ -137,9 +137,9 @@ PLAIN = (  # conf/sweep/tangents_digits.yaml without its arms
     *("evaluate_every=0", "histograms=false", "pictures=false"),
 )
 TRIALS = {
-    "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10)],
-    "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10)],
-    "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2)],
+    "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10, 30, 100)],
+    "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10, 30, 100)],
+    "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2, 3, 4)],
 }
 
 
@@ -199,8 +199,8 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
         rows.append((ARMS[arm], "scale" if arm == "distorted_images" else "weight", tried, f"{used:g}"))
     size = 10 * tuning["per_class"].iloc[0]
     return [
-        f"Strengths: of three the one of least error on 5,000 validation digits with {size} training digits (mean of "
-        "two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
+        f"Strengths: of those tried, the one of least error on 5,000 validation digits with {size} training digits "
+        "(mean of two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
         "`augment=distortion`.",
         "",
         *table(["arm", "strength", "validation error", "chosen"], rows),
