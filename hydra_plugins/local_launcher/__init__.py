@@ -21,6 +21,8 @@ class LocalLauncher(Launcher):
         n_jobs: jobs at a time (>= 1; null: as many as cores).
     """
 
+    largest = 1
+
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
 
@@ -33,11 +35,24 @@ class LocalLauncher(Launcher):
         from runner.sweep.pool import run_all
 
         runs = checked_runs(self.loader, self.config, job_overrides)
-        objectives = run_all(runs, self.n_jobs)
+        objectives = run_all(runs, self.n_jobs, self.largest)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
             for overrides, objective in zip(job_overrides, objectives, strict=True)
         ]
+
+
+class StackedLauncher(LocalLauncher):
+    """Trains jobs that differ in numbers alone as one stack of models in a process, and the others as `local` does.
+
+    Args:
+        n_jobs: stacks, or single jobs, at a time (>= 1; null: as many as cores).
+        largest: number of jobs in a stack (>= 2).
+    """
+
+    def __init__(self, n_jobs: int | None = None, largest: int = 64) -> None:
+        super().__init__(n_jobs)
+        self.largest = largest
 
 
 class GridSweeper(BasicSweeper):

@@ -18,7 +18,7 @@ from runner.term import Term
 
 
 def stacked_components(loops: Sequence[Loop]) -> Components:
-    """Return components with which a loop trains the models of some loops; the models then show the stack's weights."""
+    """Return components with which a loop trains the models of some loops, from copies of their weights."""
     parts = [loop.components for loop in loops]
     first, model = parts[0], stacked([part.model for part in parts])
     stack_of = dict(zip(first.model.parameters(), model.parameters(), strict=True))

@@ -15,33 +15,26 @@ class StackedLinear(nn.Module):
     """K linear layers: rows k * B to (k + 1) * B of the inputs go through layer k.
 
     Args:
-        layers: of one shape. From now on their parameters are views of the stacked ones.
+        layers: of one shape, whose parameters are copied.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
         self.models = len(layers)
         for name, _ in layers[0].named_parameters():
-            setattr(self, name, _stacked([layer.get_parameter(name) for layer in layers]))
+            params = torch.stack([layer.get_parameter(name).detach() for layer in layers])
+            self.register_parameter(name, StackedParameter(params))
 
     def forward(self, inputs: Tensor) -> Tensor:
         inputs = inputs.view(self.models, -1, inputs.shape[-1])
         return torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.mT).flatten(0, 1)
 
 
-def _stacked(params: Sequence[nn.Parameter]) -> StackedParameter:
-    """Return parameters of one shape as one, of which they are views."""
-    stack = StackedParameter(torch.stack([param.detach() for param in params]))
-    for param, view in zip(params, stack.detach(), strict=True):
-        param.data = view
-    return stack
-
-
 STACKED = {nn.Linear: StackedLinear}
 
 
 def stacked(models: Sequence[nn.Module]) -> nn.Module:
-    """Return the module of all models, with the layers' names; from now on their parameters are views of its own."""
+    """Return the module of all models, whose layers and parameters have the same names."""
     stack = copy.deepcopy(models[0])
     for name, layer in models[0].named_modules():
         if type(layer) in STACKED:

@@ -89,6 +89,9 @@ class StackedLoop(Loop):
     def scatter(self) -> None:
         """Bring the loops of the models up to date."""
         self.check_finite()
+        own = zip(*(loop.components.model.parameters() for loop in self.loops), strict=True)
+        for stack, params in zip(self.components.model.parameters(), own, strict=True):
+            torch._foreach_copy_([param.detach() for param in params], list(stack.detach()))
         self.components.optimizer.scatter()  # type: ignore[attr-defined]
         for number, loop in self._active_loops():
             loop.epoch, loop.batch, loop.checked = self.epoch, self.batch, self.batch

@@ -120,7 +120,7 @@ class StackedOptimizer(Optimizer):
                 if state:
                     optimizer.state[own] = {key: _of_one(value, index, piece) for key, value in state.items()}
                 if piece.param.grad is not None:
-                    own.grad = piece.param.grad[piece.models][index]
+                    own.grad = piece.param.grad[piece.models][index].clone()
         for number, group in enumerate(self.param_groups):
             for optimizer, lr in zip(self.optimizers, group["lr"].tolist(), strict=True):
                 optimizer.param_groups[number]["lr"] = lr
@@ -156,5 +156,7 @@ def _stacked(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of_one(value: Any, index: int, piece: _Piece) -> Any:
-    """Return what of a state belongs to one of the piece's models."""
-    return value[index] if isinstance(value, Tensor) and value.shape == piece.move.shape else value
+    """Return a copy of what of a state belongs to one of the piece's models."""
+    if not isinstance(value, Tensor):
+        return value
+    return (value[index] if value.shape == piece.move.shape else value).clone()

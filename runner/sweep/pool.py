@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
 from runner.signals import STOP_CODES, StopSignals
+from runner.stack.grouping import lines_of, stacks_of
 from runner.storage.directory import Run
 from runner.storage.lock import Busy, locked
 from runner.storage.status import ENDED, Status
@@ -32,12 +33,13 @@ GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fra
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
-def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
+def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
         runs: of checked configs; one that occurs twice is trained once.
         n_jobs: processes at a time (>= 1; null: as many as cores); each has its share of the cores as threads.
+        largest: number of runs that one process trains as a stack, where they can be stacked (1: none).
     """
     jobs = {run.path: run for run in runs}
     waiting = [run for run in jobs.values() if not run.needs_no_training]
@@ -50,11 +52,15 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
         + (f", on {len(devices)} GPUs in turn" if len(devices) > 1 else ""),
         flush=True,
     )
+    stacks, alone = stacks_of([*jobs.values()], n_jobs, largest) if largest > 1 else ([], {"": waiting})
+    for line in lines_of(stacks, alone) if largest > 1 else ():
+        print(line, flush=True)
     if waiting:
         _import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs)).run(waiting)
+            pool = _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs))
+            pool.run([*stacks, *((run,) for runs in alone.values() for run in runs)], waiting)
         finally:
             gc.unfreeze()
     return [objective(run) for run in runs]
@@ -65,7 +71,7 @@ def _import_all(runs: Sequence[Run]) -> None:
     with importing_much():
         import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
-        import runner.run  # noqa: F401
+        import runner.stack.session  # noqa: F401
 
         if any(run.config["pictures"] for run in runs):
             import matplotlib.backends.backend_agg  # noqa: F401
@@ -99,12 +105,12 @@ class _Pool:
         self.devices = devices
         self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
         self.processes = multiprocessing.get_context("fork")
-        self.running: dict[BaseProcess, Run] = {}
+        self.running: dict[BaseProcess, list[Run]] = {}
         self.stopping = False
 
-    def run(self, runs: Sequence[Run]) -> None:
-        """Train all runs."""
-        waiting = deque(runs)
+    def run(self, jobs: Sequence[Sequence[Run]], runs: Sequence[Run]) -> None:
+        """Train all runs: each job is a stack of them, or a single one."""
+        waiting = deque(jobs)
         with StopSignals() as signals, Overview(runs, self.total) as self.overview:
             while waiting or self.running:
                 while waiting and len(self.running) < self.n_jobs:
@@ -118,24 +124,27 @@ class _Pool:
                     self.overview.say("stopped after a failure: sweep.on_error=stop")
                     sys.exit(FAILED)
 
-    def start(self, run: Run) -> None:
+    def start(self, runs: Sequence[Run]) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(run) else None
-        process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, gpu, os.getpid()))
+        gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(runs[0]) else None
+        process = self.processes.Process(target=train_in_own_process, args=(runs, self.threads, gpu, os.getpid()))
+        self.running[process] = [run for run in runs if not run.needs_no_training]
+        self.gpu_of[process] = gpu
         process.start()
-        self.running[process], self.gpu_of[process] = run, gpu
-        self.overview.started(run)
+        for run in self.running[process]:
+            self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
         """Wait a little for jobs to end; report those that did, and return their statuses."""
         wait([process.sentinel for process in self.running], timeout=seconds)
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
-            run = self.running.pop(process)
+            runs = self.running.pop(process)
             del self.gpu_of[process]
-            statuses.append(_record_exit(run, process.exitcode or 0, self.stopping))
-            self.overview.ended(run, statuses[-1])
+            for run in runs:
+                statuses.append(_record_exit(run, process.exitcode or 0, self.stopping, in_stack=len(runs) > 1))
+                self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
         return statuses
@@ -158,18 +167,19 @@ def _may_use_gpu(run: Run) -> bool:
     return run.config["device"] != "cpu"
 
 
-def _record_exit(run: Run, exit_code: int, stopping: bool) -> str:
+def _record_exit(run: Run, exit_code: int, stopping: bool, in_stack: bool = False) -> str:
     """Return the run's status after its process exited; if the process recorded none, record the cause of death.
 
     Args:
         run: that was trained.
         exit_code: of its process, negative for a signal.
         stopping: the sweep itself ends its jobs.
+        in_stack: the process trained others, too, and may have ended later than this one.
     """
     try:
         with locked(run.path):
             status = run.status
-            if status in ENDED and exit_code in (0, BUSY):  # or another process has trained it
+            if status in ENDED and (in_stack or exit_code in (0, BUSY)):  # or another process has trained it
                 return status
             if stopping:
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
