@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import torch
 
+from data import Dataset
 from losses.passes import TorchDraws
 from runner.build import Components, build
 from runner.console import Console, summary_lines
@@ -66,12 +67,12 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
             return session.train()
 
 
-def built(run: Run) -> tuple[Components, list[str]]:
-    """Return the components of a run, and lines that tell of them."""
+def built(run: Run, dataset: Dataset | None = None) -> tuple[Components, list[str]]:
+    """Return the components of a run, whose data may be at hand, and lines that tell of them."""
     torch.set_num_threads(run.config["threads"] or threads_given())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        components = build(run.config)
+        components = build(run.config, dataset)
     keep_freed_memory()
     line = f"device {components.device}, {torch.get_num_threads()} threads"
     return components, [line, *(f"warning: {warning.message}" for warning in caught)]

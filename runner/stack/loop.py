@@ -32,8 +32,8 @@ class StackedLoop(Loop):
 
     def __init__(self, loops: Sequence[Loop], ended: Collection[int] = ()) -> None:
         self.loops = loops
-        self.is_active = [number not in ended for number in range(len(loops))]
-        first = loops[self.is_active.index(True)]
+        self.is_active = torch.tensor([number not in ended for number in range(len(loops))])
+        first = loops[int(self.is_active.int().argmax())]
         unclipped = {**first.config, "optimizer": {**first.config["optimizer"], "clip": None}}  # the optimizer does it
         super().__init__(stacked_components(loops), unclipped)
         self.generator = _Generators(loop.generator for loop in loops)  # type: ignore[assignment]
@@ -57,10 +57,11 @@ class StackedLoop(Loop):
     def check_finite(self) -> None:
         """Remember the last finite objectives; note in `diverged` whose later one is not, if `on_nan` is stop."""
         unchecked = self.objectives[self.checked : self.batch]
-        if len(unchecked) and unchecked[:, self.is_active].isfinite().all():
-            self.latest = unchecked[-1].clone()
-        elif len(unchecked):
-            self._check_each()
+        if len(unchecked):
+            if (unchecked.isfinite().all(0) | ~self.is_active).all():
+                self.latest = unchecked[-1].clone()
+            else:
+                self._check_each()
         self.checked = self.batch
 
     def _check_each(self) -> None:
@@ -72,11 +73,12 @@ class StackedLoop(Loop):
             try:
                 loop.check_finite()
             except Diverged as divergence:
-                self.diverged[number], self.is_active[number] = divergence, False
+                self.diverged[number] = divergence
+                self.is_active[number] = False
         self.latest = torch.tensor([loop.last_finite for loop in self.loops])
 
     def _active_loops(self) -> list[tuple[int, Loop]]:
-        return [(number, loop) for number, loop in enumerate(self.loops) if self.is_active[number]]
+        return [(number, self.loops[number]) for number in self.is_active.nonzero().flatten().tolist()]
 
     def _gather(self, first: Loop) -> None:
         """Go on where the loops are."""
