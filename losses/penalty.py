@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,8 +59,12 @@ class Penalty(ABC):
             lr: the group's learning rate, > 0; for a stack (K,).
         """
 
-    def statistics(self) -> dict[str, Tensor]:
-        """Return further numbers worth a record, of the last value, by name: scalars, or one for each example, (B,)."""
+    def statistics(self, mean: Callable[[Tensor], Tensor] = torch.mean) -> dict[str, Tensor]:
+        """Return further scalars worth a record, of the last value, by name.
+
+        Args:
+            mean: over the examples, (B,) -> (), as `forward.mean`.
+        """
         return {}
 
 

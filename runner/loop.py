@@ -145,8 +145,8 @@ class Loop:
             value = forward.mean(term.penalty(forward))
             objective = objective + term.coefficient_at(epoch) * value
             means.add(f"train/penalty/{term.name}", value.detach())
-            for key, statistic in term.penalty.statistics().items():
-                means.add(f"train/penalty/{term.name}/{key}", forward.mean(statistic))
+            for key, statistic in term.penalty.statistics(forward.mean).items():
+                means.add(f"train/penalty/{term.name}/{key}", statistic)
         return objective
 
     def set_lrs(self) -> None:

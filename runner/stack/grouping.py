@@ -1,4 +1,4 @@
-"""Which runs of a sweep are trained as one stack: a fixed rule on their configs, made from measurements, without torch."""
+"""Which runs of a sweep are trained as one stack: a fixed rule, made from measurements, without torch."""
 
 from __future__ import annotations
 
