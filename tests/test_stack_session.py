@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,7 +37,9 @@ def stack_of(composed: Callable[..., Run]) -> Callable[..., list[Run]]:
 
 
 def test_each_run_has_all_that_it_would_have_alone(stack_of: Callable[..., list[Run]]) -> None:
-    alone, together = (stack_of("penalty=jacobian", "probe=jacobian_norm", f"name={name}") for name in ("one", "all"))
+    alone, together = (
+        stack_of("penalty=jacobian", "probe=jacobian_norm", "pictures=false", f"name={name}") for name in ("one", "all")
+    )
     for run in alone:
         train_run(run)
     train_stack(together)
@@ -291,14 +292,14 @@ def test_a_dead_stack_leaves_results_and_is_resumed_whole(sweeps: Sweeps) -> Non
     options = (
         *TINY,
         "hydra/launcher=stacked",
-        "epochs=4000",
+        "epochs=500",
         "optimizer=sgd",
         "sweep.n_jobs=1",
-        "checkpoint_seconds=0.05",
     )
     grid = (*options, "optimizer.lr=0.001,0.002,1e30")
-    sweep = sweeps.start(*grid)
-    sweeps.wait_until(lambda: sweeps.paths("train", "checkpoint-*.pt"), sweep)
+    sweep = sweeps.start(*grid, "checkpoint_seconds=1e-6")  # at each step, so that it takes long
+    sweeps.wait_until(lambda: any(result["status"] == "diverged" for result in sweeps.results().values()), sweep)
+    sweeps.wait_until(lambda: len(sweeps.paths("train", "checkpoint-*.pt")) > 4, sweep)
     (stack,) = psutil.Process(sweep).children()
     stack.kill()
     code, said = sweeps.wait(sweep)

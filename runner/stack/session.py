@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, TextIO
 
 from runner.build import Components
-from runner.loop import Loop
+from runner.loop import Diverged, Loop
 from runner.outcome import reason_of
 from runner.run import EPOCH_SAVE_SECONDS, Session, built, opened
 from runner.signals import Interrupted, StopSignals
@@ -157,5 +157,8 @@ class _StackSession:
     def end(self, number: int, error: Exception) -> None:
         """Record that an error has ended a session; its model is trained no more."""
         self.loop.is_active[number] = False
+        session = self.sessions.pop(number)
+        if not isinstance(error, Diverged | Interrupted):
+            session.stack = {}  # its next session is its own
         with suppress(OSError):  # the disk is full: it cannot be recorded
-            self.sessions.pop(number).record_end(error)
+            session.record_end(error)
