@@ -44,6 +44,19 @@ class Forward(ABC):
     tangents: dict[Hashable, Tangent]
     generator: Generator | None
 
+    @property
+    def batch_size(self) -> int:
+        """The number of examples B of which the objective takes the mean."""
+        return len(self.inputs)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the examples, or over whatever else there is: a scalar."""
+        return values.mean()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over the entries of a parameter, or of its gradient: a scalar."""
+        return values.sum()
+
     @abstractmethod
     def vjp(
         self,
@@ -82,12 +95,16 @@ class Forward(ABC):
 
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normal numbers, (B, *shape), in single precision or that of the inputs if it is higher."""
-        dtype = torch.promote_types(self.inputs.dtype, torch.float32)
-        size = (len(self.inputs), *shape)
-        return torch.randn(size, dtype=dtype, device=self.inputs.device, generator=self.generator)
+        return self._normal((self.batch_size, *shape), self.generator)
 
     def signs(self, count: int) -> Tensor:
         """Draw `count` signs for each example, +-1 with equal odds, (count, B)."""
-        size = (count, len(self.inputs))
-        bits = torch.randint(2, size, generator=self.generator, device=self.inputs.device)
+        return self._signs((count, self.batch_size), self.generator)
+
+    def _normal(self, size: Sequence[int], generator: Generator | None) -> Tensor:
+        dtype = torch.promote_types(self.inputs.dtype, torch.float32)
+        return torch.randn(size, dtype=dtype, device=self.inputs.device, generator=generator)
+
+    def _signs(self, size: Sequence[int], generator: Generator | None) -> Tensor:
+        bits = torch.randint(2, size, generator=generator, device=self.inputs.device)
         return (2 * bits - 1).to(self.inputs.dtype)

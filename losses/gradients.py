@@ -55,7 +55,7 @@ class ActivationGradient(Penalty):
     def __call__(self, forward: Forward) -> Tensor:
         gradients = forward.vjp(forward.loss_gradient(), at=self.layers)
         values = total(squared_norm(gradient) for gradient in gradients)
-        return values if self.reduction == "example" else values / len(forward.inputs)
+        return values if self.reduction == "example" else values / forward.batch_size
 
 
 class WeightGradient(Penalty):
@@ -67,5 +67,5 @@ class WeightGradient(Penalty):
     """
 
     def __call__(self, forward: Forward) -> Tensor:
-        cotangent = forward.loss_gradient() / len(forward.losses)
-        return total(gradient.square().sum() for gradient in forward.vjp(cotangent, at=tuple(forward.params)))
+        cotangent = forward.loss_gradient() / forward.batch_size
+        return total(forward.sum(gradient.square()) for gradient in forward.vjp(cotangent, at=tuple(forward.params)))

@@ -127,7 +127,8 @@ class JacobianSpectral(Penalty):
     def _leading(self, forward: Forward) -> Tensor:
         rows = [forward.vjp(unit, create_graph=False)[0].flatten(1) for unit in unit_vectors(forward.outputs)]
         jacobian = torch.stack(rows, dim=1)  # (B, C, D)
-        return torch.linalg.eigh(jacobian @ jacobian.mT).eigenvectors[:, :, -1]
+        gram = (jacobian @ jacobian.mT).nan_to_num(0, 0, 0)  # of a run that diverges: its loss tells, eigh would raise
+        return torch.linalg.eigh(gram).eigenvectors[:, :, -1]
 
     def _iterated(self, forward: Forward, iterations: int) -> Tensor:
         (direction,) = random_directions(forward, forward.outputs, 1, "sphere")

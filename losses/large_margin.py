@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -117,7 +117,7 @@ class LargeMargin(Penalty):
             columns.append(gaps / (self.eps + norms))
         return torch.stack(columns, dim=-1)
 
-    def statistics(self) -> dict[str, Tensor]:
+    def statistics(self, mean: Callable[[Tensor], Tensor] = torch.mean) -> dict[str, Tensor]:
         """Return the fractions of distances at the lower clamp (given up) and the upper (margin reached)."""
         if self._distances is None:
             return {}
@@ -125,7 +125,7 @@ class LargeMargin(Penalty):
             "at_lower_clamp": self._distances <= self.low,
             "at_upper_clamp": self._distances >= self.gamma,
         }
-        return {name: clamped.double().mean() for name, clamped in ends.items()}
+        return {name: mean(clamped.double().mean((0, -1))) for name, clamped in ends.items()}
 
 
 def scores_of(outputs: Tensor, scores: Scores) -> Tensor:

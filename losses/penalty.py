@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,17 +48,23 @@ class Penalty(ABC):
         A penalty on the weights, or on the batch as a whole, returns a scalar.
         """
 
-    def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:  # noqa: B027 (most do nothing)
+    def prox_(  # noqa: B027 (most do nothing)
+        self, params: Iterable[Tensor], weight: float | Tensor, lr: float | Tensor
+    ) -> None:
         """Apply the proximal operator in place, after the optimizer's step, to one parameter group.
 
         Args:
             params: the group's parameters.
-            weight: coefficient in force, >= 0.
-            lr: the group's learning rate, > 0.
+            weight: coefficient in force, >= 0; for a stack of models that of each, (K,).
+            lr: the group's learning rate, > 0; for a stack (K,).
         """
 
-    def statistics(self) -> dict[str, Tensor]:
-        """Return further scalars worth a record, of the last value, by name."""
+    def statistics(self, mean: Callable[[Tensor], Tensor] = torch.mean) -> dict[str, Tensor]:
+        """Return further scalars worth a record, of the last value, by name.
+
+        Args:
+            mean: over the examples, (B,) -> (), as `forward.mean`.
+        """
         return {}
 
 

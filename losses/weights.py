@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .forward import Forward
 from .penalty import Penalty, at_least, one_of, total
+from .stacked import StackedParameter, for_models
 
 
 class L2(Penalty):
@@ -29,7 +30,7 @@ class L2(Penalty):
         self.biases = biases
 
     def __call__(self, forward: Forward) -> Tensor:
-        return total(param.square().sum() for param in chosen(forward.params.values(), self.biases))
+        return total(forward.sum(param.square()) for param in chosen(forward.params.values(), self.biases))
 
 
 class L1(Penalty):
@@ -62,9 +63,9 @@ class L1(Penalty):
         self.scale_by_lr, self.biases = scale_by_lr, biases
 
     def __call__(self, forward: Forward) -> Tensor:
-        return total(param.abs().sum() for param in chosen(forward.params.values(), self.biases))
+        return total(forward.sum(param.abs()) for param in chosen(forward.params.values(), self.biases))
 
-    def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:
+    def prox_(self, params: Iterable[Tensor], weight: float | Tensor, lr: float | Tensor) -> None:
         if not self.in_objective:
             soft_threshold_(chosen(params, self.biases), weight * lr if self.scale_by_lr else weight)
 
@@ -92,28 +93,38 @@ class ElasticNet(Penalty):
 
     def __call__(self, forward: Forward) -> Tensor:
         params = chosen(forward.params.values(), self.biases)
-        return total(self.l1 * param.abs().sum() + self.l2 * param.square().sum() for param in params)
+        return total(self.l1 * forward.sum(param.abs()) + self.l2 * forward.sum(param.square()) for param in params)
 
     @torch.no_grad()
-    def prox_(self, params: Iterable[Tensor], weight: float, lr: float) -> None:
+    def prox_(self, params: Iterable[Tensor], weight: float | Tensor, lr: float | Tensor) -> None:
         params = chosen(params, self.biases)
         soft_threshold_(params, weight * self.l1 * (lr if self.scale_by_lr else 1.0))
         if params:  # a group of biases alone may be left with none
-            torch._foreach_div_(params, 1 + 2 * lr * weight * self.l2)
+            torch._foreach_div_(params, _for_each(params, 1 + 2 * lr * weight * self.l2))
 
 
 @torch.no_grad()
-def soft_threshold_(params: list[Tensor], threshold: float) -> None:
+def soft_threshold_(params: list[Tensor], threshold: float | Tensor) -> None:
     """w <- sign(w) * max(|w| - threshold, 0) in place: w less its projection onto [-threshold, threshold]."""
     if params:
-        clamped = torch._foreach_clamp_max(params, threshold)
-        torch._foreach_clamp_min_(clamped, -threshold)
+        clamped = torch._foreach_clamp_max(params, _for_each(params, threshold))
+        torch._foreach_clamp_min_(clamped, _for_each(params, -threshold))
         torch._foreach_sub_(params, clamped)
 
 
 def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
     """Return the parameters, those of one dimension (biases, gains) only if asked for, and no frozen ones."""
-    return [param for param in params if (biases or param.ndim > 1) and not is_frozen(param)]
+    return [param for param in params if (biases or _dimensions(param) > 1) and not is_frozen(param)]
+
+
+def _dimensions(param: Tensor) -> int:
+    """Return the dimensions of a parameter of one model."""
+    return param.ndim - isinstance(param, StackedParameter)
+
+
+def _for_each(params: Sequence[Tensor], value: float | Tensor) -> Any:
+    """Return a number as it is, and the numbers of the models of a stack, (K,), shaped for each parameter."""
+    return [for_models(value, param) for param in params] if isinstance(value, Tensor) else value
 
 
 def is_frozen(param: Tensor) -> bool:

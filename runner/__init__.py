@@ -66,6 +66,13 @@ Rooms beside it:
         trials         the picture of the trials, each arm over its weight
         curves         any metric against the epoch
         command        the command that repeats a run
+    stack/         many runs that differ in numbers alone, trained as one stack of models
+        grouping       which runs of a sweep make a stack: a fixed rule
+        session        one session of a stack: the sessions of its runs
+        loop           the loop of one model, for K models
+        components     the components of K models as those of one
+        layers         one module that computes K models
+        optimizer      torch's optimizers on stacked parameters
     sweep/         many runs, each a job
         conclude       before a sweep and after it: configs checked, statuses, exit code
         arms           several grids in one sweep: weights tried, then compared on fresh seeds

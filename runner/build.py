@@ -49,8 +49,12 @@ class Components:
     channels_last: bool
 
 
-def build(config: Mapping[str, Any]) -> Components:
+def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Components:
     """Build all components of a run, and try each penalty on two examples.
+
+    Args:
+        config: of the run, checked.
+        dataset: its data, if they are at hand.
 
     Raises:
         ConfigError: with a sentence for everything that does not fit.
@@ -66,7 +70,7 @@ def build(config: Mapping[str, Any]) -> Components:
     with problems.at("scheduler"):
         schedule = construct(config["scheduler"])
     with problems.at("data"):
-        dataset = _build_dataset(config, device)
+        dataset = dataset or _build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these
     terms = _build_terms(config, dataset, problems)
     probes = _build_probes(config, dataset, problems)

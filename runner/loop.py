@@ -41,7 +41,7 @@ class Means:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def compute(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        return {name: (total / self.counts[name]).tolist() for name, total in self.sums.items()}
 
 
 class Loop:
@@ -52,6 +52,8 @@ class Loop:
     function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions and
     augmentation each have a generator of their own; torch's own serve what a model draws by itself (dropout).
     """
+
+    forward_pass: Any = EagerForward
 
     def __init__(self, components: Components, config: dict[str, Any]) -> None:
         self.components, self.config = components, config
@@ -85,11 +87,14 @@ class Loop:
 
     def steps(self) -> Iterator[Sequence[Tensor]]:
         """Yield, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
-        count = len(self.components.dataset.train)
-        generator = torch.Generator().manual_seed(stream_seed(self.config["seed"], "order", self.epoch))
-        order = torch.randperm(count, generator=generator) if self.config["shuffle"] else torch.arange(count)
-        batches = order.to(self.components.device).split(self.config["batch_size"])
+        order = self.order(len(self.components.dataset.train)).to(self.components.device)
+        batches = order.split(self.config["batch_size"], dim=-1)
         yield from [batches] if self.full_gradient else ([batch] for batch in batches)
+
+    def order(self, count: int) -> Tensor:
+        """Return the order of the examples in this epoch."""
+        generator = torch.Generator().manual_seed(stream_seed(self.config["seed"], "order", self.epoch))
+        return torch.randperm(count, generator=generator) if self.config["shuffle"] else torch.arange(count)
 
     def step(self, batches: Sequence[Tensor]) -> None:
         """Make one step on the sum of the objectives of some mini-batches."""
@@ -111,7 +116,7 @@ class Loop:
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 terms = [term for term in due if number == 0 or not term.penalty.of_weights]
                 objective = self.objective(indices, terms, epoch, Means() if trials else self.means)
-                objective.backward(inputs=self.params)
+                objective.sum().backward(inputs=self.params)
                 objectives.append(objective.detach())
             if self.config["optimizer"]["clip"]:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
@@ -134,13 +139,13 @@ class Loop:
         batch, penalties = self.components.dataset.train[indices], [term.penalty for term in terms]
         model, criterion = self.components.model, self.components.criterion
         inputs = self.components.augment(batch, model, criterion, self.augment_generator)
-        forward = EagerForward(model, criterion, inputs, batch.targets, penalties, self.generator)
-        objective = self.config["loss"]["weight"] * forward.losses.mean()
+        forward = self.forward_pass(model, criterion, inputs, batch.targets, penalties, self.generator)
+        objective = self.config["loss"]["weight"] * forward.mean(forward.losses)
         for term in terms:
-            value = term.penalty(forward).mean()
+            value = forward.mean(term.penalty(forward))
             objective = objective + term.coefficient_at(epoch) * value
             means.add(f"train/penalty/{term.name}", value.detach())
-            for key, statistic in term.penalty.statistics().items():
+            for key, statistic in term.penalty.statistics(forward.mean).items():
                 means.add(f"train/penalty/{term.name}/{key}", statistic)
         return objective
 

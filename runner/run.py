@@ -8,11 +8,13 @@ import os
 import time
 import traceback
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import torch
 
+from data import Dataset
 from losses.passes import TorchDraws
 from runner.build import Components, build
 from runner.console import Console, summary_lines
@@ -57,24 +59,43 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
         Busy: if another process works in the directory.
         Interrupted: after a signal, with the state saved.
     """
-    console = Console(stream)
-    torch.set_num_threads(run.config["threads"] or threads_given())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        components = build(run.config)
-    keep_freed_memory()
+    components, told = built(run)
     with locked(run.path), StopSignals() as signals:
         if run.is_finished:  # another process was faster
             return run.result()
-        console.open_log(run.log)
-        console.say(run.announcement)
-        console.say(f"device {components.device}, {torch.get_num_threads()} threads")
-        for warning in caught:
-            console.say(f"warning: {warning.message}")
+        with opened(run, components, told, signals, stream) as session:
+            return session.train()
+
+
+def built(run: Run, dataset: Dataset | None = None) -> tuple[Components, list[str]]:
+    """Return the components of a run, whose data may be at hand, and lines that tell of them."""
+    torch.set_num_threads(run.config["threads"] or threads_given())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        components = build(run.config, dataset)
+    keep_freed_memory()
+    line = f"device {components.device}, {torch.get_num_threads()} threads"
+    return components, [line, *(f"warning: {warning.message}" for warning in caught)]
+
+
+@contextmanager
+def opened(
+    run: Run, components: Components, told: Sequence[str], signals: StopSignals, stream: TextIO | None
+) -> Iterator[Session]:
+    """Open a session of a run, whose directory is held, with its log and its record; close them at the end."""
+    console = Console(stream)
+    console.open_log(run.log)
+    for line in (run.announcement, *told):
+        console.say(line)
+    try:
+        session = Session(run, components, console, signals)
         try:
-            return Session(run, components, console, signals).train()
+            yield session
         finally:
-            console.close()
+            with suppress(OSError):  # of what was recorded last: the error that ended the run is already reported
+                session.recorder.close()
+    finally:
+        console.close()
 
 
 def threads_given() -> int:
@@ -100,6 +121,7 @@ class Session:
         self.predictor = facts_of(components.dataset, components.channels_last)
         self.best_state: dict[str, Any] | None = None  # not saved yet
         self.seconds = self.training_seconds = 0.0  # of earlier sessions; of training alone
+        self.stack: dict[str, Any] = {}  # with how many others it is trained, for the record
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
         self.recorder = Recorder(
@@ -108,35 +130,38 @@ class Session:
 
     def train(self) -> dict[str, Any]:
         """Train to the end, or as far as it goes, and return the result, which says how it ended."""
+        try:
+            self.begin()
+            self.train_epochs()
+            return self.finish(Status.DONE)
+        except Exception as error:
+            result = self.record_end(error)
+            if isinstance(error, Diverged):
+                return result
+            raise
+
+    def record_end(self, error: Exception) -> dict[str, Any]:
+        """Record that an error has ended the session, and return the result; a divergence is one, too."""
+        if isinstance(error, Diverged):
+            facts = {"diverged_at_step": error.step, "last_finite_objective": error.last_finite}
+            remedy = remedy_of(self.config, self.components.terms, has_moved=math.isfinite(error.last_finite))
+            return self.finish(Status.DIVERGED, reason=f"{error}: {remedy}", **facts)
+        if isinstance(error, Interrupted):
+            return self.write(Status.INTERRUPTED, reason=str(error))
+        self.console.note("".join(traceback.format_exception(error)))
+        return self.finish(Status.FAILED, reason=reason_of(error, self.run))
+
+    def begin(self) -> None:
+        """Record what is to be trained and, before the first step, what the initialisation does."""
         self.run.write_config()
         self.write(Status.RUNNING)
-        try:
-            self.train_epochs()
-            result = self.finish(Status.DONE)
-        except Diverged as divergence:
-            facts = {"diverged_at_step": divergence.step, "last_finite_objective": divergence.last_finite}
-            remedy = remedy_of(self.config, self.components.terms, has_moved=math.isfinite(divergence.last_finite))
-            result = self.finish(Status.DIVERGED, reason=f"{divergence}: {remedy}", **facts)
-        except Interrupted as interruption:
-            self.write(Status.INTERRUPTED, reason=str(interruption))
-            raise
-        except Exception as error:
-            self.console.note(traceback.format_exc())
-            self.finish(Status.FAILED, reason=reason_of(error, self.run))
-            raise
-        finally:
-            with suppress(
-                OSError
-            ):  # of what was recorded since the last flush: the error that ended the run is already reported
-                self.recorder.close()
-        return result
+        if self.steps == 0 and not self.history and self.is_evaluated(0):
+            with TorchDraws(self.components.device).replayed():  # training draws as if nothing had been evaluated
+                self.evaluate({})
 
     def train_epochs(self) -> None:
         """Train the epochs that are left, evaluating and saving in between."""
         epochs = self.config["epochs"]
-        if self.steps == 0 and not self.history and self.is_evaluated(0):
-            with TorchDraws(self.components.device).replayed():  # training draws as if nothing had been evaluated
-                self.evaluate({})  # what the initialisation does
         while self.loop.epoch < epochs:
             began = time.perf_counter()
             means = self.loop.run_epoch(self.before_step)
@@ -317,6 +342,7 @@ class Session:
             "best/by": self.monitor,
             "seconds": self.seconds + time.monotonic() - self.began,
             "examples_per_second": self.examples_per_second,
+            **self.stack,
             **provenance(self.components.device),
         }
         return self.run.write_result(result)

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("runner", "losses", "models", "data")
-ROOMS = ("config", "storage", "evaluation", "recording", "summary", "sweep")
+ROOMS = ("config", "storage", "evaluation", "recording", "summary", "stack", "sweep")
 ALLOWED = {  # room -> the rooms that it may import from, beside itself
     "config": set(),
     "storage": {"config"},
@@ -21,7 +21,8 @@ ALLOWED = {  # room -> the rooms that it may import from, beside itself
     "recording": {"config", "storage", "evaluation"},
     "summary": {"config", "storage"},
     "root": {"config", "storage", "evaluation", "recording", "summary"},
-    "sweep": {"config", "storage", "evaluation", "recording", "summary", "root"},
+    "stack": {"config", "storage", "root"},
+    "sweep": {"config", "storage", "evaluation", "recording", "summary", "stack", "root"},
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

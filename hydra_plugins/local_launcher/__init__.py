@@ -24,6 +24,8 @@ class LocalLauncher(Launcher):
         n_jobs: jobs at a time (>= 1; null: as many as cores).
     """
 
+    largest = 1
+
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
         self.reason: Callable[[Run], str | None] | None = None  # to stop a run; a search that prunes has some
@@ -37,7 +39,7 @@ class LocalLauncher(Launcher):
         from runner.sweep.pool import run_all
 
         runs = checked_runs(self.loader, self.config, job_overrides)
-        return _returns(job_overrides, run_all(runs, self.n_jobs, self.reason))
+        return _returns(job_overrides, run_all(runs, self.n_jobs, self.largest, self.reason))
 
 
 def _returns(jobs: Sequence[Sequence[str]], objectives: Sequence[float]) -> list[JobReturn]:
@@ -99,6 +101,19 @@ class RayLauncher(_ClusterLauncher):
         from runner.sweep.ray_engine import RayEngine
 
         return RayEngine(**self.options)
+
+
+class StackedLauncher(LocalLauncher):
+    """Trains jobs that differ in numbers alone as one stack of models in a process, and the others as `local` does.
+
+    Args:
+        n_jobs: stacks, or single jobs, at a time (>= 1; null: as many as cores).
+        largest: number of jobs in a stack (>= 2).
+    """
+
+    def __init__(self, n_jobs: int | None = None, largest: int = 64) -> None:
+        super().__init__(n_jobs)
+        self.largest = largest
 
 
 class GridSweeper(BasicSweeper):

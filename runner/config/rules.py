@@ -81,7 +81,7 @@ RULES = (  # a rule, and the keys that it holds for
     (whole(0), "seed data.seed sweep.trials"),
     (whole(1), "epochs batch_size optimizer.max_iter optimizer.history_size penalty.*.every scheduler.steps"),
     (whole(1), "augment.steps"),
-    (whole(2), "init.examples"),
+    (whole(2), "init.examples hydra.launcher.largest"),
     (_optional(whole(0)), "evaluate_every data.validation_size"),
     (_optional(whole(1)), "threads data.train_size data.per_class optimizer.max_eval sweep.n_jobs"),
     (not_negative, "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),

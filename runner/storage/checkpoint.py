@@ -92,6 +92,11 @@ def checkpoints(directory: Path, kind: str = "checkpoint") -> list[Path]:
     return sorted(found, key=_step_of, reverse=True)
 
 
+def sound_steps(directory: Path) -> list[int]:
+    """Return the steps of the sound checkpoints in a directory, the newest first."""
+    return [_step_of(path) for path in checkpoints(directory) if sound(path)]
+
+
 def _step_of(path: Path) -> int:
     """Return the step that a checkpoint's name carries."""
     return int(path.stem.partition("-")[2])

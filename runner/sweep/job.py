@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,11 +41,11 @@ def train_in_launchers_process(config: DictConfig) -> float:
     return objective(run)
 
 
-def train_in_own_process(run: Run, threads: int, gpu: str | None, parent: int) -> None:
+def train_in_own_process(runs: Sequence[Run], threads: int, gpu: str | None, parent: int) -> None:
     """Train a job in this process, which the sweep (`runner.sweep.pool`) has forked for it.
 
     Args:
-        run: to train.
+        runs: to train, a single one or a stack.
         threads: of the CPU.
         gpu: the only one that it is to see (null: as it is).
         parent: process id of the sweep.
@@ -56,6 +57,7 @@ def train_in_own_process(run: Run, threads: int, gpu: str | None, parent: int) -
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    run = next(run for run in runs if not run.needs_no_training)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -64,7 +66,10 @@ def train_in_own_process(run: Run, threads: int, gpu: str | None, parent: int) -
     os.dup2(log, 1)  # what a user's own code prints, and the last words of native code
     os.dup2(log, 2)
     try:
-        train_job(run)
+        if len(runs) > 1:
+            _train_stacked_jobs(runs)
+        else:
+            train_job(run)
     except Busy:
         sys.exit(BUSY)
     except Interrupted as interruption:
@@ -87,6 +92,19 @@ def train_in_engines_process(run: Run, folder: Path, threads: int) -> None:
         print(busy, file=sys.stderr, flush=True)
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
+
+
+def _train_stacked_jobs(runs: Sequence[Run]) -> None:
+    """Train the jobs of a stack, each with its lines in its own log; errors become statuses there.
+
+    Raises:
+        Interrupted: after a signal, with the states saved.
+    """
+    from runner.stack.session import train_stack
+
+    faulthandler.enable()
+    with open(os.devnull, "w") as nowhere:
+        train_stack(runs, nowhere)
 
 
 def die_with(parent: int) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from runner.config.check import ConfigError, exit_with_problems
 from runner.outcome import BUSY, FAILED, objective
 from runner.signals import StopSignals
+from runner.stack.grouping import lines_of, stacks_of
 from runner.storage.directory import Run
 from runner.storage.status import Status
 from runner.sweep.job import record_exit, train_in_own_process
@@ -32,12 +33,15 @@ GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fra
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 
-def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str | None] | None = None) -> list[float]:
+def run_all(
+    runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: Callable[[Run], str | None] | None = None
+) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
         runs: of checked configs; one that occurs twice is trained once.
         n_jobs: processes at a time (>= 1; null: as many as cores); each has its share of the cores as threads.
+        largest: number of runs that one process trains as a stack, where they can be stacked (1: none).
         reason: to prune a run, if there is one.
     """
     jobs = {run.path: run for run in runs}
@@ -51,11 +55,15 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str
         + (f", on {len(devices)} GPUs in turn" if len(devices) > 1 else ""),
         flush=True,
     )
+    stacks, alone = stacks_of([*jobs.values()], n_jobs, largest) if largest > 1 else ([], {"": waiting})
+    for line in lines_of(stacks, alone) if largest > 1 else ():
+        print(line, flush=True)
     if waiting:
         _import_all(waiting)
         gc.freeze()  # what is shared with the children stays shared
         try:
-            _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason).run(waiting)
+            pool = _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason)
+            pool.run([*stacks, *((run,) for runs in alone.values() for run in runs)], waiting)
         finally:
             gc.unfreeze()
     return [objective(run) for run in runs]
@@ -66,7 +74,7 @@ def _import_all(runs: Sequence[Run]) -> None:
     with importing_much():
         import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
-        import runner.run  # noqa: F401
+        import runner.stack.session  # noqa: F401
 
         if any(run.config["pictures"] for run in runs):
             import matplotlib.backends.backend_agg  # noqa: F401
@@ -110,12 +118,12 @@ class _Pool:
         self.devices = devices
         self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
         self.processes = multiprocessing.get_context("fork")
-        self.running: dict[BaseProcess, Run] = {}
+        self.running: dict[BaseProcess, list[Run]] = {}
         self.stopping = False
 
-    def run(self, runs: Sequence[Run]) -> None:
-        """Train all runs."""
-        waiting = deque(runs)
+    def run(self, jobs: Sequence[Sequence[Run]], runs: Sequence[Run]) -> None:
+        """Train all runs: each job is a stack of them, or a single one."""
+        waiting = deque(jobs)
         with StopSignals() as signals, Overview(runs, self.total) as self.overview:
             while waiting or self.running:
                 while waiting and len(self.running) < self.n_jobs:
@@ -130,35 +138,46 @@ class _Pool:
                     self.overview.say("stopped after a failure: sweep.on_error=stop")
                     sys.exit(FAILED)
 
-    def start(self, run: Run) -> None:
+    def start(self, runs: Sequence[Run]) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(run) else None
-        process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, gpu, os.getpid()))
+        gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(runs[0]) else None
+        process = self.processes.Process(target=train_in_own_process, args=(runs, self.threads, gpu, os.getpid()))
+        self.running[process] = [run for run in runs if not run.needs_no_training]
+        self.gpu_of[process] = gpu
         process.start()
-        self.running[process], self.gpu_of[process] = run, gpu
-        self.overview.started(run)
+        for run in self.running[process]:
+            self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
         """Wait a little for jobs to end; report those that did, and return their statuses."""
         wait([process.sentinel for process in self.running], timeout=seconds)
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
-            run = self.running.pop(process)
+            runs = self.running.pop(process)
             del self.gpu_of[process]
-            pruned = self.pruned.get(run.path)
-            statuses.append(_status_after(run, process.exitcode or 0, self.stopping, pruned))
-            self.overview.ended(run, statuses[-1])
+            for run in runs:
+                statuses.append(self.status_after(run, process.exitcode or 0, in_stack=len(runs) > 1))
+                self.overview.ended(run, statuses[-1])
             process.close()
         self.overview.draw()
         return statuses
 
     def prune(self) -> None:
         """Have the jobs save their states and end, for whose runs there is a reason."""
-        for process, run in self.running.items():
+        for process, (run, *_) in self.running.items():  # no stacks
             if run.path not in self.pruned and self.reason and (reason := self.reason(run)):
                 self.pruned[run.path] = reason
                 os.kill(process.pid, signal.SIGTERM)  # type: ignore[arg-type]
+
+    def status_after(self, run: Run, exit_code: int, in_stack: bool) -> str:
+        """Return how a run stands after its process exited, maybe later than the run, which is one of a stack.
+
+        Code BUSY says that another process is at work on it.
+        """
+        in_order = exit_code == BUSY or (in_stack and run.has_ended)
+        reason = reason_of_death(exit_code)
+        return record_exit(run, 0 if in_order else exit_code, reason, self.stopping, self.pruned.get(run.path))
 
     def stop(self, number: int) -> None:
         """Pass a signal on, give the jobs a little time to save their states, and kill what is left."""
@@ -176,12 +195,6 @@ class _Pool:
 
 def _may_use_gpu(run: Run) -> bool:
     return run.config["device"] != "cpu"
-
-
-def _status_after(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:
-    """Return how a run stands after its process exited, with code BUSY if it found another one at work."""
-    code = 0 if exit_code == BUSY else exit_code
-    return record_exit(run, code, reason_of_death(exit_code), stopping, pruned)
 
 
 def reason_of_death(exit_code: int) -> str:

@@ -219,7 +219,8 @@ def instrument(
         strike("before")
         step(self, batches)
         number = self.epoch * self.steps_per_epoch + self.batch
-        os.write(file, f"{number} {self.objectives[self.batch].item().hex()}\n".encode())
+        objectives = self.objectives[self.batch].flatten().tolist()  # of a stack there are several
+        os.write(file, f"{number} {' '.join(map(float.hex, objectives))}\n".encode())
         made += 1
         strike("after")
 

@@ -1,0 +1,64 @@
+"""The forward pass of a stack: K models of one shape, computed as one module, and trained side by side.
+
+The module takes K * B examples, those of one model beside each other: rows k * B to (k + 1) * B belong to model k. No
+example mixes with another, so a penalty of each example is the same formula, and its value (K * B,). What is of one
+model, a mean over its examples or a sum over its weights, is (K,). A parameter is (K, *shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .eager import EagerForward
+from .penalty import Penalty
+
+
+class StackedParameter(nn.Parameter):
+    """A parameter of K models, (K, *shape)."""
+
+
+class StackedForward(EagerForward):
+    """A forward pass of K models.
+
+    Args:
+        generators: one for each model; each draws what it would draw alone.
+        Others as in `EagerForward`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        penalties: Sequence[Penalty],
+        generators: Sequence[Generator],
+    ) -> None:
+        self._generators = generators
+        super().__init__(model, criterion, inputs, targets, penalties)
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.inputs) // len(self._generators)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over each model's examples, (K,); what is of one model already, (K,), stays."""
+        return values.reshape(len(self._generators), -1).mean(1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over the entries of each model's parameter, (K,)."""
+        return values.flatten(1).sum(1)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.cat([self._normal((self.batch_size, *shape), generator) for generator in self._generators])
+
+    def signs(self, count: int) -> Tensor:
+        return torch.cat([self._signs((count, self.batch_size), generator) for generator in self._generators], 1)
+
+
+def for_models(values: Tensor, like: Tensor) -> Tensor:
+    """Return one number for each model, (K,), so that it multiplies a parameter (K, *shape)."""
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))

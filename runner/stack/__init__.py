@@ -1,0 +1,1 @@
+"""Many runs that differ in numbers alone, trained as one stack of models."""

@@ -1,0 +1,86 @@
+"""The components of K models as those of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data import Split
+from runner.build import Components
+from runner.loop import Loop
+from runner.stack.layers import stacked
+from runner.stack.optimizer import StackedOptimizer
+from runner.term import Term
+
+
+def stacked_components(loops: Sequence[Loop]) -> Components:
+    """Return components with which a loop trains the models of some loops, from copies of their weights."""
+    parts = [loop.components for loop in loops]
+    first, model = parts[0], stacked([part.model for part in parts])
+    stack_of = dict(zip(first.model.parameters(), model.parameters(), strict=True))
+    groups: Any = [[stack_of[param] for param in group["params"]] for group in first.optimizer.param_groups]
+    clips = [loop.config["optimizer"]["clip"] for loop in loops]
+    terms: Any = [StackedTerm(column) for column in zip(*(part.terms for part in parts), strict=True)]
+    return replace(
+        first,
+        dataset=replace(first.dataset, train=StackedSplit.of([part.dataset.train for part in parts])),
+        model=model,
+        optimizer=StackedOptimizer([part.optimizer for part in parts], groups, clips),
+        terms=terms,
+        probes={},
+    )
+
+
+@dataclass(frozen=True)
+class StackedSplit(Split):
+    """The training splits of K models, N examples each; what is the same in all is held once."""
+
+    count: int
+
+    @classmethod
+    def of(cls, splits: Sequence[Split]) -> StackedSplit:
+        """Join splits of one size."""
+        inputs, targets = ([getattr(split, name) for split in splits] for name in ("inputs", "targets"))
+        return cls(_joined(inputs), _joined(targets), len(splits[0]))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Split:
+        """Return the examples of each model's indices (K, B), those of one model beside each other."""
+        return Split(self._chosen(self.inputs, index), self._chosen(self.targets, index))
+
+    def _chosen(self, values: Tensor, index: Tensor) -> Tensor:
+        if len(values) != self.count:
+            index = index + self.count * torch.arange(len(index), device=index.device).unsqueeze(1)
+        return values[index.flatten()]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    first, *others = tensors
+    return first if all(torch.equal(first, other) for other in others) else torch.cat(list(tensors))
+
+
+class StackedTerm:
+    """A penalty in the objectives of K models, in each with its own weight; where one weight is 0, all are.
+
+    Args:
+        terms: of the models, alike except for the numbers.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.terms, self.first = terms, terms[0]
+        self.name, self.penalty, self.weight = self.first.name, self.first.penalty, self.first.weight
+        self.is_proximal, self.is_due = self.first.is_proximal, self.first.is_due
+
+    def weight_at(self, epoch: float) -> Tensor:
+        """Return each model's weight in force, (K,)."""
+        return torch.tensor([term.weight_at(epoch) for term in self.terms], dtype=torch.float64)
+
+    def coefficient_at(self, epoch: float) -> Tensor:
+        """Return what each model's value is multiplied by, (K,)."""
+        return torch.tensor([term.coefficient_at(epoch) for term in self.terms], dtype=torch.float64)

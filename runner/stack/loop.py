@@ -1,0 +1,108 @@
+"""The training of K models as one: the loop of one model, on stacked components."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from losses.stacked import StackedForward
+from runner.loop import Diverged, Loop
+from runner.seeds import stream_seed
+from runner.stack.components import stacked_components
+
+
+class StackedLoop(Loop):
+    """The training of K models side by side, each as its own loop would train it.
+
+    The loops hold what belongs to one model: its components, its generators, the place to resume from. They are taken
+    over here and do not train. Once `scatter` has brought them up to date, each can be evaluated and saved as if it had
+    trained alone.
+
+    Args:
+        loops: of the models; their configs differ in numbers alone.
+        ended: positions of models that hold their places, but are trained no more; the others are at one step.
+
+    Attributes:
+        diverged: models whose objective became NaN or infinite, and how; they are trained no more.
+    """
+
+    forward_pass = StackedForward
+
+    def __init__(self, loops: Sequence[Loop], ended: Collection[int] = ()) -> None:
+        self.loops = loops
+        self.is_active = torch.tensor([number not in ended for number in range(len(loops))])
+        first = loops[int(self.is_active.int().argmax())]
+        unclipped = {**first.config, "optimizer": {**first.config["optimizer"], "clip": None}}  # the optimizer does it
+        super().__init__(stacked_components(loops), unclipped)
+        self.generator = _Generators(loop.generator for loop in loops)  # type: ignore[assignment]
+        columns = zip(*(loop.base_lrs for loop in loops), strict=True)  # what a group has by now is a schedule's
+        self.base_lrs = [torch.tensor(lrs, dtype=torch.float64) for lrs in columns]
+        self.objectives = self.objectives.new_zeros(self.steps_per_epoch, len(loops))
+        self.latest = torch.tensor([loop.last_finite for loop in loops])
+        self.diverged: dict[int, Diverged] = {}
+        self._orders = torch.arange(len(self.components.dataset.train)).repeat(len(loops), 1)
+        self._order_generator = torch.Generator()
+        self._gather(first)
+
+    def order(self, count: int) -> Tensor:
+        """Return the order of each model's examples in this epoch, (K, N)."""
+        if self.config["shuffle"]:
+            for row, loop in zip(self._orders, self.loops, strict=True):
+                seed = stream_seed(loop.config["seed"], "order", self.epoch)
+                torch.randperm(count, generator=self._order_generator.manual_seed(seed), out=row)
+        return self._orders
+
+    def check_finite(self) -> None:
+        """Remember the last finite objectives; note in `diverged` whose later one is not, if `on_nan` is stop."""
+        unchecked = self.objectives[self.checked : self.batch]
+        if len(unchecked):
+            if (unchecked.isfinite().all(0) | ~self.is_active).all():
+                self.latest = unchecked[-1].clone()
+            else:
+                self._check_each()
+        self.checked = self.batch
+
+    def _check_each(self) -> None:
+        """Have the loops check their objectives."""
+        for number, loop in self._active_loops():
+            loop.objectives = self.objectives[:, number]
+            loop.epoch, loop.batch, loop.checked = self.epoch, self.batch, self.checked
+            loop.last_finite = float(self.latest[number])
+            try:
+                loop.check_finite()
+            except Diverged as divergence:
+                self.diverged[number] = divergence
+                self.is_active[number] = False
+        self.latest = torch.tensor([loop.last_finite for loop in self.loops])
+
+    def _active_loops(self) -> list[tuple[int, Loop]]:
+        return [(number, self.loops[number]) for number in self.is_active.nonzero().flatten().tolist()]
+
+    def _gather(self, first: Loop) -> None:
+        """Go on where the loops are."""
+        self.epoch, self.batch, self.checked = first.epoch, first.batch, first.batch
+        self.means.counts = dict(first.means.counts)
+        for name, total in first.means.sums.items():
+            sums = [loop.means.sums.get(name, torch.zeros_like(total)) for loop in self.loops]
+            self.means.sums[name] = torch.stack(sums)
+
+    def scatter(self) -> None:
+        """Bring the loops of the models up to date."""
+        self.check_finite()
+        own = zip(*(loop.components.model.parameters() for loop in self.loops), strict=True)
+        for stack, params in zip(self.components.model.parameters(), own, strict=True):
+            torch._foreach_copy_([param.detach() for param in params], list(stack.detach()))
+        self.components.optimizer.scatter()  # type: ignore[attr-defined]
+        for number, loop in self._active_loops():
+            loop.epoch, loop.batch, loop.checked = self.epoch, self.batch, self.batch
+            loop.last_finite = float(self.latest[number])
+            loop.means.sums = {name: total[number] for name, total in self.means.sums.items()}
+            loop.means.counts = dict(self.means.counts)
+
+
+class _Generators(list[torch.Generator]):
+    """One generator for each model. No optimizer of a stack computes a step twice, so no state is ever put back."""
+
+    def get_state(self) -> None: ...
