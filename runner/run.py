@@ -161,7 +161,7 @@ class Session:
         if stopping:
             self.signals.check(self.hand_over)
         done = self.loop.epoch + self.loop.batch / self.loop.steps_per_epoch
-        self.console.progress(done, self.config["epochs"], self.latest)
+        self.console.progress(done, self.config["epochs"], self.history[-1] if self.history else {})
 
     def evaluate(self, means: dict[str, float]) -> None:
         """Evaluate what the plan says, and record the numbers, histograms and pictures."""
