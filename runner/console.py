@@ -29,7 +29,7 @@ class Console:
     """Print lines, keep them in a log, and show how far training is."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+        self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.log: TextIO | None = None
         self.bar: Progress | None = None
         self.drawn = self.printed = 0.0

@@ -190,7 +190,8 @@ class Session:
         if epoch == 0:
             return  # the console, the result and the best epoch are about trained models
         self.console.epoch(epoch, self.config["epochs"], row)
-        self.write(Status.RUNNING)
+        if epoch < self.config["epochs"]:
+            self.write(Status.RUNNING)
         if not math.isfinite(row.get("train/loss", 0.0)) and self.config["on_nan"] == "stop":
             raise Diverged(self.steps, self.loop.last_finite)  # the last step did it: its objective was finite
 
