@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor, nn
@@ -45,7 +46,6 @@ class EagerForward(Forward):
         generator: Generator | None = None,
     ) -> None:
         self.model, self.targets, self.generator = model, targets, generator
-        self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.inputs = inputs.detach()
         self.tangents = declared_tangents(penalties, self)
         self.inputs.requires_grad_()
@@ -58,6 +58,11 @@ class EagerForward(Forward):
         else:
             self.outputs, self.activations = run(model, self.inputs, self._layers, self._differentiated)
         self.losses = criterion(self.outputs, targets)
+
+    @cached_property
+    def params(self) -> dict[str, Tensor]:  # type: ignore[override]
+        # Late: few penalties ask for them, and with a small network it takes a fiftieth of a step.
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def vjp(
         self,

@@ -44,6 +44,7 @@ Rooms beside it:
         provenance     versions, commit, device
     evaluation/    what a trained model is worth
         evaluate       losses and errors
+        plan           after which epochs a run is evaluated, and on what
         predictor      a trained network with its normalisation, for raw inputs
         probes         numbers on the function: Jacobian, zeros, margins, slopes
         layers         strength of activations and gradients, layer by layer

@@ -29,7 +29,7 @@ class Console:
     """Print lines, keep them in a log, and show how far training is."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+        self.terminal = Terminal(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.log: TextIO | None = None
         self.bar: Progress | None = None
         self.drawn = self.printed = 0.0
@@ -99,7 +99,7 @@ class Console:
 def _brief(row: Mapping[str, float]) -> str:
     """Return the few numbers of a row that show how training goes."""
     errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
-    names = errors if "test/error" in row else losses
+    names = errors if any(name in row for name in errors) else losses
     numbers = {"objective": row.get("train/objective"), **{name: row.get(name) for name in names}}
     return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items() if number is not None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from data import Dataset
 from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import NAMED, SINGLE
-from runner.config.signature import problems_of_options
+from runner.config.signature import parameters_of, problems_of_options
 from runner.outcome import is_lack_of_memory, place_of
 
 # Keys of a group that are the runner's own; all others go to the constructor.
@@ -60,7 +59,7 @@ class Problems:
 
 def own_options(node: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Return the keys of a node that are its class's, with `_target_`; one of the runner's if it takes that too."""
-    takes = inspect.signature(resolve(node["_target_"])).parameters
+    takes = parameters_of(resolve(node["_target_"]))
     return {key: value for key, value in node.items() if key not in COMMON.get(group, ()) or key in takes}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -72,8 +72,9 @@ class Loop:
 
     def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train to the end of the epoch under way and return the means of its objective and penalties."""
-        self.components.model.train()
-        for batches in list(self.steps())[self.batch :]:
+        if not self.components.model.training:  # it walks through all layers
+            self.components.model.train()
+        for batches in self.steps()[self.batch :]:
             before_step()
             self.set_lrs()
             self.step(batches)
@@ -85,11 +86,11 @@ class Loop:
         self.epoch, self.batch, self.checked, self.means = self.epoch + 1, 0, 0, Means()
         return means
 
-    def steps(self) -> Iterator[Sequence[Tensor]]:
-        """Yield, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
+    def steps(self) -> Sequence[Sequence[Tensor]]:
+        """Return, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
         order = self.order(len(self.components.dataset.train)).to(self.components.device)
         batches = order.split(self.config["batch_size"], dim=-1)
-        yield from [batches] if self.full_gradient else ([batch] for batch in batches)
+        return [batches] if self.full_gradient else [[batch] for batch in batches]
 
     def order(self, count: int) -> Tensor:
         """Return the order of the examples in this epoch."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data import Dataset
+from data import Dataset, Split
 from losses import EagerForward, Forward
 from runner.build import Components
 from runner.compatibility import value_of
@@ -20,15 +20,15 @@ from runner.seeds import stream_seed
 AT_CHANCE = 0.95  # part of the error of a guess, from which on nothing was learned
 
 
-def evaluations_of(components: Components) -> dict[str, Evaluation]:
-    """Return the evaluation on each split of the data, by its name."""
-    dataset = components.dataset
-    named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {
-        name: evaluate(components.model, components.criterion, part, dataset.classes)
-        for name, part in named.items()
-        if part is not None
-    }
+def evaluations_of(components: Components, splits: Mapping[str, Split]) -> dict[str, Evaluation]:
+    """Return the evaluation on each of some splits, by its name."""
+    model, criterion, classes = components.model, components.criterion, components.dataset.classes
+    return {name: evaluate(model, criterion, split, classes) for name, split in splits.items()}
+
+
+def numbers_of(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Return losses and errors by tag."""
+    return {tag: value for name, found in evaluations.items() for tag, value in found.metrics(name).items()}
 
 
 def values_of_proximal_penalties(components: Components) -> dict[str, float]:
@@ -125,6 +125,10 @@ def monitor_of(dataset: Dataset) -> str:
 
 
 def best_of(history: Sequence[dict[str, float]], monitor: str) -> dict[str, float]:
-    """Return losses and errors of the first row with the least finite value of the monitor."""
-    best = min(history, key=lambda row: (not math.isfinite(row[monitor]), row[monitor]), default={})
+    """Return losses and errors of the first row with the least finite value of the monitor.
+
+    Rows without it are those of epochs that were not evaluated.
+    """
+    rows = [row for row in history if monitor in row]
+    best = min(rows, key=lambda row: (not math.isfinite(row[monitor]), row[monitor]), default={})
     return {key: best[key] for key in best if key == "epoch" or key.endswith(("/loss", "/error"))}

@@ -19,6 +19,7 @@ from losses.passes import TorchDraws
 from runner.build import Components, build
 from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
+from runner.evaluation.plan import Plan
 from runner.evaluation.predictor import facts_of
 from runner.loop import Diverged, Loop
 from runner.metrics import (
@@ -26,6 +27,7 @@ from runner.metrics import (
     evaluations_of,
     gradient_ratios,
     monitor_of,
+    numbers_of,
     probed,
     values_of_proximal_penalties,
     warning_of_chance,
@@ -40,9 +42,8 @@ from runner.storage.lock import locked
 from runner.storage.provenance import provenance
 from runner.storage.status import FINISHED, Status
 from runner.summary.settings import changed
-from runner.system import cores, keep_freed_memory
+from runner.system import cores, importing_much, keep_freed_memory
 
-MOST_EVALUATIONS = 100  # with evaluate_every=null
 LEAST_LOSS = 1e-8  # of the histogram of their logarithms: cross-entropy in fp32 is 0 or above it
 EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: some epochs last a millisecond
 
@@ -107,7 +108,7 @@ def threads_given() -> int:
 class Session:
     """One session of a run; an interrupted run takes several.
 
-    Beside the loop's state it keeps the history (a row of numbers for each evaluated epoch), the best row, and
+    Beside the loop's state it keeps the history (a row of numbers for each recorded epoch), the best row, and
     the seconds spent, so that a resumed run ends with the same record as an undisturbed one. The weights of the best
     epoch are kept in memory until the next save, and then in a file of their own.
     """
@@ -116,6 +117,7 @@ class Session:
         self.run, self.components, self.console, self.signals = run, components, console, signals
         self.config = run.config
         self.loop = Loop(components, self.config)
+        self.plan = Plan(components.dataset, self.config)
         self.monitor = monitor_of(components.dataset)
         self.history: list[dict[str, float]] = []
         self.predictor = facts_of(components.dataset, components.channels_last)
@@ -155,7 +157,9 @@ class Session:
         """Record what is to be trained and, before the first step, what the initialisation does."""
         self.run.write_config()
         self.write(Status.RUNNING)
-        if self.steps == 0 and not self.history and self.is_evaluated(0):
+        if self.plan.sentence:
+            self.console.say(self.plan.sentence)
+        if self.steps == 0 and not self.history and self.plan.is_row(0):
             with TorchDraws(self.components.device).replayed():  # training draws as if nothing had been evaluated
                 self.evaluate({})
 
@@ -166,7 +170,7 @@ class Session:
             began = time.perf_counter()
             means = self.loop.run_epoch(self.before_step)
             self.training_seconds += time.perf_counter() - began
-            if self.is_evaluated(self.loop.epoch):
+            if self.plan.is_row(self.loop.epoch):
                 self.evaluate(means)
             if time.monotonic() - self.saved > EPOCH_SAVE_SECONDS or self.loop.epoch == epochs:
                 self.save()
@@ -182,23 +186,17 @@ class Session:
         if stopping:
             self.signals.check(self.hand_over)
         done = self.loop.epoch + self.loop.batch / self.loop.steps_per_epoch
-        self.console.progress(done, self.config["epochs"], self.latest)
-
-    def is_evaluated(self, epoch: int) -> bool:
-        """Tell whether an epoch ends in an evaluation; the last one always does. Epoch 0 ends before the first step."""
-        epochs, every = self.config["epochs"], self.config["evaluate_every"]
-        if every is None:
-            every = math.ceil(epochs / MOST_EVALUATIONS)
-        return epoch == epochs or (every > 0 and epoch % every == 0)
+        self.console.progress(done, self.config["epochs"], self.history[-1] if self.history else {})
 
     def evaluate(self, means: dict[str, float]) -> None:
-        """Evaluate all splits of the data and record the numbers, histograms and pictures."""
+        """Evaluate what the plan says, and record the numbers, histograms and pictures."""
         epoch, components = self.loop.epoch, self.components
-        evaluations = evaluations_of(components)
-        row: dict[str, float] = {"epoch": epoch, **means}
-        for name, evaluation in evaluations.items():
-            row |= evaluation.metrics(name)
-        row |= values_of_proximal_penalties(components) | gradient_ratios(components, self.config, epoch)
+        evaluations = evaluations_of(components, self.plan.splits(epoch))
+        row: dict[str, float] = {"epoch": epoch, **means, **numbers_of(evaluations)}
+        row |= values_of_proximal_penalties(components)
+        if self.plan.is_whole(epoch):
+            row |= self.plan.facts(epoch)
+            row |= gradient_ratios(components, self.config, epoch)
         if epoch == self.config["epochs"] or (epoch == 0 and math.isfinite(row["train/loss"])):
             numbers, tensors = probed(components, self.config["seed"])
             row |= numbers
@@ -212,12 +210,14 @@ class Session:
         if self.best.get("epoch") == epoch and math.isfinite(row[self.monitor]):
             self.best_state = {"epoch": epoch, "model": copy.deepcopy(components.model.state_dict())}
         self.recorder.record_scalars(epoch, {tag: value for tag, value in row.items() if tag != "epoch"})
-        self.draw(evaluations)
+        if self.plan.is_drawn(epoch):
+            self.draw(evaluations)
         if epoch == 0:
             return  # the console, the result and the best epoch are about trained models
         self.console.epoch(epoch, self.config["epochs"], row)
-        self.write(Status.RUNNING)
-        if not math.isfinite(row["train/loss"]) and self.config["on_nan"] == "stop":
+        if epoch < self.config["epochs"]:
+            self.write(Status.RUNNING)
+        if not math.isfinite(row.get("train/loss", 0.0)) and self.config["on_nan"] == "stop":
             raise Diverged(self.steps, self.loop.last_finite)  # the last step did it: its objective was finite
 
     def draw(self, evaluations: dict[str, Evaluation]) -> None:
@@ -228,7 +228,8 @@ class Session:
                 self.record_losses(name, evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"] and epoch:  # of an untrained model they show nothing
-            from runner.recording import pictures  # late: matplotlib takes as long as all the rest of the runner
+            with importing_much():  # late: matplotlib takes as long as all the rest of the runner
+                from runner.recording import pictures
 
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():
                 if figure is not None:
@@ -243,7 +244,9 @@ class Session:
 
     @property
     def latest(self) -> dict[str, float]:
-        return self.history[-1] if self.history and self.history[-1]["epoch"] else {}
+        """The newest row with an evaluation of all splits; empty before that of the first trained model."""
+        whole = (row for row in reversed(self.history) if row["epoch"] and "test/loss" in row)
+        return next(whole, {})
 
     @property
     def best(self) -> dict[str, float]:
@@ -309,12 +312,28 @@ class Session:
             checkpoint.save(self.run.path, state, step=state["epoch"], kind="best")
             self.best_state = None
 
+    def complete_best(self) -> None:
+        """Evaluate the weights of the best epoch on all splits in full, if they were not when it ended."""
+        row = next((row for row in self.history if row["epoch"] == self.best.get("epoch")), None)
+        state = self.best_state or checkpoint.load(self.run.path, kind="best")
+        if row is None or self.plan.is_complete(row) or state is None or state["epoch"] != row["epoch"]:
+            return
+        model = self.components.model
+        trained = copy.deepcopy(model.state_dict())
+        model.load_state_dict(state["model"])
+        numbers = numbers_of(evaluations_of(self.components, self.plan.all_splits))
+        model.load_state_dict(trained)
+        row |= numbers | self.plan.facts(self.config["epochs"])
+        self.recorder.record_scalars(int(row["epoch"]), numbers)
+        self.recorder.record_best(self.loop.epoch, self.best)
+
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:
         """Write the final result, print it, and return it."""
         if status == Status.DONE and (warning := warning_of_chance(self.components, self.config, self.latest)):
             facts["warning"] = warning
             self.console.say(f"warning: {warning}")
         if status in FINISHED:
+            self.complete_best()
             self.save_best()
         if status == Status.DONE:
             facts["weights_sha256"] = weights.digest_of(self.components.model.state_dict())

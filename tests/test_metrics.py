@@ -89,7 +89,7 @@ def test_training_has_the_same_bits_with_and_without_ratios(
     composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     def trained(name: str) -> tuple[list[dict[str, float]], Any]:
-        run = composed(*options, f"name={name}", "histograms=false", "pictures=false")
+        run = composed(*options, f"name={name}", "evaluate_every=1", "histograms=false", "pictures=false")
         train_run(run)
         state = checkpoint.load(run.path)
         assert state is not None

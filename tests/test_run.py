@@ -209,7 +209,8 @@ def test_epoch_0_is_before_the_first_step(composed: Callable[..., Any]) -> None:
     directory = composed(*LINE, *worse, "penalty=l1", "probe=zeros", "histograms=true")
     result = train_run(directory)
     rows = table(directory.path)
-    expected = evaluations_of(build(directory.config))["train"].loss
+    components = build(directory.config)
+    expected = evaluations_of(components, {"train": components.dataset.train})["train"].loss
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert float(rows[0]["train/loss"]) == expected
     assert expected < min(float(row["train/loss"]) for row in rows[1:])

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Literal
 
 from runner.config.tree import as_yaml
@@ -26,7 +27,7 @@ def problems_of_options(
         options: names and values.
         given: arguments that the runner hands over itself.
     """
-    parameters = inspect.signature(target).parameters
+    parameters = parameters_of(target)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return []
     hints = _annotations_of(target)
@@ -46,6 +47,12 @@ def problems_of_options(
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             problems.append(f"{path}.{name} is missing")
     return problems
+
+
+@cache
+def parameters_of(target: Callable) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a class or a function; remembered, since torch's own take milliseconds to read."""
+    return inspect.signature(target).parameters
 
 
 def _annotations_of(target: Callable) -> dict[str, Any]:

@@ -72,14 +72,17 @@ def run_all(
 def _import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then check all options against the signatures of their classes."""
     with importing_much():
-        import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
+        import torch._dynamo
+        import torch.utils.serialization.config  # noqa: F401 (the first checkpoint does)
 
         import runner.stack.session  # noqa: F401
 
         if any(run.config["pictures"] for run in runs):
             import matplotlib.backends.backend_agg  # noqa: F401
     from runner.instantiate import check_signatures
+    from runner.storage.provenance import commit
 
+    commit()  # it is remembered
     problems = []
     for run in runs:
         if run.config["allow_targets"]:
