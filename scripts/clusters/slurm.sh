@@ -112,7 +112,8 @@ CONF
 }
 
 end_slurm() {
-    [[ -z ${SLURM_CONF:-} ]] || scancel --user=root 2>/dev/null || true
+    scancel --user=root 2>/dev/null || true
+    for _ in $(seq 60); do [[ -n $(squeue -h 2>/dev/null) ]] || break; sleep .5; done
     for ((index = ${#started[@]} - 1; index >= 0; index--)); do kill "${started[index]}" 2>/dev/null || true; done
     wait
     started=()
@@ -141,22 +142,29 @@ has_begun() { grep -qs '"running"' runs/"$1"/*job="$2",*/result.json; }
 
 facts() { "$python" "$here/scripts/clusters/facts.py" "$@"; }  # about sweeps
 
-try_slurm() {
-    mkdir -p "$folder/work"
+try_slurm() {  # PARTS, ACCOUNTING and CASES choose some of it
+    for part in ${PARTS:-matrices many_jobs many_submissions}; do "$part"; done
+}
+
+prepare() {  # $1: a folder for runs below work/, where jobs can misbehave
+    mkdir -p "$folder/work/$1"
+    cd "$folder/work/$1"
+    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
+    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+}
+
+matrices() {
     for accounting in ${ACCOUNTING:-slurmdbd none}; do
         start_slurm "$folder/$accounting" $accounting 1001
-        mkdir -p "$folder/work/$accounting"
-        cd "$folder/work/$accounting"
-        PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
-        export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+        prepare $accounting
         title=$([[ $accounting == none ]] && echo "no accounting" || echo accounting)
         matrix
         end_slurm
     done
-    [[ -n ${CASES:-} ]] || { many_jobs; many_submissions; }
 }
 
 matrix() {
+    sweep whole "loss.job=range(1,7)" epochs=300 sweep.n_jobs=2
     for case in ${CASES:-eight left_and_attached stopped node time_limit pair early refused resources no_answer}; do
         faults '{}'
         row "$title: ${case//_/ }" "$("$case" || echo "FAILED: $case, see $PWD")"
@@ -183,7 +191,6 @@ eight() {  # one raises, one diverges, one is killed, one cancelled, one requeue
 }
 
 left_and_attached() {  # submitted without waiting; a driver killed; the same command
-    sweep whole "loss.job=range(1,7)" epochs=300 sweep.n_jobs=2
     faults '{"4": "slow", "5": "slow"}'
     on_slurm left "loss.job=range(1,7)" epochs=300 sweep.wait=false
     local said code=0
@@ -315,38 +322,30 @@ no_answer() {  # slurmctld away for a while
 
 many_jobs() {
     start_slurm "$folder/arrays" none 31
-    mkdir -p "$folder/work/arrays"
-    cd "$folder/work/arrays"
-    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
-    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+    prepare arrays
     on_slurm many "seed=range(100)" epochs=3 || true
     row "100 jobs, MaxArraySize=31" "$(facts statuses many), $(facts times many), arrays $(ls -d runs/many/.submitit/* | sed 's/.*\///; s/_.*//' | sort | uniq -c | tr -s '\n ' ' ')"
     end_slurm
 }
 
 many_submissions() {  # no Slurm: sbatch gives out numbers, squeue knows of no job
-    mkdir -p "$folder/stub" "$folder/work/stub"
-    cd "$folder/work/stub"
-    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
-    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+    mkdir -p "$folder/stub"
+    prepare stub
     printf '#!/bin/sh\necho Submitted batch job $(date +%%s%%N)\n' >"$folder/stub/sbatch"
     printf '#!/bin/sh\nprintf "ClusterName = stub\\nMaxArraySize = 1001\\n"\n' >"$folder/stub/scontrol"
     printf '#!/bin/sh\n' | tee "$folder/stub/squeue" >"$folder/stub/srun"
     chmod +x "$folder"/stub/*
     local found=
     for number in 375 750 1500; do
-        local before after
-        before=$(children_seconds)
+        local before
+        before=$(hundredths)
         PATH=$folder/stub:$PATH on_slurm "many$number" "seed=range($number)" sweep.wait=false
-        after=$(children_seconds)
-        found+="$number: $(echo "$after - $before" | bc) s, $(du -sk --apparent-size runs/many$number/.submitit | cut -f1) kB; "
+        found+="$number: $((($(hundredths) - before) / 100)) s, "
+        found+="$(cat runs/many$number/.submitit/*/*.pkl | wc -c) bytes; "
     done
     row "submission of so many jobs, processor time (sbatch a stub)" "$found"
 }
 
-children_seconds() { "$python" -c "
-import re, sys
-fields = open('/proc/$$/stat').read().rpartition(')')[2].split()
-print((int(fields[13]) + int(fields[14])) / 100)"; }
+hundredths() { cut -d ')' -f 2 </proc/$$/stat | awk '{print $14 + $15}'; }  # of seconds that our children have computed
 
 await_long() { for _ in $(seq 400); do "$@" >/dev/null 2>&1 && return; sleep .5; done; echo "waited in vain: $*" >&2; return 1; }
