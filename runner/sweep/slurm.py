@@ -118,7 +118,7 @@ class _SlurmJob:
 def _exit_code(status: int) -> int:
     """Return the exit code of a process, negative for a signal that killed it: srun tells it by 128 and its number."""
     code = waitstatus_to_exitcode(status)
-    return 128 - code if 128 < code <= 128 + signal.SIGRTMAX and code not in STOP_CODES else code
+    return 128 - code if 128 < code < 160 and code not in STOP_CODES else code
 
 
 class SlurmEngine:

@@ -1,5 +1,6 @@
 # Slurm on one machine: two nodes, with or without accounting. Sourced by scripts/clusters.sh.
 
+port=${PORT:-17000}  # and the three after it
 started=()  # process ids, in the order of starting
 
 background() {  # its process id is then in $last
@@ -21,12 +22,12 @@ start_slurm() {  # $1: a folder, $2: slurmdbd or none, $3: MaxArraySize
     local host storage=
     host=$(hostname -s)
     [[ $2 == none ]] || storage="AccountingStorageHost=localhost
-AccountingStoragePort=16819
+AccountingStoragePort=$((port + 3))
 AccountingStoragePass=$S/munge/socket"
     cat >"$S/slurm.conf" <<CONF
 ClusterName=probe
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -58,8 +59,8 @@ RebootProgram=/bin/true
 AccountingStorageType=accounting_storage/$2
 $storage
 GresTypes=gpu
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=8000 Gres=gpu:2
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=8000
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=8000 Gres=gpu:2
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=8000
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 CONF
     echo "NodeName=n1 Name=gpu File=$S/dev/gpu[0-1]" >"$S/gres.conf"
@@ -94,7 +95,7 @@ AuthType=auth/munge
 AuthInfo=socket=$S/munge/socket
 DbdHost=localhost
 DbdAddr=127.0.0.1
-DbdPort=16819
+DbdPort=$((port + 3))
 SlurmUser=root
 LogFile=$S/log/slurmdbd.log
 PidFile=$S/slurmdbd.pid
