@@ -247,11 +247,10 @@ node() {  # slurmd, the jobs and their steps of a node are killed
 processes_of() {  # $1: a job's number; those of the job and those that watch its steps
     local process
     for process in /proc/[0-9]*; do
-        if tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qx "SLURM_JOB_ID=$1" ||
-            grep -aq "^slurmstepd: \[$1\." "$process/cmdline" 2>/dev/null; then
+        if grep -qzx "SLURM_JOB_ID=$1" "$process/environ" || grep -aq "^slurmstepd: \[$1\." "$process/cmdline"; then
             echo "${process#/proc/}"
         fi
-    done
+    done 2>/dev/null
 }
 
 python_of() {  # $1: process id of a sweep in the background
@@ -266,7 +265,7 @@ time_limit() {  # several sessions, each cut short by the limit
     faults '{"1": "slow"}'
     on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=30 &
     local driver=$! code=0
-    await_long grep -qs 'resumed at' runs/limit/*/train.log
+    await_long sh -c "grep -qs 'resumed at' runs/limit/*/train.log"
     faults '{}'
     wait $driver || code=$?
     echo "exit $code, $(facts equal limit whole), resumed $(grep -c 'resumed at' runs/limit/*/train.log) times"
@@ -302,7 +301,7 @@ resources() {
     on_slurm resources "sweep.arms={small: {penalty: none}, large: {penalty: l2, resources.gpus: 1, resources.mem_gb: 2}}" \
         loss.job=1,2 epochs=5 || echo "exit $?"
     for job in $(sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/resources/*/job.json); do
-        scontrol show job "$job" | grep -o 'TRES=.*'
+        scontrol show job "$job" | grep -oE '(TRES|TresPerNode)=.*'
     done | sort | uniq -c | tr -s ' \n' ' '
     scontrol show job "$(job_of resources 1 | head -1)" | grep -o 'JobName=.*'
 }
