@@ -31,6 +31,8 @@ from runner.system import cores, gpus, importing_much
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
+Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
+
 
 def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str | None] | None = None) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
@@ -44,7 +46,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str
     waiting = [run for run in jobs.values() if not run.needs_no_training]
     n_jobs = n_jobs or cores()  # not fewer for fewer jobs: the bits of a result depend on the threads
     threads = max(1, cores() // n_jobs)
-    devices = gpus() if any(run.config["device"] != "cpu" for run in waiting) else []
+    devices = gpus() if any(_may_use_gpu(run) for run in waiting) else []
     print(
         f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before: "
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each"
@@ -90,25 +92,19 @@ class _Pool:
     Args:
         n_jobs: processes at a time.
         threads: of each.
-        gpus: names of those that there are; each job sees one, that with the fewest jobs.
+        devices: names of the GPUs; each job that may use one sees that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
         total: jobs of the sweep, those trained before included; for the overview.
         reason: to prune a run, if there is one.
     """
 
     def __init__(
-        self,
-        n_jobs: int,
-        threads: int,
-        gpus: Sequence[str],
-        on_error: str,
-        total: int,
-        reason: Callable[[Run], str | None] | None,
+        self, n_jobs: int, threads: int, devices: Sequence[str], on_error: str, total: int, reason: Reason | None
     ) -> None:
         self.n_jobs, self.threads, self.on_error, self.total, self.reason = n_jobs, threads, on_error, total, reason
-        self.pruned: dict[Path, str] = {}
-        self.jobs_on = dict.fromkeys(gpus, 0)
-        self.gpu_of: dict[BaseProcess, str | None] = {}
+        self.devices = devices
+        self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
+        self.pruned: dict[Path, str] = {}  # runs that have been told to end, and why
         self.processes = multiprocessing.get_context("fork")
         self.running: dict[BaseProcess, Run] = {}
         self.stopping = False
@@ -133,12 +129,10 @@ class _Pool:
     def start(self, run: Run) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        gpu = min(self.jobs_on, key=lambda name: self.jobs_on[name], default=None)
+        gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(run) else None
         process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, gpu, os.getpid()))
         process.start()
         self.running[process], self.gpu_of[process] = run, gpu
-        if gpu:
-            self.jobs_on[gpu] += 1
         self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
@@ -147,8 +141,7 @@ class _Pool:
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
             run = self.running.pop(process)
-            if gpu := self.gpu_of.pop(process):
-                self.jobs_on[gpu] -= 1
+            del self.gpu_of[process]
             pruned = self.pruned.get(run.path)
             statuses.append(_status_after(run, process.exitcode or 0, self.stopping, pruned))
             self.overview.ended(run, statuses[-1])
@@ -175,6 +168,10 @@ class _Pool:
             process.kill()
         while self.running:
             self.reap(TICK_SECONDS)
+
+
+def _may_use_gpu(run: Run) -> bool:
+    return run.config["device"] != "cpu"
 
 
 def _status_after(run: Run, exit_code: int, stopping: bool, pruned: str | None) -> str:

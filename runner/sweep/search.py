@@ -30,7 +30,8 @@ from runner.storage.lock import is_held, machine
 from runner.storage.members import add_to_list, start_list
 from runner.storage.status import FINISHED, Status
 from runner.sweep.conclude import checked_runs
-from runner.sweep.pruning import Pruning, Reason, problems_of_pruning, pruner_of
+from runner.sweep.pool import Reason
+from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
 from runner.system import birth_of
