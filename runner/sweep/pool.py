@@ -34,7 +34,7 @@ TICK_SECONDS = 0.1  # between looks at signals and redrawings
 Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
 
 
-def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Callable[[Run], str | None] | None = None) -> list[float]:
+def run_all(runs: Sequence[Run], n_jobs: int | None, reason: Reason | None = None) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
