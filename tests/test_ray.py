@@ -206,6 +206,12 @@ PATIENCE = {  # of Ray with its own processes, on a loaded machine
 }
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def end_with_the_tests() -> None:
     """Have the system end a machine, as it ends itself, when the tests are killed."""
     if sys.platform == "linux":
@@ -220,9 +226,7 @@ class Cluster:
     """
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.folder, self.faults = folder, folder / "faults.json"
         self.faults.write_text("{}")
         self.machines: list[subprocess.Popen[bytes]] = []
@@ -235,7 +239,8 @@ class Cluster:
 
     def add(self, *how: str) -> None:
         """Start a machine; its processes find neither the packages nor the options of any driver."""
-        options = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000")
+        options = ["--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        options.append(f"--runtime-env-agent-port={free_port()}")
         line = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options, *how]
         environment = {**os.environ, **PATIENCE, "FAULTS": str(self.faults)}
         said = self.folder / f"said.{len(self.machines)}"
@@ -363,8 +368,9 @@ def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
     assert code == 130, said
     assert [result["status"] for result in on_ray.results().values()] == ["interrupted"] * 4
     process = long(on_ray)
-    job = next(each for each in psutil.process_iter() if each.name().startswith("ray::_train"))
-    job.terminate()
+    logs = on_ray.paths("train", "train.log")
+    on_ray.wait_until(lambda: sum("resumed at epoch" in log.read_text() for log in logs) == 2, process)
+    next(each for each in psutil.process_iter() if each.name().startswith("ray::_train")).terminate()
     code, said = on_ray.wait(process)
     assert code == 1, said
     assert sorted(result["status"] for result in on_ray.results().values()) == ["done"] * 3 + ["interrupted"]
