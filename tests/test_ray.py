@@ -6,6 +6,7 @@ Both machines are this one. Ray is large, so the real one takes its extra:
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -28,6 +29,7 @@ from support.sweeps import FAULTY, LONG, REASONS, TIMES, Sweeps
 
 from runner.config.conf_files import file_of, load
 from runner.sweep.cluster import Refused
+from runner.sweep.job import PR_SET_PDEATHSIG
 
 FAULTS = {1: "raise", 2: "diverge", 3: "kill", 4: "crash", 5: "leave"}
 CAUSES = {**REASONS, **dict.fromkeys(("kill", "crash", "leave"), "its process died")}
@@ -197,6 +199,25 @@ def test_a_task(fake: FakeRay, composed: Any, monkeypatch: pytest.MonkeyPatch, c
     assert capfd.readouterr().out == "mine\n"
 
 
+PATIENCE = {  # of Ray with its own processes, on a loaded machine
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def end_with_the_tests() -> None:
+    """Have the system end a machine, as it ends itself, when the tests are killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Cluster:
     """Two machines of a Ray cluster, of one core each.
 
@@ -205,9 +226,7 @@ class Cluster:
     """
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.folder, self.faults = folder, folder / "faults.json"
         self.faults.write_text("{}")
         self.machines: list[subprocess.Popen[bytes]] = []
@@ -220,13 +239,15 @@ class Cluster:
 
     def add(self, *how: str) -> None:
         """Start a machine; its processes find neither the packages nor the options of any driver."""
-        options = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000")
+        options = ["--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        options.append(f"--runtime-env-agent-port={free_port()}")
         line = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options, *how]
-        environment = {**os.environ, "FAULTS": str(self.faults), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-        environment["RAY_raylet_start_wait_time_s"] = "300"  # on a loaded machine
+        environment = {**os.environ, **PATIENCE, "FAULTS": str(self.faults)}
         said = self.folder / f"said.{len(self.machines)}"
         with said.open("wb") as file:
-            machine = subprocess.Popen(line, env=environment, stdout=file, stderr=file, start_new_session=True)
+            machine = subprocess.Popen(
+                line, env=environment, stdout=file, stderr=file, start_new_session=True, preexec_fn=end_with_the_tests
+            )
         self.machines.append(machine)
         while "Ray runtime started" not in said.read_text():
             assert machine.poll() is None, said.read_text()
@@ -347,8 +368,9 @@ def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
     assert code == 130, said
     assert [result["status"] for result in on_ray.results().values()] == ["interrupted"] * 4
     process = long(on_ray)
-    job = next(each for each in psutil.process_iter() if each.name().startswith("ray::_train"))
-    job.terminate()
+    logs = on_ray.paths("train", "train.log")
+    on_ray.wait_until(lambda: sum("resumed at epoch" in log.read_text() for log in logs) == 2, process)
+    next(each for each in psutil.process_iter() if each.name().startswith("ray::_train")).terminate()
     code, said = on_ray.wait(process)
     assert code == 1, said
     assert sorted(result["status"] for result in on_ray.results().values()) == ["done"] * 3 + ["interrupted"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from runner.storage.directory import Run
+    from runner.sweep.pool import Reason
 
 
 class LocalLauncher(Launcher):
@@ -28,7 +28,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
-        self.reason: Callable[[Run], str | None] | None = None  # to stop a run; a search that prunes has some
+        self.reason: Reason | None = None  # to stop a run; a search that prunes has some
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader, self.config = hydra_context.config_loader, config
@@ -167,7 +167,7 @@ class SearchSweeper(Sweeper):
         lines = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         run_search(self.loader, self.config, lines, Options(**self.options), self.launch)
 
-    def launch(self, jobs: list[list[str]], reason: Callable[[Run], str | None] | None) -> None:
+    def launch(self, jobs: list[list[str]], reason: Reason | None) -> None:
         """Run some jobs, each until there is a reason to stop it; how it ended stands in its run's directory."""
         if isinstance(self.launcher, LocalLauncher):
             self.launcher.reason = reason

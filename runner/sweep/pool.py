@@ -32,10 +32,10 @@ from runner.system import cores, gpus, importing_much
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
+Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
 
-def run_all(
-    runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: Callable[[Run], str | None] | None = None
-) -> list[float]:
+
+def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: Reason | None = None) -> list[float]:
     """Train all runs that need it, and return what a sweeper minimises.
 
     Args:
@@ -108,18 +108,12 @@ class _Pool:
     """
 
     def __init__(
-        self,
-        n_jobs: int,
-        threads: int,
-        devices: Sequence[str],
-        on_error: str,
-        total: int,
-        reason: Callable[[Run], str | None] | None,
+        self, n_jobs: int, threads: int, devices: Sequence[str], on_error: str, total: int, reason: Reason | None
     ) -> None:
         self.n_jobs, self.threads, self.on_error, self.total, self.reason = n_jobs, threads, on_error, total, reason
-        self.pruned: dict[Path, str] = {}
         self.devices = devices
         self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
+        self.pruned: dict[Path, str] = {}  # runs that have been told to end, and why
         self.processes = multiprocessing.get_context("fork")
         self.running: dict[BaseProcess, list[Run]] = {}
         self.stopping = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,6 @@ from runner.storage.directory import Run
 LAUNCHER = "hydra_plugins.local_launcher.LocalLauncher"  # the one that can stop a single job
 REASON = "pruned"  # attribute of a trial: why its run is stopped
 MEASURED = ("train/", "validation/", "test/")  # what the metrics begin with that each evaluated epoch has
-
-Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
 
 
 def problems_of_pruning(launcher: str, objectives: Sequence[str] | None, run: Run) -> list[str]:

@@ -30,7 +30,8 @@ from runner.storage.lock import is_held, machine
 from runner.storage.members import add_to_list, start_list
 from runner.storage.status import FINISHED, Status
 from runner.sweep.conclude import checked_runs
-from runner.sweep.pruning import Pruning, Reason, problems_of_pruning, pruner_of
+from runner.sweep.pool import Reason
+from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
 from runner.system import birth_of
@@ -60,11 +61,7 @@ class Options(NamedTuple):
 
 
 def run_search(
-    loader: ConfigLoader,
-    config: DictConfig,
-    lines: Sequence[str],
-    options: Options,
-    launch: Launch,
+    loader: ConfigLoader, config: DictConfig, lines: Sequence[str], options: Options, launch: Launch
 ) -> None:
     """Run trials until the study has as many as it is to have, then report the best ones.
 
@@ -119,14 +116,7 @@ class _Search:
         train: runs some jobs, however they end, and returns their runs.
     """
 
-    def __init__(
-        self,
-        composer: Composer,
-        space: Space,
-        options: Options,
-        first: Run,
-        train: Callable[[Jobs, Reason | None], list[Run]],
-    ) -> None:
+    def __init__(self, composer: Composer, space: Space, options: Options, first: Run, train: Train) -> None:
         self.composer, self.space, self.options, self.train = composer, space, options, train
         self.folder, self.config = first.path.parent.absolute(), first.config
         self.metrics = list(options.objectives or [first.config["objective_metric"]])
@@ -229,8 +219,9 @@ class _Search:
     def _run_trials(self, trials: Sequence[Trial]) -> None:
         """Run trials and record what came out; a run that another process is training is waited for."""
         jobs = [self.space.lines(trial.params) for trial in trials]
-        pruning = Pruning([(self._run_of(trial.params), trial) for trial in trials], self.metrics[0])
-        reason = pruning.reason if self.options.pruner else None
+        reason = None
+        if self.options.pruner:
+            reason = Pruning([(self._run_of(trial.params), trial) for trial in trials], self.metrics[0]).reason
         runs = self.train(jobs, reason)
         for attempt in count():
             held = [is_held(run.path) for run in runs]
