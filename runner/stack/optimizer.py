@@ -53,7 +53,8 @@ class StackedOptimizer(Optimizer):
         self.moves = {param: torch.zeros_like(param).detach() for own in params for param in own}
         self.decoupled = isinstance(optimizers[0], AdamW)
         self.pieces: list[_Piece] = []
-        kind, groups = type(optimizers[0]), []
+        kind: Any = type(optimizers[0])
+        groups = []
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
         for stack, column in zip(params, columns, strict=True):
             for models, options in _runs(column):
