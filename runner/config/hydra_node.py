@@ -81,7 +81,8 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
     if not isinstance(node, dict):
         return [f"hydra.{kind} must be chosen by hydra/{kind}=..., got {as_yaml(node)}"]
     package = "".join(str(node.get("_target_")).split(".")[1:2])
-    problems = _problems_of_sweeper(node) if kind == "sweeper" else []
+    problems = problems_of_values({"hydra": {kind: node}})
+    problems += _problems_of_sweeper(node) if kind == "sweeper" else []
     if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
         problems.append(f"hydra.{kind} needs {package}, which is not installed: uv sync --extra {EXTRAS[package]}")
     return problems
@@ -94,7 +95,7 @@ def _references() -> frozenset[str]:
 
 def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
     """Return a sentence for each option of a sweeper that is wrong, or would evade the check of the command line."""
-    problems = problems_of_values({"hydra": {"sweeper": sweeper}})
+    problems = []
     if sweeper.get("_target_") == SEARCH:
         keys = load(file_of("hydra/sweeper", "optuna"))
         problems += [f"hydra.sweeper.{key} is not an option of a search" for key in sweeper if key not in keys]
