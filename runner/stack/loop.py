@@ -29,14 +29,15 @@ class StackedLoop(Loop):
 
     def __init__(self, loops: Sequence[Loop], ended: Collection[int] = ()) -> None:
         self.loops = loops
-        self.is_active = torch.tensor([number not in ended for number in range(len(loops))])
-        first = loops[int(self.is_active.int().argmax())]
+        first = next(loop for number, loop in enumerate(loops) if number not in ended)
         unclipped = {**first.config, "optimizer": {**first.config["optimizer"], "clip": None}}  # the optimizer does it
         super().__init__(stacked_components(loops), unclipped, StackedForward)
         self.generator = _Generators(loop.generator for loop in loops)  # type: ignore[assignment]
         columns = zip(*(loop.base_lrs for loop in loops), strict=True)  # what a group has by now is a schedule's
-        self.base_lrs = [torch.tensor(lrs, dtype=torch.float64) for lrs in columns]
+        device = self.components.device
+        self.base_lrs = [torch.tensor(lrs, dtype=torch.float64, device=device) for lrs in columns]
         self.objectives = self.objectives.new_zeros(self.steps_per_epoch, len(loops))
+        self.is_active = torch.tensor([number not in ended for number in range(len(loops))], device=device)
         self.latest = torch.tensor([loop.last_finite for loop in loops])
         self.diverged: dict[int, Diverged] = {}
         self._gather(first)
