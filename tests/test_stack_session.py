@@ -23,6 +23,7 @@ from runner.storage.directory import Run
 SMALL = ("data=moons", "data.n=40", "model=mlp", "model.widths=[8]", "batch_size=9", "optimizer=adam", "epochs=4")
 QUIET = ("histograms=false", "pictures=false")
 SEEDS = range(3)
+slow = pytest.mark.slow
 
 
 @pytest.fixture
@@ -225,7 +226,8 @@ def whole(forks: Forks) -> Forks:
 
 
 @pytest.mark.parametrize(
-    ("moment", "after", "code"), [("step", (7, 5), -9), ("saving", (10, 27), -9), ("term", (3, 9), 143)]
+    ("moment", "after", "code"),
+    [("saving", (10, 27), -9), pytest.param("step", (7, 5), -9, marks=slow), ("term", (9,), 143)],
 )
 def test_a_killed_stack_ends_as_an_undisturbed_one(
     whole: Forks, moment: str, after: tuple[int, ...], code: int
@@ -239,7 +241,7 @@ def test_a_killed_stack_ends_as_an_undisturbed_one(
     assert_as_undisturbed(whole)
 
 
-@pytest.mark.parametrize("forgotten", ["generator", "optimizer", "model"])
+@pytest.mark.parametrize("forgotten", ["generator", *(pytest.param(key, marks=slow) for key in ("optimizer", "model"))])
 def test_what_one_member_forgets_shows(whole: Forks, forgotten: str) -> None:
     """The negative control: one part of the state of one member is not restored."""
     assert kill(whole, "perturbed", "step", 7) == -9
