@@ -7,13 +7,12 @@ model, a mean over its examples or a sum over its weights, is (K,). A parameter 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from .eager import EagerForward
-from .penalty import Penalty
 
 
 class StackedParameter(nn.Parameter):
@@ -24,39 +23,29 @@ class StackedForward(EagerForward):
     """A forward pass of K models.
 
     Args:
-        generators: one for each model; each draws what it would draw alone.
+        generator: a list, the source of the random numbers of each model.
         Others as in `EagerForward`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        criterion: Callable[[Tensor, Tensor], Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        penalties: Sequence[Penalty],
-        generators: Sequence[Generator],
-    ) -> None:
-        self._generators = generators
-        super().__init__(model, criterion, inputs, targets, penalties)
+    generator: Any
 
     @property
     def batch_size(self) -> int:
-        return len(self.inputs) // len(self._generators)
+        return len(self.inputs) // len(self.generator)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over each model's examples, (K,); what is of one model already, (K,), stays."""
-        return values.reshape(len(self._generators), -1).mean(1)
+        return values.reshape(len(self.generator), -1).mean(1)
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the entries of each model's parameter, (K,)."""
         return values.flatten(1).sum(1)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.cat([self._normal((self.batch_size, *shape), generator) for generator in self._generators])
+        return torch.cat([self._normal((self.batch_size, *shape), generator) for generator in self.generator])
 
     def signs(self, count: int) -> Tensor:
-        return torch.cat([self._signs((count, self.batch_size), generator) for generator in self._generators], 1)
+        return torch.cat([self._signs((count, self.batch_size), generator) for generator in self.generator], 1)
 
 
 def for_models(values: Tensor, like: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Means:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, Any]:
         return {name: (total / self.counts[name]).tolist() for name, total in self.sums.items()}
 
 
@@ -53,22 +53,18 @@ class Loop:
     augmentation each have a generator of their own; torch's own serve what a model draws by itself (dropout).
     """
 
-    forward_pass: Any = EagerForward
-
-    def __init__(self, components: Components, config: dict[str, Any]) -> None:
-        self.components, self.config = components, config
+    def __init__(self, components: Components, config: dict[str, Any], forward_pass: Any = EagerForward) -> None:
+        self.components, self.config, self.forward_pass = components, config, forward_pass
         self.params = [param for param in components.model.parameters() if param.requires_grad]
         self.generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "penalty"))
         self.augment_generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "augment"))
         torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
         self.full_gradient = config["optimizer"]["gradient"] == "full"
-        batches = -(-len(components.dataset.train) // config["batch_size"])
-        self.steps_per_epoch = 1 if self.full_gradient else batches
+        self.steps_per_epoch = 1 if self.full_gradient else -(-len(components.dataset.train) // config["batch_size"])
         self.epoch, self.batch, self.checked = 0, 0, 0
-        self.means = Means()
+        self.means, self.last_finite = Means(), float("nan")
         self.objectives = torch.zeros(self.steps_per_epoch, device=components.device)
-        self.last_finite = float("nan")
 
     def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train to the end of the epoch under way and return the means of its objective and penalties."""
@@ -88,13 +84,13 @@ class Loop:
 
     def steps(self) -> Sequence[Sequence[Tensor]]:
         """Return, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
-        order = self.order(len(self.components.dataset.train)).to(self.components.device)
-        batches = order.split(self.config["batch_size"], dim=-1)
+        batches = self.order().to(self.components.device).split(self.config["batch_size"], dim=-1)
         return [batches] if self.full_gradient else [[batch] for batch in batches]
 
-    def order(self, count: int) -> Tensor:
-        """Return the order of the examples in this epoch."""
-        generator = torch.Generator().manual_seed(stream_seed(self.config["seed"], "order", self.epoch))
+    def order(self) -> Tensor:
+        """Return the indices of the examples in the order of this epoch."""
+        count, seed = len(self.components.dataset.train), stream_seed(self.config["seed"], "order", self.epoch)
+        generator = torch.Generator().manual_seed(seed)
         return torch.randperm(count, generator=generator) if self.config["shuffle"] else torch.arange(count)
 
     def step(self, batches: Sequence[Tensor]) -> None:

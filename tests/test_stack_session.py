@@ -23,6 +23,7 @@ from runner.storage.directory import Run
 SMALL = ("data=moons", "data.n=40", "model=mlp", "model.widths=[8]", "batch_size=9", "optimizer=adam", "epochs=4")
 QUIET = ("histograms=false", "pictures=false")
 SEEDS = range(3)
+slow = pytest.mark.slow
 
 
 @pytest.fixture
@@ -225,7 +226,8 @@ def whole(forks: Forks) -> Forks:
 
 
 @pytest.mark.parametrize(
-    ("moment", "after", "code"), [("step", (7, 5), -9), ("saving", (10, 27), -9), ("term", (3, 9), 143)]
+    ("moment", "after", "code"),
+    [("saving", (10, 27), -9), pytest.param("step", (7, 5), -9, marks=slow), ("term", (9,), 143)],
 )
 def test_a_killed_stack_ends_as_an_undisturbed_one(
     whole: Forks, moment: str, after: tuple[int, ...], code: int
@@ -239,7 +241,7 @@ def test_a_killed_stack_ends_as_an_undisturbed_one(
     assert_as_undisturbed(whole)
 
 
-@pytest.mark.parametrize("forgotten", ["generator", "optimizer", "model"])
+@pytest.mark.parametrize("forgotten", ["generator", *(pytest.param(key, marks=slow) for key in ("optimizer", "model"))])
 def test_what_one_member_forgets_shows(whole: Forks, forgotten: str) -> None:
     """The negative control: one part of the state of one member is not restored."""
     assert kill(whole, "perturbed", "step", 7) == -9
@@ -267,7 +269,15 @@ def test_a_member_goes_on_alone(whole: Forks, composed: Callable[..., Run]) -> N
 
 
 def test_a_sweep_of_stacks(sweeps: Sweeps) -> None:
-    grid = (*TINY, "hydra/launcher=stacked", "epochs=3", "optimizer=adam", "seed=range(3)", "sweep.n_jobs=1")
+    grid = (
+        *TINY,
+        "hydra/launcher=stacked",
+        "epochs=3",
+        "optimizer=adam",
+        "seed=range(3)",
+        "sweep.n_jobs=2",
+        "threads=1",
+    )
     said = sweeps.run(*grid, "model.dropout=0,0.1")
     assert "stacks: 1 of 3 jobs" in said
     assert "by themselves: 3 jobs; model.dropout draws for all models at once" in said
@@ -280,7 +290,7 @@ def test_a_sweep_of_stacks(sweeps: Sweeps) -> None:
 
 
 def test_a_diverged_run_of_a_stack_is_told_as_any(sweeps: Sweeps) -> None:
-    options = (*TINY, "hydra/launcher=stacked", "epochs=20", "optimizer=sgd", "sweep.n_jobs=1")
+    options = (*TINY, "hydra/launcher=stacked", "epochs=20", "optimizer=sgd", "sweep.n_jobs=2", "threads=1")
     said = sweeps.run(*options, "optimizer.lr=0.01,0.02,1e30", code=1)
     assert said.count("] done: optimizer.lr=0.0") == 2
     assert "] diverged: optimizer.lr=1" in said
@@ -294,7 +304,8 @@ def test_a_dead_stack_leaves_results_and_is_resumed_whole(sweeps: Sweeps) -> Non
         "hydra/launcher=stacked",
         "epochs=500",
         "optimizer=sgd",
-        "sweep.n_jobs=1",
+        "sweep.n_jobs=2",
+        "threads=1",
     )
     grid = (*options, "optimizer.lr=0.001,0.002,1e30")
     sweep = sweeps.start(*grid, "checkpoint_seconds=1e-6")  # at each step, so that it takes long

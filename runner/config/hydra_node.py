@@ -84,7 +84,8 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
     """Return a sentence if the launcher or the sweeper is no choice of its group, or if its package is missing."""
     if not isinstance(node, dict):
         return [f"hydra.{kind} must be chosen by hydra/{kind}=..., got {as_yaml(node)}"]
-    problems = _problems_of_sweeper(node) if kind == "sweeper" else problems_of_values({"hydra": {"launcher": node}})
+    problems = problems_of_values({"hydra": {kind: node}})
+    problems += _problems_of_sweeper(node) if kind == "sweeper" else []
     package, extra = EXTRAS.get(str(node.get("_target_")), ("sys", ""))
     if importlib.util.find_spec(package) is None:
         name = package.rpartition(".")[2]
@@ -99,7 +100,7 @@ def _references() -> frozenset[str]:
 
 def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
     """Return a sentence for each option of a sweeper that is wrong, or would evade the check of the command line."""
-    problems = problems_of_values({"hydra": {"sweeper": sweeper}})
+    problems = []
     if sweeper.get("_target_") == SEARCH:
         keys = load(file_of("hydra/sweeper", "optuna"))
         problems += [f"hydra.sweeper.{key} is not an option of a search" for key in sweeper if key not in keys]

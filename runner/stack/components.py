@@ -24,7 +24,7 @@ def stacked_components(loops: Sequence[Loop]) -> Components:
     stack_of = dict(zip(first.model.parameters(), model.parameters(), strict=True))
     groups: Any = [[stack_of[param] for param in group["params"]] for group in first.optimizer.param_groups]
     clips = [loop.config["optimizer"]["clip"] for loop in loops]
-    terms: Any = [StackedTerm(column) for column in zip(*(part.terms for part in parts), strict=True)]
+    terms: Any = [StackedTerm(column, first.device) for column in zip(*(part.terms for part in parts), strict=True)]
     return replace(
         first,
         dataset=replace(first.dataset, train=StackedSplit.of([part.dataset.train for part in parts])),
@@ -70,17 +70,21 @@ class StackedTerm:
 
     Args:
         terms: of the models, alike except for the numbers.
+        device: of the models.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
-        self.terms, self.first = terms, terms[0]
-        self.name, self.penalty, self.weight = self.first.name, self.first.penalty, self.first.weight
-        self.is_proximal, self.is_due = self.first.is_proximal, self.first.is_due
+    def __init__(self, terms: Sequence[Term], device: torch.device) -> None:
+        self.terms, self.device, first = terms, device, terms[0]
+        self.name, self.penalty, self.weight = first.name, first.penalty, first.weight
+        self.is_proximal, self.is_due = first.is_proximal, first.is_due
 
     def weight_at(self, epoch: float) -> Tensor:
         """Return each model's weight in force, (K,)."""
-        return torch.tensor([term.weight_at(epoch) for term in self.terms], dtype=torch.float64)
+        return self._tensor([term.weight_at(epoch) for term in self.terms])
 
     def coefficient_at(self, epoch: float) -> Tensor:
         """Return what each model's value is multiplied by, (K,)."""
-        return torch.tensor([term.coefficient_at(epoch) for term in self.terms], dtype=torch.float64)
+        return self._tensor([term.coefficient_at(epoch) for term in self.terms])
+
+    def _tensor(self, numbers: Sequence[float]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.float64, device=self.device)

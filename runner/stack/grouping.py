@@ -49,7 +49,7 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
         if reason := _obstacle(run.config):
             alone.setdefault(reason, []).append(run)
         elif before:
-            stacks[before] = _placed(other for other in runs if stack_before[other] == before)
+            stacks[before] = stacks.get(before) or _placed(other for other in runs if stack_before[other] == before)
         elif any(run.path.glob("checkpoint-*.pt")) and not run.has_ended:
             alone.setdefault("it goes on from a checkpoint of its own", []).append(run)
         else:

@@ -18,6 +18,9 @@ class StackedLinear(nn.Module):
         layers: of one shape, whose parameters are copied.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
         self.models = len(layers)

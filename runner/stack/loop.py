@@ -9,7 +9,6 @@ from torch import Tensor
 
 from losses.stacked import StackedForward
 from runner.loop import Diverged, Loop
-from runner.seeds import stream_seed
 from runner.stack.components import stacked_components
 
 
@@ -28,31 +27,26 @@ class StackedLoop(Loop):
         diverged: models whose objective became NaN or infinite, and how; they are trained no more.
     """
 
-    forward_pass = StackedForward
-
     def __init__(self, loops: Sequence[Loop], ended: Collection[int] = ()) -> None:
         self.loops = loops
-        self.is_active = torch.tensor([number not in ended for number in range(len(loops))])
-        first = loops[int(self.is_active.int().argmax())]
+        first = next(loop for number, loop in enumerate(loops) if number not in ended)
         unclipped = {**first.config, "optimizer": {**first.config["optimizer"], "clip": None}}  # the optimizer does it
-        super().__init__(stacked_components(loops), unclipped)
+        super().__init__(stacked_components(loops), unclipped, StackedForward)
         self.generator = _Generators(loop.generator for loop in loops)  # type: ignore[assignment]
         columns = zip(*(loop.base_lrs for loop in loops), strict=True)  # what a group has by now is a schedule's
-        self.base_lrs = [torch.tensor(lrs, dtype=torch.float64) for lrs in columns]
+        device = self.components.device
+        self.base_lrs = [torch.tensor(lrs, dtype=torch.float64, device=device) for lrs in columns]
         self.objectives = self.objectives.new_zeros(self.steps_per_epoch, len(loops))
+        self.is_active = torch.tensor([number not in ended for number in range(len(loops))], device=device)
         self.latest = torch.tensor([loop.last_finite for loop in loops])
         self.diverged: dict[int, Diverged] = {}
-        self._orders = torch.arange(len(self.components.dataset.train)).repeat(len(loops), 1)
-        self._order_generator = torch.Generator()
         self._gather(first)
 
-    def order(self, count: int) -> Tensor:
-        """Return the order of each model's examples in this epoch, (K, N)."""
-        if self.config["shuffle"]:
-            for row, loop in zip(self._orders, self.loops, strict=True):
-                seed = stream_seed(loop.config["seed"], "order", self.epoch)
-                torch.randperm(count, generator=self._order_generator.manual_seed(seed), out=row)
-        return self._orders
+    def order(self) -> Tensor:
+        """Return the indices of each model's examples in the order of this epoch, (K, N)."""
+        for loop in self.loops:
+            loop.epoch = self.epoch
+        return torch.stack([loop.order() for loop in self.loops])
 
     def check_finite(self) -> None:
         """Remember the last finite objectives; note in `diverged` whose later one is not, if `on_nan` is stop."""

@@ -51,9 +51,11 @@ class StackedOptimizer(Optimizer):
         super().__init__([{"params": own, **each} for own, each in zip(params, factors, strict=True)], {})
         self.clips = None if clips[0] is None else _tensor(clips, params[0][0])
         self.moves = {param: torch.zeros_like(param).detach() for own in params for param in own}
+        self.decays = any(bool(each["weight_decay"].any()) for each in factors)
         self.decoupled = isinstance(optimizers[0], AdamW)
         self.pieces: list[_Piece] = []
-        kind, groups = type(optimizers[0]), []
+        kind: Any = type(optimizers[0])
+        groups = []
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
         for stack, column in zip(params, columns, strict=True):
             for models, options in _runs(column):
@@ -82,16 +84,17 @@ class StackedOptimizer(Optimizer):
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
             for param in group["params"]:
-                if self.decoupled:
+                if self.decays and self.decoupled:
                     param.mul_(for_models(1 - lr * decay, param))
                 param.addcmul_(self.moves[param], for_models(lr, param))
         return objective
 
     def _decayed(self, param: StackedParameter, group: dict[str, Any]) -> Tensor:
         """Return the gradient, with weight decay where that is part of it."""
-        decay = group["weight_decay"]
         assert param.grad is not None
-        return param.grad if self.decoupled or not decay.any() else param.grad.addcmul(param, for_models(decay, param))
+        if self.decoupled or not self.decays:
+            return param.grad
+        return param.grad.addcmul(param, for_models(group["weight_decay"], param))
 
     def _clip(self, clips: Tensor) -> None:
         """Scale the gradient of each model down to the largest norm allowed, as torch's `clip_grad_norm_` does."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, TextIO
 
+from data import Dataset
 from runner.build import Components
 from runner.loop import Diverged, Loop
 from runner.outcome import reason_of
@@ -36,7 +37,8 @@ def train_stack(runs: Sequence[Run], stream: TextIO | None = None) -> None:
         Interrupted: after a signal, with the states saved.
     """
     with StopSignals() as signals, ExitStack() as open_things:
-        prepared = {run: found for run in runs if (found := _prepared(run, open_things))}
+        datasets: dict[str, Dataset] = {}
+        prepared = {run: found for run in runs if (found := _prepared(run, datasets, open_things))}
         waiting = [run for run in prepared if not run.needs_no_training]
         _align(waiting)
         facts = {"stack": name_of(prepared), "stack_size": len(prepared)}
@@ -52,12 +54,18 @@ def train_stack(runs: Sequence[Run], stream: TextIO | None = None) -> None:
             _StackSession(sessions, loops, signals).train()
 
 
-def _prepared(run: Run, open_things: ExitStack) -> tuple[Components, list[str]] | None:
-    """Return the components of a run whose directory is held now, unless it has ended; None if that cannot be."""
+def _prepared(run: Run, datasets: dict[str, Dataset], open_things: ExitStack) -> tuple[Components, list[str]] | None:
+    """Return the components of a run whose directory is held now, unless it has ended; None if that cannot be.
+
+    Runs of the same data share one copy, kept in `datasets`.
+    """
     try:
         if not run.needs_no_training:
             open_things.enter_context(locked(run.path))
-        return built(run)
+        node = repr(run.config["data"])
+        components, told = built(run, datasets.get(node))
+        datasets[node] = components.dataset
+        return components, told
     except Busy as busy:
         print(busy, file=sys.stderr, flush=True)
     except Exception as error:
@@ -109,7 +117,7 @@ class _StackSession:
     def train_epoch(self) -> None:
         """Train one epoch, then evaluate and save the models if that is due."""
         began = time.perf_counter()
-        means = self.loop.run_epoch(self.before_step)
+        means: dict[str, Any] = self.loop.run_epoch(self.before_step)
         seconds = time.perf_counter() - began
         for session in self.sessions.values():
             session.training_seconds += seconds

@@ -1,0 +1,141 @@
+"""Compare runs trained as one stack with the same runs trained one after the other.
+
+    uv run scripts/benchmark.py stacked                       training alone, by the number of models in a stack
+    uv run scripts/benchmark.py stacked --sizes 8 64 --models moons
+    uv run scripts/benchmark.py stacked --jobs 64 --epochs 3000   whole sweeps under both launchers, starts included
+
+The problem of the target, `line`, is the 1-100-100-1 network on the five points of data=line with Adam and the penalty
+on squared derivatives. Times are CPU seconds of one thread; those of the sweeps are CPU and wall. Targets, with
+n_jobs=2: throughput of training at least 10 times that of `local` for 64 jobs (two stacks of 32) and 256 (four of 64);
+whole sweeps of 3,000 epochs at least 5 times.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from benchmark import HERE, compare
+
+from runner.build import build
+from runner.config.compose import project_composer
+from runner.loop import Loop
+from runner.stack.loop import StackedLoop
+
+TRAIN = HERE.parent / "train.py"
+LINE = ("data=line", "model=mlp", "model.activation=tanh", "loss=mse", "optimizer=adam", "penalty=jacobian")
+MODELS = {
+    "line": LINE,
+    "moons": ("data=moons", "model=mlp", "batch_size=50", "optimizer=adam"),
+    "moons, jacobian": ("data=moons", "model=mlp", "batch_size=50", "optimizer=adam", "penalty=jacobian"),
+    "digits": ("data=digits", "model=mlp", "batch_size=50", "optimizer=adam"),
+    "digits, jacobian": ("data=digits", "model=mlp", "batch_size=50", "optimizer=adam", "penalty=jacobian"),
+}
+ROWS = ("histograms=false", "pictures=false", "evaluate_every=0")
+STEPS = 128  # of one model; a stack makes fewer, since each takes longer
+
+
+def main(arguments: list[str]) -> None:
+    """Print one of the two tables."""
+    options = parsed(arguments)
+    if options.jobs:
+        compare_sweeps(options)
+    else:
+        compare_training(options)
+
+
+def parsed(arguments: list[str]) -> Namespace:
+    parser = ArgumentParser(
+        prog="benchmark.py stacked", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="*", default=[2, 8, 32, 64, 128])
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=[*MODELS])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, help="time whole sweeps of so many jobs")
+    parser.add_argument("--epochs", type=int, default=3000)
+    return parser.parse_args(arguments)
+
+
+def compare_training(options: Namespace) -> None:
+    """Time steps of one loop and of stacks, side by side."""
+    torch.set_num_threads(1)
+    print(
+        f"one thread, CPU time, medians of {options.rounds} rounds; throughput of a stack of K by that of one model\n"
+    )
+    print(f"{'problem':<20}{'ms a step':>10}" + "".join(f"{f'K={size}':>18}" for size in options.sizes))
+    for name in options.models:
+        runs = {1: steps(loops(MODELS[name], 1)[0], STEPS)}
+        runs |= {size: steps(StackedLoop(loops(MODELS[name], size)), made_by(size)) for size in options.sizes}
+        timings = compare(runs, options.rounds, clock=time.process_time)
+        row = f"{name:<20}{timings[1].seconds / STEPS * 1e3:>10.2f}"
+        for size in options.sizes:
+            work, timing = size * made_by(size) / STEPS, timings[size]
+            row += f"{work / timing.ratio:>8.1f} {f'({work / timing.high:.1f}-{work / timing.low:.1f})':>9}"
+        print(row, flush=True)
+
+
+def made_by(size: int) -> int:
+    """Return the steps of a stack in a round."""
+    return max(8, STEPS // size)
+
+
+def loops(lines: Sequence[str], count: int) -> list[Loop]:
+    """Return loops that differ in their seeds."""
+    config = project_composer().compose([*lines, "device=cpu"]).values
+    configs = [{**config, "seed": seed} for seed in range(count)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [Loop(build(each), each) for each in configs]
+
+
+def steps(loop: Loop, count: int) -> Callable[[], None]:
+    """Return a function that makes so many steps, epoch after epoch."""
+
+    def made() -> None:
+        left = count
+        while left > 0:
+            batches = list(loop.steps())[:left]
+            loop.components.model.train()
+            for loop.batch, batch in enumerate(batches):
+                loop.step(batch)
+            loop.epoch, loop.batch, left = loop.epoch + 1, 0, left - len(batches)
+
+    return made
+
+
+def compare_sweeps(options: Namespace) -> None:
+    """Time a sweep under both launchers, one after the other."""
+    work = (*LINE, *ROWS, f"epochs={options.epochs}", f"seed=range({options.jobs})", "sweep.n_jobs=2", "device=cpu")
+    print(f"{options.jobs} jobs of {options.epochs} epochs, n_jobs=2, starts and results included\n")
+    print(f"{'launcher':<12}{'wall s':>10}{'CPU s':>10}")
+    taken = {}
+    for launcher in ("stacked", "local"):
+        taken[launcher] = elapsed([*work, f"hydra/launcher={launcher}"])
+        print(f"{launcher:<12}{taken[launcher][0]:>10.1f}{taken[launcher][1]:>10.1f}", flush=True)
+    wall, cpu = (local / stack for local, stack in zip(taken["local"], taken["stacked"], strict=True))
+    print(f"\nlocal by stacked: {wall:.1f} by the wall clock, {cpu:.1f} in CPU time")
+
+
+def elapsed(arguments: list[str]) -> tuple[float, float]:
+    """Return wall and CPU seconds of a sweep in its own folder, which must succeed."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with tempfile.TemporaryDirectory() as folder:
+        began, before = time.perf_counter(), cpu_of_children()
+        line = [sys.executable, str(Path(TRAIN)), "-m", *arguments]
+        ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - began, cpu_of_children() - before
+    if ran.returncode:
+        sys.exit(f"{' '.join(line)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
+    return seconds
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
