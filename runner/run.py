@@ -313,18 +313,21 @@ class Session:
             self.best_state = None
 
     def complete_best(self) -> None:
-        """Evaluate the weights of the best epoch on all splits in full, if they were not when it ended."""
+        """Evaluate the weights of the best epoch on all splits in full, if they were not when it ended.
+
+        For the result alone: metrics.csv has the same epochs for all seeds.
+        """
         row = next((row for row in self.history if row["epoch"] == self.best.get("epoch")), None)
+        if row is None or self.plan.is_complete(row):
+            return
         state = self.best_state or checkpoint.load(self.run.path, kind="best")
-        if row is None or self.plan.is_complete(row) or state is None or state["epoch"] != row["epoch"]:
+        if state is None or state["epoch"] != row["epoch"]:  # damaged, and reported in the log
             return
         model = self.components.model
         trained = copy.deepcopy(model.state_dict())
         model.load_state_dict(state["model"])
-        numbers = numbers_of(evaluations_of(self.components, self.plan.all_splits))
+        row |= numbers_of(evaluations_of(self.components, self.plan.all_splits))
         model.load_state_dict(trained)
-        row |= numbers | self.plan.facts(self.config["epochs"])
-        self.recorder.record_scalars(int(row["epoch"]), numbers)
         self.recorder.record_best(self.loop.epoch, self.best)
 
     def finish(self, status: str, **facts: Any) -> dict[str, Any]:

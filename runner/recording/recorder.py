@@ -65,8 +65,8 @@ class Recorder:
         numbers = {key: float(value) for key, value in values.items()}
         self._events.add(epoch, scalars(numbers))
         self._events.flush()
-        if earlier := [row for row in self.history if row["epoch"] == epoch]:
-            earlier[0].update(numbers)
+        if self.history and self.history[-1]["epoch"] == epoch:
+            self.history[-1].update(numbers)
             self._rewrite_table()
         else:
             self.history.append({"epoch": epoch, **numbers})
