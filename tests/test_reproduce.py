@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
 from studies import STUDIES, Study
 from studies.comparison import table_of_readme
+from studies.study import epochs_of, runs_of
 from studies.style import MOST_BYTES
+
+from runner.storage import members
+from runner.storage.directory import Run
 
 RESULTS = ROOT / "docs" / "results"
 NOT_MEASURED = {"compare_mnist", "tangents_digits"}  # in full: they take half an hour each
@@ -68,6 +73,28 @@ def test_the_readme_begins_with_the_recorded_comparison() -> None:
     lines = table_of_readme(pd.read_csv(RESULTS / "compare_digits.csv"))
     assert "\n".join(lines) in (ROOT / "README.md").read_text()
     assert len(lines) > 5
+
+
+def test_a_study_takes_the_runs_of_the_last_command_in_its_folder(
+    composed: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(members.VARIABLE, "")
+    folder = tmp_path / "runs" / "train"
+
+    def run_sweep(epochs: int, seeds: Sequence[int]) -> None:
+        members.use_list_of([f"epochs={epochs}"], folder)
+        members.start_list()
+        for seed in seeds:
+            run = composed(f"epochs={epochs}", f"seed={seed}")
+            run.write_config()
+            run.write_result({"status": "done", "seed": seed})
+            (run.path / "metrics.csv").write_text(f"epoch,test/error\n{epochs},0.5\n")
+            members.add_to_list([run])
+
+    for epochs, seeds in ((2, [0, 1]), (25, [0]), (2, [0, 1])):
+        run_sweep(epochs, seeds)
+        assert runs_of(folder, "epochs")[["epochs", "seed"]].to_numpy().tolist() == [[epochs, seed] for seed in seeds]
+        assert epochs_of(folder)[["epoch", "seed"]].to_numpy().tolist() == [[epochs, seed] for seed in seeds]
 
 
 @pytest.fixture

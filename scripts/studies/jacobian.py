@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import data
-from runner.results import load_model, load_runs
+from runner.results import load_model
 from runner.summary.compare import Interval
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
@@ -393,8 +393,7 @@ def robust_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 
 def robust_slice(runs: pd.DataFrame, folders: Folders) -> Figure:
     """Draw the decision regions of two networks with seed 0 in the same plane."""
-    found = load_runs(folders["jacobian_robust"])
-    found = found[found["seed"] == 0].sort_values(KEY)
+    found = runs_of(folders["jacobian_robust"], KEY, "path", "data.root").query("seed == 0")
     images = three_images(found)
     x, y, points, places = slice_of(images)
     figure, (axes,) = style.figure(1, 2, height=4.0, sharey=True)

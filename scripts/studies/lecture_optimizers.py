@@ -17,11 +17,11 @@ from data import Split
 from losses import Criterion
 from runner.build import build, build_optimizer
 from runner.config.compose import project_composer
-from runner.results import load_model, load_runs
+from runner.results import load_model
 from runner.schedule import Constant
 from runner.summary.runs import config_of, read_run
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of
+from studies.study import Folders, Study, Text, epochs_of, runs_of
 from studies.tables import interval, paired, spread, table
 
 LECTURE = "EE-559, lectures 5.2 and 5.3 (pictures; no numbers are published)"
@@ -182,7 +182,7 @@ def batches(folders: Folders) -> pd.DataFrame:
     """Return E ||g_B - g||^2 for mini-batches of each size, before and after training, and what theory says of it."""
     tables = []
     torch.set_num_threads(1)  # more of them only wait for each other where a batch has few examples
-    for path in sorted(load_runs(folders["lecture_batches"])["path"]):
+    for path in sorted(runs_of(folders["lecture_batches"], "path")["path"]):
         components = build(config := config_of([read_run(Path(path))]))
         trained = load_model(path).network.requires_grad_()
         for epoch, network in ((0, components.model), (config["epochs"], trained)):

@@ -16,7 +16,7 @@ from runner.evaluation import Signal, Subject
 from runner.results import load_runs
 from runner.summary.runs import config_of, read_run
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of
+from studies.study import Folders, Study, Text, directories_of, epochs_of
 from studies.tables import interval, paired, spread, table
 
 LECTURE = "EE-559, lecture 5.5 (pictures and closed forms; no other numbers are published)"
@@ -164,7 +164,7 @@ def signals(folders: Folders) -> pd.DataFrame:
     Of epoch 0, with all initialisations, and of trained networks, with some; for these also the errors.
     """
     (folder,) = folders.values()
-    runs = load_runs(folder)
+    runs = load_runs(*directories_of(folder))
     components, tables = build(config_of([read_run(Path(runs["path"][0]))])), []
     for activation in ACTIVATIONS:
         for init, overrides in INITS.items():

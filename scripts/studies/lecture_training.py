@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
 from runner.results import load_epochs, load_model
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Study, Text, directories_of, runs_of
 from studies.tables import interval, paired, spread, table
 
 SPLITS = ("train", "test")
@@ -59,7 +59,7 @@ def cifar_numbers(folders: Folders) -> pd.DataFrame:
     tables = []
     for schedule, name in SWEEPS.items():
         runs = runs_of(folders[name], "path")
-        epochs = load_epochs(folders[name])[["path", "seed", "epoch", *METRICS]]
+        epochs = load_epochs(*directories_of(folders[name]))[["path", "seed", "epoch", *METRICS]]
         typical = pd.concat([typical_losses(path) for path in runs["path"]])
         found = epochs.merge(typical, on=["path", "epoch"]).merge(runs[["path", "seconds"]], on="path")
         found["seconds"] = found["seconds"].where(found["epoch"] == found["epoch"].max())

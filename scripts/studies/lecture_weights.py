@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from runner.results import load_model, load_runs
+from runner.results import load_model
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
 from studies.tables import against_published, spread, table
@@ -27,10 +29,9 @@ def weights_of(path: str) -> np.ndarray:
     return torch.cat([parameter.flatten() for parameter in load_model(path).network.parameters()]).numpy()
 
 
-def histograms(folder: str, key: str) -> Figure:
+def histograms(folder: Path, key: str) -> Figure:
     """Draw the weights of the run with seed 0 for each value of a key, with the same bins."""
-    runs = load_runs(folder)
-    runs = runs[(runs["seed"] == 0) & (runs["status"] == "done")].sort_values(key)
+    runs = runs_of(folder, key, "path").query("seed == 0 and status == 'done'")
     figure, axes = style.figure(2, -(-len(runs) // 2), height=2.2, sharex=True, sharey=True)
     for each, (_, run) in zip(axes.flat, runs.iterrows(), strict=False):
         weights = weights_of(run["path"])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data import Moons
-from runner.results import load_model, load_runs
+from runner.results import load_model
 from runner.summary.compare import Interval
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
@@ -97,10 +97,10 @@ def _verdict(found: Interval) -> str:
 
 def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, axes = style.figure(2, SHOWN, height=2.3, sharex=True, sharey=True)
-    found = load_runs(folders["margin_moons"])
+    found = runs_of(folders["margin_moons"], "path")
     points, labels = training_points()
     for row, (arm, title) in enumerate(zip(("cross_entropy", "large_margin"), ARMS, strict=True)):
-        chosen = found[found["arm"] == arm].sort_values("seed").head(SHOWN)
+        chosen = found[found["arm"] == arm].head(SHOWN)
         for each, (_, run) in zip(axes[row], chosen.iterrows(), strict=False):
             classes = classes_on_the_grid(run["path"])
             least = distances(points, labels, classes).min()

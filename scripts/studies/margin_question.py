@@ -13,7 +13,7 @@ from data import Digits, prepare
 from models import MLP
 from runner.results import load_epochs
 from studies import style
-from studies.study import Folders, Study, Text
+from studies.study import Folders, Study, Text, directories_of
 from studies.tables import spread, table
 
 GAMMA, ALPHA, EPS = 200.0, 2.0, 1e-8
@@ -92,7 +92,7 @@ def trained_by_the_loop(seed: int, zero: bool, epochs: int) -> list[dict[str, fl
 def numbers(folders: Folders) -> pd.DataFrame:
     """Return a row for each run and epoch; `loss` is the question's, which is ours less gamma."""
     folder = Path(folders["margin_question"])
-    epochs = load_epochs(folder).rename(columns={f"{METRIC}/at_lower_clamp": "at_lower_clamp"})
+    epochs = load_epochs(*directories_of(folder)).rename(columns={f"{METRIC}/at_lower_clamp": "at_lower_clamp"})
     epochs = epochs[epochs["epoch"] > 0].assign(loss=lambda table: table[METRIC] - GAMMA)
     columns = ["arm", "seed", "epoch", "loss", "at_lower_clamp", "test/error"]
     rows = [

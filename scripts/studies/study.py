@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runner.results import load_epochs, load_runs
+from runner.storage.members import last_members
 
 Folders = Mapping[str, Path]  # the folder of each sweep, by its name
 Text = list[str]  # paragraphs, which are wrapped later, and lines of tables
@@ -46,15 +47,24 @@ class Study:
     inputs: str = ""
 
 
+def directories_of(folder: Path) -> list[Path]:
+    """Return the directories of the runs of the last command in a sweep's folder, which may hold others' runs, too."""
+    return [member.path for member in last_members(folder)]
+
+
 def runs_of(folder: Path, *columns: str) -> pd.DataFrame:
     """Return a row for each run of a sweep, sorted: the columns asked for, with `seed`, `status` and `seconds`.
 
     Of a sweep with arms only the runs of the comparison, with `arm`.
 
+    Args:
+        folder: of the sweep; only the runs of the last command in it count.
+        columns: of `load_runs`.
+
     Raises:
         SystemExit: if a run has neither ended well nor diverged.
     """
-    runs = load_runs(folder)
+    runs = load_runs(*directories_of(folder))
     if unfinished := sorted(set(runs["status"]) - {"done", "diverged"}):
         raise SystemExit(f"runs in {folder} are {', '.join(unfinished)}: repeat the command, which resumes them")
     first = [*(["arm"] if "arm" in runs else []), *columns]
@@ -72,7 +82,7 @@ def epochs_of(folder: Path, *columns: str) -> pd.DataFrame:
     """
     seconds = runs_of(folder, "path").set_index("path")["seconds"]
     kept = list(dict.fromkeys([*columns, "epoch", "seed", "status"]))
-    epochs = load_epochs(folder).reindex(columns=["path", *kept])
+    epochs = load_epochs(*directories_of(folder)).reindex(columns=["path", *kept])
     is_last = epochs.groupby("path")["epoch"].transform("max") == epochs["epoch"]
     epochs = epochs[kept].assign(seconds=epochs["path"].map(seconds).where(is_last))
     settings = [column for column in columns if "/" not in column]  # metrics have a slash

@@ -14,7 +14,7 @@ from data import Line, Plateaus, Sine
 from runner.results import load_epochs, load_model
 from runner.summary.compare import Interval, t_interval
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Study, Text, directories_of, runs_of
 from studies.tables import interval, paired, spread, table
 
 PAPER = "Simard, Victorri, LeCun, Denker 1991, Tangent Prop, NIPS 4"
@@ -67,7 +67,7 @@ def line_numbers(folders: Folders) -> pd.DataFrame:
     for sweep, penalty in LINE_NAMES.items():
         runs = runs_of(folders[sweep], "model.activation", *LINE_METRICS, "path").assign(penalty=penalty)
         if penalty != "none":
-            epochs = load_epochs(folders[sweep])
+            epochs = load_epochs(*directories_of(folders[sweep]))
             flat = epochs[f"train/penalty/{penalty}"].le(FLAT**2) & epochs["train/loss"].le(FITTED)
             runs["steps"] = runs["path"].map(first_epoch(epochs, flat))
         tables.append(runs.drop(columns="path"))
@@ -195,7 +195,7 @@ def plateaus_numbers(folders: Folders) -> pd.DataFrame:
     tables = []
     for stage, sweep in (("tuning", "tangents_plateaus_lr"), ("comparison", "tangents_plateaus")):
         runs = runs_of(folders[sweep], TUNED, "path")
-        epochs = load_epochs(folders[sweep])
+        epochs = load_epochs(*directories_of(folders[sweep]))
         for level in LEVELS:
             found = first_epoch(epochs, epochs["test/loss"].le(level * variance()))
             runs[f"sweeps to {level:g}"] = runs["path"].map(found).where(runs["status"] == "done")
@@ -282,7 +282,7 @@ def _about_the_speed_up(runs: pd.DataFrame, end: pd.Series) -> Text:
 
 def plateaus_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     figure, (axes,) = style.figure(1, 2, height=3.8)
-    epochs = load_epochs(folders["tangents_plateaus"])
+    epochs = load_epochs(*directories_of(folders["tangents_plateaus"]))
     epochs = epochs[epochs["epoch"] > 0].assign(error=epochs["test/loss"] / variance())
     x, points = np.linspace(-1.4, 1.4, 281), Plateaus().load().train
     for index, (arm, label) in enumerate(ARMS.items()):

@@ -7,7 +7,6 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from runner.results import load_runs
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
 from studies.tables import interval, paired, spread, table
@@ -30,7 +29,7 @@ PENALTIES = (
 def numbers(folders: Folders) -> pd.DataFrame:
     """Return a row for each run: the penalty, its weight, the errors and the value of the penalty."""
     (folder,) = folders.values()
-    keys = [f"penalty.{name}.weight" for name in sorted(set(load_runs(folder)["arm"]))]
+    keys = [f"penalty.{name}.weight" for name in sorted(set(runs_of(folder)["arm"]))]
     runs = runs_of(folder, *keys, "train/error", ERROR, "probe/penalty_value/train", VALUE)
     weights = [row[f"penalty.{row['arm']}.weight"] for _, row in runs.iterrows()]
     runs = runs.drop(columns=keys).rename(columns={"arm": "penalty"})
