@@ -315,16 +315,6 @@ DIGITS = (
 STEPS = 26  # of an epoch: 1,294 digits in batches of 50
 
 STUDIES = {
-    "lecture_valley": Study(
-        title="Lecture 5.3: a narrow valley",
-        source=LECTURE,
-        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
-        "trained.",
-        numbers=valley,
-        text=valley_text,
-        pictures={"": valley_picture},
-        captions={"": "Trajectories of four optimizers, a mark for each step, and lines of equal f."},
-    ),
     "lecture_batches": Study(
         title="Lecture 5.2: the noise of mini-batches",
         source=LECTURE,
@@ -340,6 +330,16 @@ STUDIES = {
         text=batches_text,
         pictures={"": batches_picture},
         captions={"": "The variance falls as 1 / size: lines of slope -1. Mean of five seeds, least and greatest."},
+    ),
+    "lecture_valley": Study(
+        title="Lecture 5.3: a narrow valley",
+        source=LECTURE,
+        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
+        "trained.",
+        numbers=valley,
+        text=valley_text,
+        pictures={"": valley_picture},
+        captions={"": "Trajectories of four optimizers, a mark for each step, and lines of equal f."},
     ),
     "lecture_optimizers": Study(
         title="Lecture 5.2 and 5.3: all optimizers",

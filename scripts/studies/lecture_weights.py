@@ -12,14 +12,22 @@ from matplotlib.figure import Figure
 from runner.results import load_model
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
-from studies.tables import against_published, spread, table
+from studies.tables import against_published, spread, table, verdict
 
 L2 = (0, 0.001, 0.002, 0.004, 0.01, 0.02)
 L1 = (0, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)
 LR = 0.1
 SEEDS = ("seed=range(10)", "histograms=false")
+L2_PUBLISHED = {
+    "train/error": dict(zip(L2, (0, 0, 0, 0.005, 0.022, 0.048), strict=True)),
+    "test/error": dict(zip(L2, (0.064, 0.063, 0.064, 0.065, 0.075, 0.101), strict=True)),
+}
+L1_PUBLISHED = {
+    "train/error": dict(zip(L1, (0, 0, 0, 0.004, 0.087, 0.057, 0.496), strict=True)),
+    "test/error": dict(zip(L1, (0.064, 0.063, 0.067, 0.068, 0.128, 0.101, 0.516), strict=True)),
+}
 TOLERANCE = {"train/error": 0.006, "test/error": 0.006}
-QUICK = ("epochs=2", "seed=range(2)", "evaluate_every=0")
+QUICK = ("seed=0", "evaluate_every=0")  # of 25 epochs: after 2 there is nothing to be seen
 BINS = np.linspace(-0.4, 0.4, 82)  # an odd number of bins: the one in the middle holds the zeros
 LECTURE = "EE-559, lecture 5.4 (published, one run for each weight)"
 
@@ -66,12 +74,8 @@ def l2_numbers(folders: Folders) -> pd.DataFrame:
 
 def l2_text(runs: pd.DataFrame) -> Text:
     spreads = runs.groupby("penalty.l2.weight")["sd_of_parameters"].mean()
-    published = {
-        "train/error": dict(zip(L2, (0, 0, 0, 0.005, 0.022, 0.048), strict=True)),
-        "test/error": dict(zip(L2, (0.064, 0.063, 0.064, 0.065, 0.075, 0.101), strict=True)),
-    }
     return [
-        *against_published(runs, "penalty.l2.weight", published, TOLERANCE, unstable=(0.02,)),
+        *against_published(runs, "penalty.l2.weight", L2_PUBLISHED, TOLERANCE),
         "",
         f"The standard deviation of all parameters falls from {spreads.iloc[0]:.4f} without the penalty to "
         f"{spreads.iloc[-1]:.4f} with weight {spreads.index[-1]:g}.",
@@ -90,10 +94,6 @@ def l1_numbers(folders: Folders) -> pd.DataFrame:
 
 
 def l1_text(runs: pd.DataFrame) -> Text:
-    published = {
-        "train/error": dict(zip(L1, (0, 0, 0, 0.004, 0.087, 0.057, 0.496), strict=True)),
-        "test/error": dict(zip(L1, (0.064, 0.063, 0.067, 0.068, 0.128, 0.101, 0.516), strict=True)),
-    }
     done = runs[runs["status"] == "done"]
     methods = dict(list(done.groupby("method")))
     rows = []
@@ -104,13 +104,32 @@ def l1_text(runs: pd.DataFrame) -> Text:
         ]
         rows.append((f"{value:g}", *cells))
     return [
-        *against_published(methods["proximal"], "threshold", published, TOLERANCE, unstable=(1e-4, 2e-4, 5e-4)),
+        *against_published(methods["proximal"], "threshold", L1_PUBLISHED, TOLERANCE),
         "",
+        *unlike_published(methods["proximal"]),
         "The same penalty as a term of the objective, whose subgradient is followed with the learning rate 0.1: "
         "weight = threshold / 0.1. The parameters fluctuate about 0, and none becomes exactly 0. Test errors, and "
         "zeros as a fraction of all parameters:",
         "",
         *table(["threshold", "proximal", "zeros", "subgradient", "zeros"], rows),
+    ]
+
+
+def unlike_published(runs: pd.DataFrame) -> Text:
+    """Return in words at which thresholds a published error lies outside the range of our seeds."""
+    own = dict(list(runs.groupby("threshold")))
+    outside = {
+        value: None
+        for metric, numbers in L1_PUBLISHED.items()
+        for value, number in numbers.items()
+        if "outside" in verdict(own[value][metric], number, TOLERANCE[metric])
+    }
+    if not outside:
+        return []
+    return [
+        f"At {' and '.join(f'{value:g}' for value in outside)} the published errors are larger than those of all our "
+        "seeds. We have not found out why; the lecture has one run of each.",
+        "",
     ]
 
 
@@ -159,7 +178,7 @@ STUDIES = {
     "lecture_l2": Study(
         title="Lecture 5.4: L2",
         source=LECTURE,
-        about="1,000 training digits of MNIST, 10,000 test digits, 25 epochs of SGD.",
+        about="1,000 training digits of MNIST, 10,000 test digits, 25 epochs of SGD; 10 seeds.",
         sweeps={"lecture_l2": ("sweep=lecture_l2", *SEEDS)},
         quick=QUICK,
         inputs="data.root=FOLDER",
@@ -204,7 +223,7 @@ STUDIES = {
         title="Lecture 5.4: why L1 gives zeros and L2 does not",
         source="EE-559, lecture 5.4 (the two one-dimensional pictures)",
         about="The loss (x - 1)^2 + (x - 1)^3 / 6 with a penalty on x. Nothing is trained. In the words of the "
-        "lecture a penalty is the logarithm of a prior on the parameters: L2 of a Gaussian, L1 of a Laplace "
+        "lecture a penalty is the negative logarithm of a prior on the parameters: L2 of a Gaussian, L1 of a Laplace "
         "distribution.",
         numbers=minima_numbers,
         text=minima_text,
