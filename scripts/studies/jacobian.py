@@ -39,8 +39,8 @@ PAPERS_ARMS = {
 LARGER = "jacobian_larger"
 FEW_ARMS = PAPERS_ARMS | {LARGER: "penalty: jacobian, penalty.jacobian.weight: 0.1"}
 WEIGHTS = (
-    "The weights are the paper's (recalled; none was tuned here): its lambda .01 multiplies ||J||^2 / 2, so it is .005 "
-    "here, its weight decay 5e-4 is 2.5e-4 here, dropout .5 acts before the last layer."
+    "The weights are the paper's (recalled: from memory, not checked; none was tuned here): its lambda .01 multiplies "
+    "||J||^2 / 2, so it is .005 here, its weight decay 5e-4 is 2.5e-4 here, dropout .5 acts before the last layer."
 )
 
 
@@ -115,7 +115,7 @@ def table_text(runs: pd.DataFrame) -> Text:
             compared = "" if arm == "none" else interval(difference(runs, metric, arm), digits)
             cells += [f"{published:.1f}", spread(own[metric], digits), compared]
         rows.append((arm, *cells))
-    named = ("published", "ours, mean (sd)", "less none, 95 %")
+    named = ("published", "ours, mean (sd)", "minus none, 95 % interval")
     norms = runs.groupby("arm")[NORM].mean()
     ratio = {arm: f"{norms['none'] / norms[arm]:.1f}" for arm in ("l2", "jacobian", "all")}
     found = {arm: difference(runs, "accuracy", arm) for arm in in_order(runs)[1:]}
@@ -174,7 +174,7 @@ def few_text(runs: pd.DataFrame) -> Text:
             ours = own[own["arm"] == arm]
             compared = "" if arm == "none" else interval(difference(own, "accuracy", arm), 1)
             rows.append((size, arm, *cells, spread(ours["accuracy"], 1), compared))
-    header = ["digits of a class", "arm", "recalled", "less none", "ours, mean (sd)", "less none, 95 %"]
+    header = ["digits of a class", "arm", "recalled", "minus none", "ours, mean (sd)", "minus none, 95 % interval"]
     return [*table(header, rows), "", *few_findings(runs)]
 
 
@@ -222,7 +222,7 @@ def few_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     axes[0].minorticks_off()
     axes[1].axhline(0, color="0.6", linewidth=0.8)
     axes[1].set_xticks(range(len(SIZES)), [str(size) for size in SIZES])
-    axes[1].set(xlabel="training digits of each class", ylabel="accuracy less none (points)", ylim=(-10, 16))
+    axes[1].set(xlabel="training digits of each class", ylabel="accuracy minus none (points)", ylim=(-10, 16))
     axes[1].legend(fontsize=8, frameon=False)
     style.legend_below(figure, axes[0], columns=6)
     return figure
@@ -354,7 +354,7 @@ def robust_text(runs: pd.DataFrame) -> Text:
         rows.append((f"{weight:g}", *(spread(own[metric]) for metric in shown.values())))
         if weight:
             found = [paired(runs, metric, runs[KEY] == weight, runs[KEY] == 0) for metric in shown.values()]
-            rows.append((f"{weight:g} less 0", *(interval(each) for each in found)))
+            rows.append((f"{weight:g} minus 0", *(interval(each) for each in found)))
     return [*table(["weight", *shown], rows), "", *robust_findings(runs)]
 
 

@@ -146,8 +146,9 @@ STUDIES = {
         text=surfaces_text,
         pictures={"": surfaces_picture},
         captions={
-            "": "Lines of equal loss over two logits; dashed, where both are equal. Cross-entropy falls with the "
-            "margin, without end; MSE has its minimum at (1, 0), the star, and rises again where the class is right."
+            "": "Lines of equal loss over two logits; the dashed line is where both logits are equal. Cross-entropy "
+            "falls with the margin, without end; MSE has its minimum at (1, 0), the star, and rises again where the "
+            "class is right."
         },
     ),
     "lecture_losses": Study(
@@ -164,6 +165,6 @@ STUDIES = {
         numbers=losses,
         text=losses_text,
         pictures={"": losses_picture},
-        captions={"": "Errors by epoch: mean of five seeds, band from the least to the greatest. Log scale."},
+        captions={"": "Errors by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
     ),
 }

@@ -140,16 +140,17 @@ def valley_text(numbers: pd.DataFrame) -> Text:
     return [
         *table(["optimizer", "learning rate", f"steps to f < {BOUND:g}"], rows),
         "",
-        "Plain SGD diverges for learning rates above 2 / 30 = 0.0667, twice the inverse of the greatest curvature. The "
+        "Plain SGD diverges for learning rates above 2 / 30 = 0.0667, twice the inverse of the largest curvature. The "
         f"fewest steps of these learning rates: {', '.join(f'{name} {steps:.0f}' for name, steps in fastest.items())}.",
         "",
         f"Under a constant gradient of 1, a step of momentum (learning rate {lr:g}, momentum {momentum:g}) becomes "
         f"{velocity:.6f} long: its terminal velocity lr / (1 - momentum) = {lr / (1 - momentum):g}.",
         "",
-        "The lecture's momentum, u = momentum * u + lr * gradient, is torch's only at a constant learning rate: in 40 "
-        f"steps the places then differ by at most {apart:g}, in the six digits of the csv. When the learning rate "
-        f"falls to a tenth at step {DROP}, torch's next step is {after[0] / before[0]:.2f} times as long as the one "
-        f"before, the lecture's {after[1] / before[1]:.2f} times: its velocity remembers the old learning rate.",
+        "The lecture's momentum, u = momentum * u + lr * gradient, is torch's only at a constant learning rate: the "
+        f"places of 40 steps then {f'differ by at most {apart:g}' if apart else 'agree in all six digits'}. When the "
+        f"learning rate falls to a tenth at step {DROP}, torch's next step is {after[0] / before[0]:.2f} times as "
+        f"long as the one before, the lecture's {after[1] / before[1]:.2f} times: its velocity remembers the old "
+        "learning rate.",
     ]
 
 
@@ -270,10 +271,13 @@ def optimizers_text(epochs: pd.DataFrame) -> Text:
         own = final["optimizer"] == name
         difference = "" if name == "sgd" else interval(paired(final, "test/error", own, final["optimizer"] == "sgd"))
         cells = [spread(final.loc[own, metric]) for metric in ("train/loss", "test/error")]
-        rows.append((name, *cells, difference, own.sum(), f"{seconds[name]:.1f}"))
+        rows.append((name, *cells, difference, f"{seconds[name]:.1f}"))
     sgd, full = (_first_below(epochs, name, 0.5) for name in ("sgd", "full gradient"))
     return [
-        *table(["optimizer", "train/loss, mean (sd)", "test/error", "less sgd's [95 %]", "n", "seconds"], rows),
+        *table(
+            ["optimizer", "train/loss, mean (sd)", "test/error", "test/error minus sgd's, 95 % interval", "seconds"],
+            rows,
+        ),
         "",
         f"SGD has a training loss below 0.5 after {sgd}, one step per epoch with the same learning rate after {full}: "
         f"an epoch visits the same digits, but makes one step instead of {STEPS}.",
@@ -329,7 +333,10 @@ STUDIES = {
         numbers=batches,
         text=batches_text,
         pictures={"": batches_picture},
-        captions={"": "The variance falls as 1 / size: lines of slope -1. Mean of five seeds, least and greatest."},
+        captions={
+            "": "The variance falls as 1 / size: lines of slope -1. Mean of five seeds, band from the smallest to the "
+            "largest."
+        },
     ),
     "lecture_valley": Study(
         title="Lecture 5.3: a narrow valley",
@@ -365,6 +372,6 @@ STUDIES = {
         numbers=optimizers,
         text=optimizers_text,
         pictures={"": optimizers_picture},
-        captions={"": "Training loss by epoch: mean of five seeds, band from the least to the greatest. Log scale."},
+        captions={"": "Training loss by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
     ),
 }

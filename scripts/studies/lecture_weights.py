@@ -127,7 +127,7 @@ def unlike_published(runs: pd.DataFrame) -> Text:
     if not outside:
         return []
     return [
-        f"At {' and '.join(f'{value:g}' for value in outside)} the published errors are larger than those of all our "
+        f"At {' and '.join(f'{value:g}' for value in outside)} the published errors lie outside the range of all our "
         "seeds. We have not found out why; the lecture has one run of each.",
         "",
     ]
@@ -196,7 +196,7 @@ STUDIES = {
     "lecture_l1": Study(
         title="Lecture 5.4: L1",
         source=LECTURE,
-        about="The same network and data; after each step a soft threshold equal to the weight.",
+        about="The same network, data and number of seeds; after each step a soft threshold equal to the weight.",
         sweeps={
             "lecture_l1": ("sweep=lecture_l1", *SEEDS),
             "lecture_l1_subgradient": (

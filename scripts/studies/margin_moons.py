@@ -18,7 +18,7 @@ from studies.tables import interval, paired, spread, table
 POINTS, NOISE, GAMMA, ALPHA = 40, 0.1, 0.25, 50
 ARMS = ("cross-entropy", "large margin")
 METRICS = {
-    "least_distance": "least distance to the boundary",
+    "least_distance": "smallest distance to the boundary",
     "mean_distance": "mean distance",
     "probe/boundary/mean": "linearised, mean over test points",
     "probe/boundary/percentile_10": "linearised, 10th percentile",
@@ -105,7 +105,7 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
             classes = classes_on_the_grid(run["path"])
             least = distances(points, labels, classes).min()
             _regions(each, classes, points, labels)
-            each.set_title(f"{title}, seed {run['seed']}: least distance {least:.2f}", fontsize=8)
+            each.set_title(f"{title}, seed {run['seed']}: smallest distance {least:.2f}", fontsize=8)
     figure.supxlabel("first input", fontsize=9)
     figure.supylabel("second input", fontsize=9)
     return figure
@@ -128,7 +128,7 @@ STUDIES = {
         source="Elsayed et al. 2018, figure 1b (a picture without numbers; the points are ours)",
         about=f"{POINTS} points of two classes, two noisy half circles, all of them for training; a perceptron with "
         "two hidden layers of 100, Adam with learning rate .01, 300 full-batch steps. Cross-entropy against the large "
-        f"margin in its place: distances of logits in Euclidean norm at the input, gamma {GAMMA:g}, alpha {ALPHA}, by "
+        f"margin instead of it: distances of logits in Euclidean norm at the input, gamma {GAMMA:g}, alpha {ALPHA}, by "
         "which no point is given up. Tried before: with alpha 4 and gamma .5 some seeds put all points into one class; "
         "with alpha 50, gamma .5 gave up some points for larger distances of the others, and gamma .2 and .3 left the "
         "nearest point no further from the boundary either.",

@@ -22,7 +22,8 @@ class Study:
 
     Args:
         title: of the section.
-        source: of the published values, with their mark: published, secondary (from a review), recalled (unsure).
+        source: of the published values, with their mark: published, secondary (quoted from a review), recalled
+            (from memory, not checked).
         about: what is trained on what, and what a reader should know before the numbers.
         sweeps: name -> overrides of `train.py -m`. The name is also the sweep's folder. None at all where nothing is
             trained.

@@ -48,7 +48,7 @@ def look(index: int) -> dict[str, Any]:
 
 
 def band(axes: Axes, rows: pd.DataFrame, x: str, y: str, label: str, index: int, marks: int = 10) -> None:
-    """Draw the mean of y over the rows of each x, and a band from the least to the greatest of them.
+    """Draw the mean of y over the rows of each x, and a band from the smallest to the largest of them.
 
     Args:
         axes: to draw on.
