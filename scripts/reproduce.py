@@ -156,8 +156,8 @@ def section_of(name: str, numbers: pd.DataFrame, is_quick: bool = False) -> list
     lines = [f"## {study.title}", "", *[QUICK, ""] * is_quick]
     lines += [f"Source: {study.source}. {study.about}", "", f"    {command}", ""]
     lines += [*study.text(numbers), ""]
-    for suffix in study.pictures:
-        lines += [f"![{study.captions[suffix]}](results/{name}{suffix}.png)", "", study.captions[suffix], ""]
+    for suffix, caption in study.captions.items():
+        lines += [f"![{caption}](results/{name}{suffix}.png)", "", caption, ""]
     return [part for line in lines for part in _wrapped(line)]
 
 

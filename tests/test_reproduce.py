@@ -47,8 +47,9 @@ def test_a_section_is_what_its_numbers_say(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_section_shows_its_pictures(name: str) -> None:
     shown = re.findall(r"!\[.+\]\(results/(.*)\)", section(name))
-    assert shown == [f"{name}{suffix}.png" for suffix in STUDIES[name].pictures]
-    assert all((RESULTS / picture).stat().st_size <= MOST_BYTES for picture in shown)
+    pictures = {suffix: f"{name}{suffix}.png" for suffix in STUDIES[name].pictures}
+    assert shown == [pictures[suffix] for suffix in STUDIES[name].captions]
+    assert all((RESULTS / picture).stat().st_size <= MOST_BYTES for picture in pictures.values())
 
 
 def test_no_file_of_results_is_left_from_an_earlier_study() -> None:

@@ -31,7 +31,8 @@ class Study:
             docs/results/NAME.csv, and are all that `text` and, where possible, the pictures are made from.
         text: numbers -> tables, and sentences whose numbers are computed here, never typed.
         pictures: suffix -> (numbers, folders -> a picture), written as docs/results/NAME<suffix>.png.
-        captions: suffix -> the line under the picture, which is also its text for those who cannot see it.
+        captions: suffix -> the line under the picture, which is also its text for those who cannot see it. A picture
+            without one is shown on another page.
         quick: overrides of every sweep for `--quick`.
         inputs: what the command line has to give, such as data.root=FOLDER.
     """
