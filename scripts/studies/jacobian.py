@@ -64,13 +64,15 @@ def package_numbers(folders: Folders) -> pd.DataFrame:
     return runs_of(folders["jacobian_package"], KEY, *METRICS)
 
 
+PACKAGE = {"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}}  # metric -> weight -> published
+
+
 def package_text(runs: pd.DataFrame) -> Text:
-    published = {"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}}
     rows = [
         (f"{weight:g}", *(f"{own[metric].median():.4f}" for metric in METRICS)) for weight, own in runs.groupby(KEY)
     ]
     return [
-        *against_published(runs, KEY, published, {"test/error": 0.004, "probe/penalty_value/test": 0.2}),
+        *against_published(runs, KEY, PACKAGE, {"test/error": 0.004, "probe/penalty_value/test": 0.2}),
         "",
         "Medians of all weights; `penalty_value` is the mean of the exact ||J||^2:",
         "",
@@ -81,13 +83,17 @@ def package_text(runs: pd.DataFrame) -> Text:
 def package_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, (axes,) = style.figure(1, 2)
     weights = sorted(runs[KEY].unique())
-    for each, metric in zip(axes, ("test/error", "probe/penalty_value/test"), strict=True):
+    for each, (metric, published) in zip(axes, PACKAGE.items(), strict=True):
+        places = [weights.index(weight) - 0.15 for weight in published]
+        each.plot(places, list(published.values()), "x", color=style.COLORS[1], label="published")
         style.boxes(
             each, [runs.loc[runs[KEY] == value, metric].tolist() for value in weights], [f"{w:g}" for w in weights]
         )
         each.set(xlabel="weight of the Jacobian penalty", ylabel=metric)
-    axes[1].set(ylabel="mean ||J||^2 on the test digits", yscale="log")
-    axes[0].set(ylabel="test error")
+    axes[1].set_ylabel("mean ||J||^2 on the test digits (log scale)")
+    style.log_errors(axes[1])
+    axes[0].set_ylabel("test error")
+    axes[0].legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
 
@@ -202,27 +208,29 @@ def few_findings(runs: pd.DataFrame) -> Text:
 
 
 def few_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
+    """Draw medians over the seeds, which one run that failed does not move: accuracies, and differences to none."""
     figure, (axes,) = style.figure(1, 2)
     shown = in_order(runs)
+    accuracies = runs.pivot(index=["data.per_class", "seed"], columns="arm", values="accuracy")
+    gains = accuracies.sub(accuracies["none"], axis=0)
     for index, arm in enumerate(shown):
-        own = runs[runs["arm"] == arm]
-        style.band(axes[0], own, "data.per_class", "accuracy", arm, index)
+        look = style.look(index)
+        places = np.arange(len(SIZES)) + 0.12 * (index - len(shown) / 2)
+        axes[0].plot(range(len(SIZES)), accuracies[arm].groupby("data.per_class").median(), label=arm, **look)
         if arm == "none":
             continue
-        found = [difference(of_size, "accuracy", arm) for _, of_size in runs.groupby("data.per_class")]
-        places = np.arange(len(SIZES)) + 0.12 * (index - len(shown) / 2)
-        reach = [each.high - each.mean for each in found]
-        look = style.look(index) | {"linestyle": ""}
-        axes[1].errorbar(places, [each.mean for each in found], reach, capsize=2, **look)
+        found = gains[arm].groupby("data.per_class").agg(["min", "median", "max"])
+        reach = [found["median"] - found["min"], found["max"] - found["median"]]
+        axes[1].errorbar(places, found["median"], reach, capsize=2, **look | {"linestyle": ""})
         if arm in FEW:
-            gains = np.subtract(FEW[arm], FEW["none"])
-            axes[1].plot(places, gains, "x", color="0.4", markersize=5, label="recalled" if arm == "l2" else None)
-    axes[0].set(xscale="log", xlabel="training digits of each class", ylabel="test accuracy (%)")
-    axes[0].set_xticks(SIZES, [str(size) for size in SIZES])
-    axes[0].minorticks_off()
+            recalled = np.subtract(FEW[arm], FEW["none"])
+            axes[1].plot(places, recalled, "_", color="black", label="recalled" if arm == "l2" else None, zorder=4)
+    axes[0].set(ylabel="test accuracy (%)")
     axes[1].axhline(0, color="0.6", linewidth=0.8)
-    axes[1].set_xticks(range(len(SIZES)), [str(size) for size in SIZES])
-    axes[1].set(xlabel="training digits of each class", ylabel="accuracy minus none (points)", ylim=(-10, 16))
+    axes[1].set(ylabel="accuracy minus none (points)", ylim=(-12, 16))
+    for each in axes:
+        each.set_xticks(range(len(SIZES)), [str(size) for size in SIZES])
+        each.set_xlabel("training digits of each class (not to scale)")
     axes[1].legend(fontsize=8, frameon=False)
     style.legend_below(figure, axes[0], columns=6)
     return figure
@@ -443,7 +451,10 @@ STUDIES = {
         numbers=package_numbers,
         text=package_text,
         pictures={"": package_picture},
-        captions={"": "Test error and mean squared norm of the Jacobian against the weight: seeds, mean, deviation."},
+        captions={
+            "": "Test error and mean squared norm of the Jacobian against the weight: dots are seeds, beside "
+            "them their mean and standard deviation; x: published."
+        },
     ),
     "jacobian_table": Study(
         title="Jacobian: L2, dropout, Jacobian and all of them",
@@ -498,8 +509,8 @@ STUDIES = {
         text=few_text,
         pictures={"": few_picture},
         captions={
-            "": "Left: accuracy, mean and range of five seeds. Right: difference to none with its 95 % interval, and "
-            "the recalled one (x); longer intervals are cut off."
+            "": "Left: accuracy, median of five seeds. Right: difference to none, paired by seed: median and range, "
+            "cut off where a seed without a penalty failed, and the recalled difference (a dash)."
         },
     ),
     "jacobian_outputs": Study(

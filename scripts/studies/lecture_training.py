@@ -34,6 +34,9 @@ EARLIER = [  # schedule, epoch, metric, number
     (CONSTANT, 50, "test/loss", 2.92),
 ]
 SHOWN = (5, 10, 25, 50)  # epochs in the picture of histograms
+BINS = np.arange(-8.25, 2.01, 0.25)  # of log10 of the losses
+IMAGES = {"train": 25_000, "test": 1_000}
+FEWEST_WRONG = 10  # images whose mean loss is drawn
 WIDTHS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 
@@ -174,10 +177,11 @@ def cifar_curves(numbers: pd.DataFrame, folders: Folders) -> Figure:
     for each, kind in zip(axes, ("error", "loss"), strict=True):
         for index, (schedule, split) in enumerate((s, p) for s in (FALLING, CONSTANT) for p in SPLITS):
             if len(rows := numbers[numbers["schedule"] == schedule]):
-                style.band(each, rows, "epoch", f"{split}/{kind}", f"{split}, learning rate {schedule}", index)
+                seeds = "" if rows["seed"].nunique() > 1 else ", one seed"
+                label = f"{split}, learning rate {schedule}{seeds}"
+                style.band(each, rows, "epoch", f"{split}/{kind}", label, index)
         each.axvline(TURN, color="0.6", linewidth=0.8)
-        each.set(xlabel="epoch", ylabel=f"{kind} (fraction of images)" if kind == "error" else "mean loss (log scale)")
-    axes[1].set_yscale("log")
+        each.set(xlabel="epoch", ylabel="error (fraction of images)" if kind == "error" else "mean loss")
     style.legend_below(figure, axes[0], columns=2)
     return figure
 
@@ -189,12 +193,20 @@ def right_and_wrong(numbers: pd.DataFrame, folders: Folders) -> Figure:
     labels = {"loss_wrong": "wrong", "loss": "all", "loss_right": "right", "typical": "all, geometric mean"}
     for each, split in zip(axes, SPLITS, strict=True):
         for index, (kind, label) in enumerate(labels.items()):
-            style.band(each, rows, "epoch", f"{split}/{kind}", label, index)
+            shown = rows[rows["epoch"].isin(_with_enough_wrong(rows, split))] if kind == "loss_wrong" else rows
+            style.band(each, shown, "epoch", f"{split}/{kind}", label, index)
         each.axvline(TURN, color="0.6", linewidth=0.8)
         each.set(xlabel="epoch", title=f"{'training' if split == 'train' else split} images", yscale="log")
     axes[0].set_ylabel("mean loss (log scale)")
     style.legend_below(figure, axes[0], columns=4)
     return figure
+
+
+def _with_enough_wrong(rows: pd.DataFrame, split: str) -> list[int]:
+    """Return the epochs at which each seed has wrong images enough for their mean loss to say something."""
+    wrong = rows[f"{split}/error"] * IMAGES[split]
+    fewest = wrong.groupby(rows["epoch"]).min()
+    return list(fewest.index[fewest >= FEWEST_WRONG])
 
 
 def histograms(folder: Path, epochs: Sequence[int]) -> Figure:
@@ -207,14 +219,15 @@ def histograms(folder: Path, epochs: Sequence[int]) -> Figure:
         for each, epoch in zip(row, epochs, strict=True):
             histogram = found[split, epoch]
             edges = np.array([histogram.min, *histogram.bucket_limit])
-            density = np.array(histogram.bucket) / histogram.num / np.diff(edges)
-            each.stairs(density, edges, fill=True, color=style.COLORS[SPLITS.index(split)])
+            up_to = np.concatenate([[0], np.cumsum(histogram.bucket)]) / histogram.num
+            fractions = np.diff(np.interp(BINS, edges, up_to))  # of bins that are alike, unlike TensorBoard's
+            each.stairs(fractions, BINS, fill=True, color=style.COLORS[SPLITS.index(split)])
             each.axvline(np.log10(np.log(10)), color="black", linewidth=1, linestyle="--")
             each.set_title(f"{'training' if split == 'train' else split}, epoch {epoch}", fontsize=8)
     axes[0, 0].set(xlim=(-8.2, 2), xticks=range(-8, 3, 2))
     axes[0, 0].set_xticklabels([f"1e{power}" for power in range(-8, 3, 2)])
     figure.supxlabel("loss of an image (log scale)", fontsize=9)
-    figure.supylabel("images per decade (fraction)", fontsize=9)
+    figure.supylabel("fraction of images, in each quarter of a decade", fontsize=9)
     return figure
 
 
@@ -300,7 +313,8 @@ STUDIES = {
             "": "Error and loss by epoch: means, and bands from the smallest to the largest of the seeds; a learning "
             "rate of 0.1 throughout, where drawn, from epoch 25 on. The grey line is where the learning rate falls.",
             "_right_wrong": "Mean loss of the images that are classified right, of those that are wrong, and of all, "
-            "by epoch, with the falling learning rate: means and bands over the seeds.",
+            "by epoch, with the falling learning rate: means and bands over the seeds. The wrong images are left out "
+            f"at epochs at which a seed has fewer than {FEWEST_WRONG} of them.",
             "_histograms": "Losses per image on a log axis, seed 0, as TensorBoard shows them (`losses/test/log10`): "
             "epochs 5, 10, 25, 50. The dashed line is log 10, the loss of a guess; a loss of 0 counts as 1e-8.",
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +53,15 @@ def histograms(folder: Path, key: str) -> Figure:
     return figure
 
 
-def errors(runs: pd.DataFrame, key: str, title: str) -> Figure:
-    """Draw training and test error against the weight: all seeds as dots, the median as a line."""
+def errors(runs: pd.DataFrame, key: str, published: Mapping[str, Mapping[float, float]]) -> Figure:
+    """Draw training and test error over the weight: the seeds, their median, and the published numbers."""
     figure, ((axes,),) = style.figure()
-    values = sorted(runs[key].unique())
-    for index, metric in enumerate(("train/error", "test/error")):
-        places = runs[key].map(values.index) + 0.12 * (index - 0.5)
-        axes.plot(places, runs[metric], ".", color=style.COLORS[index], alpha=0.35, markersize=6)
-        medians = runs.groupby(key)[metric].median()
-        axes.plot(np.arange(len(values)) + 0.12 * (index - 0.5), medians, label=metric, **style.look(index))
-    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    axes.set(xlabel=title, ylabel="error (fraction of digits)")
+    for index, (metric, numbers) in enumerate(published.items()):
+        style.over_values(axes, runs, key, metric, metric, index, "median")
+        look = style.look(index) | {"linestyle": "", "markersize": 10, "markerfacecolor": "none"}
+        places = [value in numbers for value in sorted(runs[key].unique())]
+        axes.plot(np.flatnonzero(places), list(numbers.values()), label=f"{metric}, published", **look)
+    axes.set_ylabel("error (fraction of digits)")
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -144,6 +143,7 @@ def minima_numbers(folders: Folders) -> pd.DataFrame:
 
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
+HIGHEST = 4.0  # value in the picture
 
 
 def minima_text(numbers: pd.DataFrame) -> Text:
@@ -164,13 +164,14 @@ def minima_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
         for index, k in enumerate(STRENGTHS):
             curve = (x - 1) ** 2 + (x - 1) ** 3 / 6 + k * term
             look = style.look(index)
-            each.plot(x, curve, color=look["color"], linestyle=look["linestyle"], label=f"k = {k:g}")
+            each.plot(x, curve, color=look["color"], linestyle=look["linestyle"])
             at = numbers.loc[(numbers["penalty"] == name) & (numbers["k"] == k), "minimum"].item()
             each.plot(at, np.interp(at, x, curve), look["marker"], color=look["color"], markersize=7, zorder=4)
+            end = np.flatnonzero(curve <= HIGHEST)[-1]
+            each.annotate(f"k = {k:g}", (x[end], curve[end]), (3, 2), textcoords="offset points", fontsize=7)
         each.axvline(0, color="0.6", linewidth=0.8)
-        each.set(xlabel="x", title=f"loss + {name}", ylim=(-0.6, 4))
+        each.set(xlabel="x", title=f"loss + {name}", ylim=(-0.6, HIGHEST + 0.3), xlim=(-0.5, 1.8))
     axes[0].set_ylabel("objective")
-    style.legend_below(figure, axes[0], columns=6)
     return figure
 
 
@@ -185,11 +186,12 @@ STUDIES = {
         numbers=l2_numbers,
         text=l2_text,
         pictures={
-            "": lambda runs, folders: errors(runs, "penalty.l2.weight", "weight of L2"),
+            "": lambda runs, folders: errors(runs, "penalty.l2.weight", L2_PUBLISHED),
             "_histograms": lambda runs, folders: histograms(folders["lecture_l2"], "penalty.l2.weight"),
         },
         captions={
-            "": "Errors against the weight of L2: dots are the ten seeds, lines their medians.",
+            "": "Errors against the weight of L2: dots are the ten seeds, lines their medians, open marks the "
+            "published numbers.",
             "_histograms": "All parameters of the network with seed 0, for each weight of L2: small, but not zero.",
         },
     ),
@@ -211,11 +213,12 @@ STUDIES = {
         numbers=l1_numbers,
         text=l1_text,
         pictures={
-            "": lambda runs, folders: errors(runs[runs["method"] == "proximal"], "threshold", "weight of L1"),
+            "": lambda runs, folders: errors(runs[runs["method"] == "proximal"], "threshold", L1_PUBLISHED),
             "_histograms": lambda runs, folders: histograms(folders["lecture_l1"], "penalty.l1.weight"),
         },
         captions={
-            "": "Errors against the weight of L1: dots are the ten seeds, lines their medians.",
+            "": "Errors against the threshold of L1: dots are the ten seeds, lines their medians, open marks "
+            "the published numbers.",
             "_histograms": "All parameters of the network with seed 0, for each weight of L1: a spike at exactly zero.",
         },
     ),

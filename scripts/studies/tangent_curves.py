@@ -179,7 +179,11 @@ def _draw_tangents(axes: Axes, places: np.ndarray, values: np.ndarray, given: np
 
 # Figure 6: tangents against distorted points
 
-ARMS = {"tangent_prop": "tangent prop", "distorted_points": "nine distorted points", "small_weight": "small weight"}
+ARMS = {
+    "tangent_prop": "tangent prop, weight 0.1",
+    "distorted_points": "nine distorted points",
+    "small_weight": f"tangent prop, weight {2 / 3 * Plateaus().shift ** 2:.4f}",
+}
 LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002)
 GOAL, TUNING_GOAL = 0.01, 0.02  # normalised errors: of the speed-up, and by which the learning rate is chosen
 TUNED = "optimizer.lr"
@@ -272,7 +276,7 @@ def _about_the_speed_up(runs: pd.DataFrame, end: pd.Series) -> Text:
         "",
         "Where it comes from: the mean over a point and its two shifts by s is that of the point plus 2 s^2 / 3 times "
         f"the squared slope, to second order. With s = {shift:g} this is tangent prop with the weight "
-        f"{2 / 3 * shift**2:.4f}. Tangent prop with this weight (small weight) needs as many epochs as the distorted "
+        f"{2 / 3 * shift**2:.4f}. Tangent prop with this weight needs as many epochs as the distorted "
         "points; with a weight of its own choice, .1, it is faster, since gradient descent learns what has a small "
         f"weight slowly. At the end the largest slope at a point, over all seeds, is {end['tangent_prop']:.5f} with "
         f"tangent prop and {end['distorted_points']:.2f} with the distorted points.",
@@ -286,7 +290,7 @@ def plateaus_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     x, points = np.linspace(-1.4, 1.4, 281), Plateaus().load().train
     for index, (arm, label) in enumerate(ARMS.items()):
         own = epochs[epochs["arm"] == arm]
-        style.band(axes[0], own, "epoch", "error", label, index, marks=8)
+        style.band(axes[0], own, "epoch", "error", label, index, marks=8, centre="median")
         path = own.loc[own["seed"] == own["seed"].min(), "path"].iloc[0]
         axes[1].plot(x, curve(path, x), markevery=(9 * index, 30), label=label, **style.look(index))
     axes[1].plot(points.inputs, points.targets, "o", color="black", markersize=8, label="points", zorder=5)
@@ -351,7 +355,7 @@ STUDIES = {
         text=plateaus_text,
         pictures={"": plateaus_picture},
         captions={
-            "": "Normalised error by epoch (mean and range of five seeds), and what is learned: tangent prop, "
+            "": "Normalised error by epoch (median and range of five seeds), and what is learned: tangent prop, "
             "nine distorted points, and tangent prop with the weight that the distorted points amount to."
         },
     ),
