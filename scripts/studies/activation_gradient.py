@@ -107,7 +107,7 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
         style.band(axes[1], own, "place", ERRORS[split], label, index)
     for each in axes:
         each.set_xticks(list(places.values()), ["none" if not weight else f"{weight:g}" for weight in places])
-        each.set_xlabel("weight of the activation gradient penalty")
+        each.set_xlabel("weight of the penalty (not to scale)")
     axes[0].set(ylabel="squared activation gradients, mean", yscale="log")
     axes[1].set(ylabel="error (fraction of digits)")
     style.legend_below(figure, axes[0])

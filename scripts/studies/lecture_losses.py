@@ -67,7 +67,7 @@ def surfaces_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
         each.clabel(lines, [level for level in levels[name] if level != 0.693], fontsize=7, fmt="%g")
         each.plot([-4, 4], [-4, 4], color=style.COLORS[1], linestyle="--", linewidth=1.4)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        each.text(-1.2, -3.7, "classified right", fontsize=8, bbox=box)
+        each.text(1.75, -3.7, "classified right", fontsize=8, bbox=box)
         each.text(-2.4, 2.6, "classified wrong", fontsize=8, bbox=box)
         each.set(xlabel="logit of the right class", title=name, aspect="equal")
     axes[0].set_ylabel("logit of the wrong class")

@@ -105,7 +105,7 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
             classes = classes_on_the_grid(run["path"])
             least = distances(points, labels, classes).min()
             _regions(each, classes, points, labels)
-            each.set_title(f"{title}, seed {run['seed']}: smallest distance {least:.2f}", fontsize=8)
+            each.set_title(f"{title}, seed {run['seed']}: smallest {least:.2f}", fontsize=8)
     figure.supxlabel("first input", fontsize=9)
     figure.supylabel("second input", fontsize=9)
     return figure
@@ -148,6 +148,6 @@ STUDIES = {
         text=text,
         pictures={"": picture},
         captions={"": "Regions of the two classes and the boundary after training with each loss, the same points, "
-                  "three seeds of the network."},
+                  "three seeds of the network, and the smallest distance of a point to the boundary."},
     ),
 }  # fmt: skip

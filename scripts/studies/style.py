@@ -71,7 +71,8 @@ def log_errors(axes: Axes) -> None:
     """Put errors, or other numbers of few decades, on a log axis, with labels such as 0.02."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 5 else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8)))
+    few = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8) if high / low < 5 else (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=few if high / low < 1000 else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -85,9 +85,9 @@ def _cut(axes: Axes, errors: pd.Series) -> None:
     """Cut off errors that are far above that at weight 0, and write them at the edge."""
     top = 2.5 * errors.iloc[0]
     if errors.max() > top:
-        axes.set_ylim(top=top)
+        axes.set_ylim(-0.05 * top, top)
         for place in (errors > top).to_numpy().nonzero()[0]:
-            axes.text(place, 0.93 * top, f"{errors.iloc[place]:.2f} \N{UPWARDS ARROW}", fontsize=8, ha="center")
+            axes.text(place, 0.93 * top, f"{errors.iloc[place]:.2f} \N{UPWARDS ARROW}", fontsize=8, ha="right")
 
 
 STUDIES = {
