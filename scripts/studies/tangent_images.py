@@ -187,6 +187,8 @@ def digits_text(numbers: pd.DataFrame) -> Text:
         *table(header, differences),
         "",
         *_findings(runs),
+        "",
+        *_why(tuning),
     ]
 
 
@@ -216,10 +218,27 @@ def _findings(runs: pd.DataFrame) -> Text:
             verdicts["better"].append(f"{10 * size:,}")
         if found.low > 0:
             verdicts["worse"].append(f"{10 * size:,}")
-    where = {name: f"at {', '.join(sizes)} digits" if sizes else "at no size" for name, sizes in verdicts.items()}
+
+    def where(sizes: list[str]) -> str:
+        if len(sizes) == runs["per_class"].nunique():
+            return "at every size"
+        return f"at {', '.join(sizes)} digits" if sizes else "at no size"
+
     return [
-        "With an interval that does not hold 0, seven tangents are better than distorted images "
-        f"{where['better']}, and worse {where['worse']}.",
+        "By their intervals, seven tangents are better than distorted images "
+        f"{where(verdicts['better'])}, worse {where(verdicts['worse'])}.",
+    ]
+
+
+def _why(tuning: pd.DataFrame) -> Text:
+    """Say with which size of distortion the images are worth what the tangents are."""
+    errors = tuning.groupby(["arm", "strength"])["validation/error"].mean()
+    images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
+    best = f"{images.idxmin():g} times as large {images.min():.4f}"
+    return [
+        f"It is the size that counts: with distortions of the default size the validation error is {images[1]:.4f}, "
+        f"with seven tangents {tangents:.4f}, and with distortions {best}. A tangent tells "
+        "what small changes do to the image, and nothing of large ones.",
     ]
 
 
