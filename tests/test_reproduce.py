@@ -14,7 +14,7 @@ from support import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
-from studies import STUDIES, Study
+from studies import GROUPS, STUDIES, Study
 from studies.comparison import arrow, differences, table_of_readme
 from studies.study import epochs_of, runs_of
 from studies.style import MOST_BYTES
@@ -146,6 +146,24 @@ def test_a_section_is_written_in_its_place_and_only_once(study: Study, tmp_path:
     reproduce.write_section("a_study", study.numbers({}).assign(error=0.1), tmp_path)
     assert "The mean is 0.10." in page.read_text()
     assert page.read_text().count("3 s of training in all") == 1  # what was measured stays
+
+
+def test_a_quick_page_says_that_it_is_quick(study: Study, tmp_path: Path) -> None:
+    reproduce.write("a_study", study.numbers({}), {}, tmp_path, is_quick=True)
+    section = (tmp_path / "results.md").read_text().partition("## A title")[2]
+    assert section.startswith("\n\nQUICK: fewer epochs, seeds or examples")
+    assert "\n    uv run scripts/reproduce.py a_study --quick\n" in section
+    reproduce.write("a_study", study.numbers({}), {}, tmp_path)
+    assert "QUICK" not in (tmp_path / "results.md").read_text()
+
+
+def test_the_index_has_the_groups_of_studies_in_the_order_of_the_sections() -> None:
+    assert list(STUDIES) == [name for studies in GROUPS.values() for name in studies]
+    lists = reproduce.index_of(["weights", "lecture_l1", "lecture_surfaces"])
+    assert [each.partition(":")[0] for each in lists] == ["The lecture", "Comparisons"]
+    assert lists[0].index("Lecture 5.1") < lists[0].index("Lecture 5.4")
+    lectures = [study.title.split()[1] for study in GROUPS["The lecture"].values()]
+    assert lectures == sorted(lectures)
 
 
 def test_a_picture_that_is_too_large_for_a_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
