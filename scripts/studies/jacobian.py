@@ -84,8 +84,7 @@ def package_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, (axes,) = style.figure(1, 2)
     weights = sorted(runs[KEY].unique())
     for each, (metric, published) in zip(axes, PACKAGE.items(), strict=True):
-        places = [weights.index(weight) - 0.15 for weight in published]
-        each.plot(places, list(published.values()), "x", color=style.COLORS[1], label="published")
+        style.published(each, weights, published, -0.15, marker="x", color=style.COLORS[1], label="published")
         style.boxes(
             each, [runs.loc[runs[KEY] == value, metric].tolist() for value in weights], [f"{w:g}" for w in weights]
         )

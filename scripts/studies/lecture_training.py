@@ -99,16 +99,18 @@ def against_earlier(numbers: pd.DataFrame) -> list[str]:
 
 def unlike_earlier(numbers: pd.DataFrame) -> Text:
     """Return in words at which epochs the earlier test loss lies outside the range of our seeds."""
-    falling = numbers[numbers["schedule"] == FALLING].groupby("epoch")["test/loss"]
-    losses = {epoch: loss for schedule, epoch, metric, loss in EARLIER if (schedule, metric) == (FALLING, "test/loss")}
-    outside = [epoch for epoch, loss in losses.items() if "outside" in verdict(falling.get_group(epoch), loss, 0)]
-    if not outside:
+    falling = numbers[numbers["schedule"] == FALLING]
+    factors = {}
+    for schedule, epoch, metric, loss in EARLIER:
+        ours = falling.loc[falling["epoch"] == epoch, metric]
+        if (schedule, metric) == (FALLING, "test/loss") and "outside" in verdict(ours, loss, 0):
+            factors[epoch] = f"{ours.mean() / loss:.2f}"
+    if not factors:
         return []
-    factors = ", ".join(f"{falling.get_group(epoch).mean() / losses[epoch]:.2f}" for epoch in outside)
     return [
-        f"Our test losses at epoch {', '.join(map(str, outside))} are {factors} times the earlier ones, and none of "
-        "our seeds comes as low: something in the training was different, and we do not know what. What this section "
-        "is about shows in both: after epoch 10 the test loss rises to about three times its size."
+        f"Our test losses at epoch {', '.join(map(str, factors))} are {', '.join(factors.values())} times the earlier "
+        "ones, and none of our seeds comes as low: something in the training was different, and we do not know what. "
+        "What this section is about shows in both: after epoch 10 the test loss rises to about three times its size."
     ]
 
 

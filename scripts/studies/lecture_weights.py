@@ -58,9 +58,8 @@ def errors(runs: pd.DataFrame, key: str, published: Mapping[str, Mapping[float, 
     figure, ((axes,),) = style.figure()
     for index, (metric, numbers) in enumerate(published.items()):
         style.over_values(axes, runs, key, metric, metric, index, "median")
-        look = style.look(index) | {"linestyle": "", "markersize": 10, "markerfacecolor": "none"}
-        places = [value in numbers for value in sorted(runs[key].unique())]
-        axes.plot(np.flatnonzero(places), list(numbers.values()), label=f"{metric}, published", **look)
+        look = style.look(index) | {"markersize": 10, "markerfacecolor": "none", "label": f"{metric}, published"}
+        style.published(axes, sorted(runs[key].unique()), numbers, **look)
     axes.set_ylabel("error (fraction of digits)")
     axes.legend(fontsize=8, frameon=False)
     return figure
@@ -116,12 +115,11 @@ def l1_text(runs: pd.DataFrame) -> Text:
 
 def unlike_published(runs: pd.DataFrame) -> Text:
     """Return in words at which thresholds a published error lies outside the range of our seeds."""
-    own = dict(list(runs.groupby("threshold")))
     outside = {
         value: None
         for metric, numbers in L1_PUBLISHED.items()
         for value, number in numbers.items()
-        if "outside" in verdict(own[value][metric], number, TOLERANCE[metric])
+        if "outside" in verdict(runs.loc[runs["threshold"] == value, metric], number, TOLERANCE[metric])
     }
     if not outside:
         return []

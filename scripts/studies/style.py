@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,14 @@ def over_values(axes: Axes, runs: pd.DataFrame, key: str, metric: str, label: st
     axes.plot(range(len(values)), runs.groupby(key)[metric].agg(centre), label=label, **look(index))
     axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     axes.set_xlabel(f"{key} (not to scale)")
+
+
+def published(
+    axes: Axes, values: Sequence[float], numbers: Mapping[float, float], aside: float = 0, **look: Any
+) -> None:
+    """Mark the published numbers of the values that have one, at their places beside each other."""
+    found = [(place + aside, numbers[value]) for place, value in enumerate(values) if value in numbers]
+    axes.plot([place for place, _ in found], [number for _, number in found], **look | {"linestyle": ""})
 
 
 def legend_below(made: Figure, axes: Axes, columns: int = 3) -> None:
