@@ -6,8 +6,8 @@
 It runs the study's sweeps by `train.py`, which go on where they were killed and train nothing twice, with further
 overrides if any are given. Then it writes docs/results/NAME.csv (the numbers of every run), the pictures beside it and
 the section of docs/results.md: our median, mean and range beside the published value, and whether that lies within the
-tolerance or at least our range. `--quick` does the same with few epochs and seeds, in a minute or two, and writes all of
-it into the folder of the runs instead of docs/. `--text` trains nothing: it writes the section again from the csv that
+tolerance or at least our range. `--quick` does the same with few epochs and seeds, in a minute or two, and writes it
+into the folder of the runs instead of docs/. `--text` trains nothing: it writes the section again from the csv that
 is there. The studies are the modules of scripts/studies/.
 """
 
