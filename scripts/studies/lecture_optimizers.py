@@ -342,19 +342,6 @@ STUDIES = {
             "largest."
         },
     ),
-    "lecture_valley": Study(
-        title="Lecture 5.3: a narrow valley",
-        source=LECTURE,
-        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
-        "trained.",
-        numbers=valley,
-        text=valley_text,
-        pictures={"": valley_picture},
-        captions={
-            "": "Trajectories of four optimizers, each with the best of its learning rates, a mark for each step, and "
-            "lines of equal f."
-        },
-    ),
     "lecture_optimizers": Study(
         title="Lecture 5.2 and 5.3: all optimizers",
         source=LECTURE,
@@ -380,5 +367,18 @@ STUDIES = {
         text=optimizers_text,
         pictures={"": optimizers_picture},
         captions={"": "Training loss by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
+    ),
+    "lecture_valley": Study(
+        title="Lecture 5.3: a narrow valley",
+        source=LECTURE,
+        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
+        "trained.",
+        numbers=valley,
+        text=valley_text,
+        pictures={"": valley_picture},
+        captions={
+            "": "Trajectories of four optimizers, each with the best of its learning rates, a mark for each step, and "
+            "lines of equal f."
+        },
     ),
 }
