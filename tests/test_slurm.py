@@ -144,10 +144,10 @@ def test_a_job_that_slurm_has_forgotten(composed: Callable[..., Any], monkeypatc
     lost, done = composed(), composed("seed=1")
     done.write_result({"status": "done"})
     watch = cluster._Watch(SlurmEngine, [lost, done], {}, 2)
-    assert (watch.status_after(lost, end), watch.status_after(done, end)) == ("failed", "done")
-    assert lost.result()["reason"] == end.reason
+    assert (watch.status_after(lost, job, end), watch.status_after(done, job, end)) == ("failed", "done")
+    assert lost.result()["reason"] == f"{end.reason}; its output is in log"
     watch.before[done.path] = done.result()  # from before the job, as with force=true
-    assert watch.status_after(done, end) == "failed"
+    assert watch.status_after(done, job, end) == "failed"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from runner.sweep.job import record_exit
 from runner.sweep.overview import Overview
 
 TICK_SECONDS = 0.2  # between looks at signals and redrawings
-STARTS_SECONDS = 2.0  # between looks for runs that have begun
+STARTS_SECONDS = 5.0  # between looks for runs that have begun
 GRACE_SECONDS = 60.0  # for stopped jobs to save; then they are killed
 LAG_SECONDS = 10.0  # until a shared file system shows what a job on another machine has written
 RECORDERS = 16  # ends recorded at a time: one may wait for the silence of a dead machine (`runner.storage.lock`)
@@ -129,9 +129,9 @@ class _Watch:
     def run(self, wait: bool) -> None:
         """Train all runs, or leave their jobs alone once they are submitted."""
         with StopSignals() as signals, Overview(self.runs, self.total) as self.overview:
-            self.submit()
+            all_submitted = self.submit()
             if not wait:
-                raise Submitted(len(self.jobs))
+                raise Submitted(len(self.jobs), 0 if all_submitted else FAILED)
             while self.jobs:
                 statuses = self.reap()
                 if signals.received is not None:
@@ -143,8 +143,8 @@ class _Watch:
                     sys.exit(FAILED)
                 time.sleep(TICK_SECONDS)
 
-    def submit(self) -> None:
-        """Take up the jobs that there are, and submit the others."""
+    def submit(self) -> bool:
+        """Take up the jobs that there are, submit the others, and tell whether the engine took them all."""
         for run in self.runs:
             if run.path in self.attached:
                 self.take_up("found", run, self.attached[run.path])
@@ -158,6 +158,7 @@ class _Watch:
                 exit_with_problems([str(refusal)])
             for run in left.values():
                 self.overview.ended(run, record_exit(run, FAILED, str(refusal)))
+        return not left
 
     def take_up(self, verb: str, run: Run, job: Job) -> None:
         self.jobs[run.path] = run, job
@@ -165,10 +166,10 @@ class _Watch:
 
     def reap(self) -> list[str]:
         """Report the jobs that have ended, and return the statuses of their runs."""
-        ended = [(run, end) for run, job in self.jobs.values() if (end := job.ended())]
+        ended = [(run, job, end) for run, job in self.jobs.values() if (end := job.ended())]
         with ThreadPoolExecutor(RECORDERS) as recorders:
             statuses = list(recorders.map(lambda each: self.status_after(*each), ended))
-        for (run, _), status in zip(ended, statuses, strict=True):
+        for (run, *_), status in zip(ended, statuses, strict=True):
             del self.jobs[run.path]
             self.overview.ended(run, status)
         self.look_for_starts()
@@ -195,8 +196,10 @@ class _Watch:
             while self.jobs and time.monotonic() < end:
                 self.reap()
                 time.sleep(TICK_SECONDS)
+        if self.jobs:
+            self.overview.say(f"{len(self.jobs)} jobs have not ended yet")
 
-    def status_after(self, run: Run, end: End) -> str:
+    def status_after(self, run: Run, job: Job, end: End) -> str:
         """Return how the run of a job that has ended stands, once that can be seen here.
 
         A result from before the job is none: the job died before it could write anything.
@@ -208,4 +211,5 @@ class _Watch:
         seen = time.monotonic() + LAG_SECONDS
         while end.code == 0 and not has_result() and time.monotonic() < seen:
             time.sleep(TICK_SECONDS)
-        return record_exit(run, end.code if has_result() else end.code or FAILED, end.reason, self.stopping)
+        code = end.code if has_result() else end.code or FAILED
+        return record_exit(run, code, f"{end.reason}; its output is in {job.log}", self.stopping)

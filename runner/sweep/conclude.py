@@ -37,10 +37,11 @@ class Submitted(SystemExit):
 
     Args:
         number: of the jobs.
+        code: exit code.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(0)
+    def __init__(self, number: int, code: int) -> None:
+        super().__init__(code)
         self.number = number
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import submitit
 
+from runner.signals import STOP_CODES
 from runner.storage.directory import Run
 from runner.storage.slurm import ENDS, NoAnswer, Queue, Ticket, queue, queued
 from runner.sweep.cluster import End, Job, Refused
@@ -73,6 +74,9 @@ class _Executor:
 
 
 def _resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run needs as options of an executor."""
+    if (wanted["gpus"] or 0) % 1:
+        raise Refused(f"resources.gpus must be a whole number under this launcher, got {wanted['gpus']}")
     return {"gpus_per_node": wanted["gpus"], "mem_gb": wanted["mem_gb"]}
 
 
@@ -112,10 +116,9 @@ class _SlurmJob:
 
 
 def _exit_code(status: int) -> int:
-    """Return the exit code of a process, negative for a signal, which shells tell by 128 and its number."""
+    """Return the exit code of a process, negative for a signal that killed it: srun tells it by 128 and its number."""
     code = waitstatus_to_exitcode(status)
-    killed = code - 128 in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGUSR2)
-    return 128 - code if killed else code
+    return 128 - code if 128 < code < 160 and code not in STOP_CODES else code
 
 
 class SlurmEngine:

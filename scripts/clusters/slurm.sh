@@ -1,5 +1,6 @@
 # Slurm on one machine: two nodes, with or without accounting. Sourced by scripts/clusters.sh.
 
+port=${PORT:-17000}  # and the three after it
 started=()  # process ids, in the order of starting
 
 background() {  # its process id is then in $last
@@ -21,12 +22,12 @@ start_slurm() {  # $1: a folder, $2: slurmdbd or none, $3: MaxArraySize
     local host storage=
     host=$(hostname -s)
     [[ $2 == none ]] || storage="AccountingStorageHost=localhost
-AccountingStoragePort=16819
+AccountingStoragePort=$((port + 3))
 AccountingStoragePass=$S/munge/socket"
     cat >"$S/slurm.conf" <<CONF
 ClusterName=probe
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -58,8 +59,8 @@ RebootProgram=/bin/true
 AccountingStorageType=accounting_storage/$2
 $storage
 GresTypes=gpu
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=8000 Gres=gpu:2
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=8000
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=8000 Gres=gpu:2
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=8000
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 CONF
     echo "NodeName=n1 Name=gpu File=$S/dev/gpu[0-1]" >"$S/gres.conf"
@@ -94,7 +95,7 @@ AuthType=auth/munge
 AuthInfo=socket=$S/munge/socket
 DbdHost=localhost
 DbdAddr=127.0.0.1
-DbdPort=16819
+DbdPort=$((port + 3))
 SlurmUser=root
 LogFile=$S/log/slurmdbd.log
 PidFile=$S/slurmdbd.pid
@@ -112,7 +113,8 @@ CONF
 }
 
 end_slurm() {
-    [[ -z ${SLURM_CONF:-} ]] || scancel --user=root 2>/dev/null || true
+    scancel --user=root 2>/dev/null || true
+    for _ in $(seq 60); do [[ -n $(squeue -h 2>/dev/null) ]] || break; sleep .5; done
     for ((index = ${#started[@]} - 1; index >= 0; index--)); do kill "${started[index]}" 2>/dev/null || true; done
     wait
     started=()
@@ -141,22 +143,29 @@ has_begun() { grep -qs '"running"' runs/"$1"/*job="$2",*/result.json; }
 
 facts() { "$python" "$here/scripts/clusters/facts.py" "$@"; }  # about sweeps
 
-try_slurm() {
-    mkdir -p "$folder/work"
+try_slurm() {  # PARTS, ACCOUNTING and CASES choose some of it
+    for part in ${PARTS:-matrices many_jobs many_submissions}; do "$part"; done
+}
+
+prepare() {  # $1: a folder for runs below work/, where jobs can misbehave
+    mkdir -p "$folder/work/$1"
+    cd "$folder/work/$1"
+    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
+    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+}
+
+matrices() {
     for accounting in ${ACCOUNTING:-slurmdbd none}; do
         start_slurm "$folder/$accounting" $accounting 1001
-        mkdir -p "$folder/work/$accounting"
-        cd "$folder/work/$accounting"
-        PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
-        export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+        prepare $accounting
         title=$([[ $accounting == none ]] && echo "no accounting" || echo accounting)
         matrix
         end_slurm
     done
-    [[ -n ${CASES:-} ]] || { many_jobs; many_submissions; }
 }
 
 matrix() {
+    sweep whole "loss.job=range(1,7)" epochs=300 sweep.n_jobs=2
     for case in ${CASES:-eight left_and_attached stopped node time_limit pair early refused resources no_answer}; do
         faults '{}'
         row "$title: ${case//_/ }" "$("$case" || echo "FAILED: $case, see $PWD")"
@@ -183,7 +192,6 @@ eight() {  # one raises, one diverges, one is killed, one cancelled, one requeue
 }
 
 left_and_attached() {  # submitted without waiting; a driver killed; the same command
-    sweep whole "loss.job=range(1,7)" epochs=300 sweep.n_jobs=2
     faults '{"4": "slow", "5": "slow"}'
     on_slurm left "loss.job=range(1,7)" epochs=300 sweep.wait=false
     local said code=0
@@ -239,11 +247,10 @@ node() {  # slurmd, the jobs and their steps of a node are killed
 processes_of() {  # $1: a job's number; those of the job and those that watch its steps
     local process
     for process in /proc/[0-9]*; do
-        if tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qx "SLURM_JOB_ID=$1" ||
-            grep -aq "^slurmstepd: \[$1\." "$process/cmdline" 2>/dev/null; then
+        if grep -qzx "SLURM_JOB_ID=$1" "$process/environ" || grep -aq "^slurmstepd: \[$1\." "$process/cmdline"; then
             echo "${process#/proc/}"
         fi
-    done
+    done 2>/dev/null
 }
 
 python_of() {  # $1: process id of a sweep in the background
@@ -258,7 +265,7 @@ time_limit() {  # several sessions, each cut short by the limit
     faults '{"1": "slow"}'
     on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=30 &
     local driver=$! code=0
-    await_long grep -qs 'resumed at' runs/limit/*/train.log
+    await_long sh -c "grep -qs 'resumed at' runs/limit/*/train.log"
     faults '{}'
     wait $driver || code=$?
     echo "exit $code, $(facts equal limit whole), resumed $(grep -c 'resumed at' runs/limit/*/train.log) times"
@@ -294,7 +301,7 @@ resources() {
     on_slurm resources "sweep.arms={small: {penalty: none}, large: {penalty: l2, resources.gpus: 1, resources.mem_gb: 2}}" \
         loss.job=1,2 epochs=5 || echo "exit $?"
     for job in $(sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/resources/*/job.json); do
-        scontrol show job "$job" | grep -o 'TRES=.*'
+        scontrol show job "$job" | grep -oE '(TRES|TresPerNode)=.*'
     done | sort | uniq -c | tr -s ' \n' ' '
     scontrol show job "$(job_of resources 1 | head -1)" | grep -o 'JobName=.*'
 }
@@ -315,38 +322,30 @@ no_answer() {  # slurmctld away for a while
 
 many_jobs() {
     start_slurm "$folder/arrays" none 31
-    mkdir -p "$folder/work/arrays"
-    cd "$folder/work/arrays"
-    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
-    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+    prepare arrays
     on_slurm many "seed=range(100)" epochs=3 || true
     row "100 jobs, MaxArraySize=31" "$(facts statuses many), $(facts times many), arrays $(ls -d runs/many/.submitit/* | sed 's/.*\///; s/_.*//' | sort | uniq -c | tr -s '\n ' ' ')"
     end_slurm
 }
 
 many_submissions() {  # no Slurm: sbatch gives out numbers, squeue knows of no job
-    mkdir -p "$folder/stub" "$folder/work/stub"
-    cd "$folder/work/stub"
-    PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
-    export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
+    mkdir -p "$folder/stub"
+    prepare stub
     printf '#!/bin/sh\necho Submitted batch job $(date +%%s%%N)\n' >"$folder/stub/sbatch"
     printf '#!/bin/sh\nprintf "ClusterName = stub\\nMaxArraySize = 1001\\n"\n' >"$folder/stub/scontrol"
     printf '#!/bin/sh\n' | tee "$folder/stub/squeue" >"$folder/stub/srun"
     chmod +x "$folder"/stub/*
     local found=
     for number in 375 750 1500; do
-        local before after
-        before=$(children_seconds)
+        local before
+        before=$(hundredths)
         PATH=$folder/stub:$PATH on_slurm "many$number" "seed=range($number)" sweep.wait=false
-        after=$(children_seconds)
-        found+="$number: $(echo "$after - $before" | bc) s, $(du -sk --apparent-size runs/many$number/.submitit | cut -f1) kB; "
+        found+="$number: $((($(hundredths) - before) / 100)) s, "
+        found+="$(cat runs/many$number/.submitit/*/*.pkl | wc -c) bytes; "
     done
     row "submission of so many jobs, processor time (sbatch a stub)" "$found"
 }
 
-children_seconds() { "$python" -c "
-import re, sys
-fields = open('/proc/$$/stat').read().rpartition(')')[2].split()
-print((int(fields[13]) + int(fields[14])) / 100)"; }
+hundredths() { cut -d ')' -f 2 </proc/$$/stat | awk '{print $14 + $15}'; }  # of seconds that our children have computed
 
 await_long() { for _ in $(seq 400); do "$@" >/dev/null 2>&1 && return; sleep .5; done; echo "waited in vain: $*" >&2; return 1; }
