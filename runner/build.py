@@ -50,11 +50,7 @@ class Components:
 
 
 def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Components:
-    """Build all components of a run, and try each penalty on two examples.
-
-    Args:
-        config: of the run, checked.
-        dataset: its data, if they are at hand.
+    """Build all components of a run, whose data may be at hand, and try each penalty on two examples.
 
     Raises:
         ConfigError: with a sentence for everything that does not fit.

@@ -19,7 +19,7 @@ from runner.build import Components, build
 from runner.config.compose import Composer, project_composer
 from runner.loop import Diverged, Loop
 from runner.stack.components import StackedSplit
-from runner.stack.grouping import lines_of, name_of, stacks_of
+from runner.stack.grouping import lines_of, stacks_of
 from runner.stack.layers import stacked
 from runner.stack.loop import StackedLoop
 from runner.storage.directory import Run
@@ -373,7 +373,8 @@ def test_the_stacks_keep_all_processes_busy(
     assert sizes(stacks) == expected
     assert {run for stack in stacks for run in stack} == {*jobs}
     again, _ = stacks_of(jobs[::-1], n_jobs, largest)  # whatever the order of the grid
-    assert {*map(name_of, again)} == {*map(name_of, stacks)}
+    assert {frozenset(stack) for stack in again} == {frozenset(stack) for stack in stacks}
+    assert [[run.run_id for run in stack] for stack in again] == [[run.run_id for run in stack] for stack in stacks]
 
 
 def test_models_with_the_same_options_of_the_optimizer_are_neighbours(runs: Callable[..., list[Run]]) -> None:
@@ -383,14 +384,19 @@ def test_models_with_the_same_options_of_the_optimizer_are_neighbours(runs: Call
 
 
 def test_an_interrupted_stack_is_made_again_with_those_that_have_ended(runs: Callable[..., list[Run]]) -> None:
-    jobs = runs(*MLP, seed=range(6))
+    jobs = runs(*MLP, seed=range(7))
     statuses = ("running", "diverged", "interrupted")
     for run, status in zip(jobs, statuses, strict=False):
         run.path.mkdir(parents=True)
         run.write_result({"status": status, "stack": "before"})
-    (jobs[3].path).mkdir()
-    (jobs[3].path / "checkpoint-0000000007.pt").touch()
-    jobs[3].write_result({"status": "interrupted"})
+    for run, status in zip(jobs[3:5], ("interrupted", "failed"), strict=True):  # trained, and failed, by themselves
+        run.path.mkdir(parents=True)
+        (run.path / "checkpoint-0000000007.pt").touch()
+        run.write_result({"status": status})
     stacks, alone = stacks_of(jobs, n_jobs=1, largest=64)
-    assert [{*stack} for stack in stacks] == [{*jobs[:3]}, {*jobs[4:]}]
-    assert alone == {"it goes on from a checkpoint of its own": [jobs[3]]}
+    assert [{*stack} for stack in stacks] == [{*jobs[:3]}, {*jobs[5:]}]
+    assert alone == {"it goes on from a checkpoint of its own": jobs[3:5]}
+    for run in jobs:
+        run.config["force"] = True  # what has ended begins afresh
+    stacks, _ = stacks_of(jobs, n_jobs=1, largest=64)
+    assert [{*stack} for stack in stacks] == [{jobs[0], jobs[2]}, {jobs[1], *jobs[4:]}]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from runner.config.tree import walk
 from runner.storage.directory import Run
+from runner.storage.identity import digest, identity
 
 MODELS = ("models.MLP",)  # on a CPU K grouped convolutions have .55 of the throughput of K single ones
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop", "Adagrad", "Adadelta")  # elementwise, linear in lr
@@ -22,9 +23,9 @@ NUMBERS_OF_DATA = ("data.seed", "data.noise", "data.label_noise")
 Stack = tuple[Run, ...]  # trained as one, in the order of their places; those that have ended in it hold theirs
 
 
-def name_of(stack: Iterable[Run]) -> str:
+def name_of(configs: Iterable[Mapping[str, Any]]) -> str:
     """Return the name of a stack, the same as long as its runs are."""
-    return hashlib.sha256(" ".join(run.run_id for run in stack).encode()).hexdigest()[:8]
+    return digest({str(place): identity(config) for place, config in enumerate(configs)})
 
 
 def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stack], dict[str, list[Run]]]:
@@ -40,29 +41,30 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
     Returns:
         the stacks; and reason -> runs.
     """
-    stack_before = {run: run.result().get("stack") for run in runs}
-    stacks: dict[str, Stack] = {}
+    goes_on = {run: not (run.config["force"] and run.has_ended) for run in runs}
+    stack_before = {run: run.result().get("stack") if goes_on[run] else None for run in runs}
+    begun: dict[str, Stack] = {}
     groups: dict[str, list[Run]] = {}
     alone: dict[str, list[Run]] = {}
     for run in (run for run in runs if not run.needs_no_training):
-        before = None if run.config["force"] and run.has_ended else stack_before[run]
+        before = stack_before[run]
         if reason := _obstacle(run.config):
             alone.setdefault(reason, []).append(run)
         elif before:
-            stacks[before] = stacks.get(before) or _placed(other for other in runs if stack_before[other] == before)
-        elif any(run.path.glob("checkpoint-*.pt")) and not run.has_ended:
+            begun[before] = begun.get(before) or _placed(other for other in runs if stack_before[other] == before)
+        elif goes_on[run] and any(run.path.glob("checkpoint-*.pt")):
             alone.setdefault("it goes on from a checkpoint of its own", []).append(run)
         else:
             groups.setdefault(_kind(run.config), []).append(run)
+    stacks = [*begun.values()]
     for group in groups.values():
         if len(group) == 1:
             alone.setdefault("no other differs from it in numbers alone", []).append(group[0])
             continue
         parts = max(math.ceil(len(group) / largest), min(math.ceil(n_jobs / len(groups)), len(group) // 2))
-        for number in range(parts):
-            stack = _placed(group)[len(group) * number // parts : len(group) * (number + 1) // parts]
-            stacks[name_of(stack)] = stack
-    return list(stacks.values()), alone
+        ends = [len(group) * number // parts for number in range(parts + 1)]
+        stacks += [_placed(group)[start:end] for start, end in pairwise(ends)]
+    return stacks, alone
 
 
 def _obstacle(config: Mapping[str, Any]) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 from data import Dataset
@@ -26,7 +26,7 @@ from runner.storage.status import Status
 def train_stack(runs: Sequence[Run], stream: TextIO | None = None) -> None:
     """Train the runs of a stack, from their checkpoints if they have any of one step.
 
-    A run that cannot be built, or that another process trains, is left out, and its result tells.
+    A run that cannot be built or resumed, or that another process trains, is left out, and its result tells.
 
     Args:
         runs: of checked configs that differ in numbers alone, in the order of their places; one that has ended holds
@@ -41,15 +41,16 @@ def train_stack(runs: Sequence[Run], stream: TextIO | None = None) -> None:
         prepared = {run: found for run in runs if (found := _prepared(run, datasets, open_things))}
         waiting = [run for run in prepared if not run.needs_no_training]
         _align(waiting)
-        facts = {"stack": name_of(prepared), "stack_size": len(prepared)}
         sessions: dict[int, Session] = {}
-        loops = []
-        for number, (run, (components, told)) in enumerate(prepared.items()):
-            if run in waiting:
+        loops: list[Loop] = []
+        for run, (components, told) in prepared.items():
+            if run not in waiting:
+                loops.append(Loop(components, run.config))
+                continue
+            with _ending(run):
                 session = open_things.enter_context(opened(run, components, told, signals, stream))
-                session.stack = facts
-                sessions[number] = session
-            loops.append(session.loop if run in waiting else Loop(components, run.config))
+                sessions[len(loops)] = session
+                loops.append(session.loop)
         if sessions:
             _StackSession(sessions, loops, signals).train()
 
@@ -59,20 +60,28 @@ def _prepared(run: Run, datasets: dict[str, Dataset], open_things: ExitStack) ->
 
     Runs of the same data share one copy, kept in `datasets`.
     """
-    try:
+    with _ending(run):
         if not run.needs_no_training:
             open_things.enter_context(locked(run.path))
         node = repr(run.config["data"])
         components, told = built(run, datasets.get(node))
         datasets[node] = components.dataset
         return components, told
+    return None
+
+
+@contextmanager
+def _ending(run: Run) -> Iterator[None]:
+    """Record an error as the end of a run, unless another process trains it or it has ended before."""
+    try:
+        yield
     except Busy as busy:
         print(busy, file=sys.stderr, flush=True)
     except Exception as error:
         traceback.print_exc()
-        if not run.needs_no_training:
-            run.write_end(Status.FAILED, reason_of(error, run))
-    return None
+        with suppress(OSError):  # the disk is full: it cannot be recorded
+            if not run.needs_no_training:
+                run.write_end(Status.FAILED, reason_of(error, run))
 
 
 def _align(runs: Sequence[Run]) -> None:
@@ -97,6 +106,9 @@ class _StackSession:
 
     def __init__(self, sessions: dict[int, Session], loops: Sequence[Loop], signals: StopSignals) -> None:
         self.sessions, self.signals = sessions, signals
+        name = name_of(loop.config for loop in loops)
+        for session in sessions.values():
+            session.stack = {"stack": name, "stack_size": len(loops)}
         self.loop = StackedLoop(loops, ended=set(range(len(loops))) - set(sessions))
         self.config = next(iter(sessions.values())).config
         self.save_seconds = min(len(sessions) * EPOCH_SAVE_SECONDS, self.config["checkpoint_seconds"])
