@@ -184,8 +184,8 @@ class AffineTangents(TorchFunctionMode):
         if func in self.LAYERS and len(args) >= 3 and not kwargs:
             inputs, weight, bias, *options = args
             primal, tangent = forward_ad.unpack_dual(inputs)
-            is_constant = forward_ad.unpack_dual(weight).tangent is None
-            if tangent is not None and is_constant:
+            constants = [each for each in (weight, bias) if each is not None]
+            if tangent is not None and all(forward_ad.unpack_dual(each).tangent is None for each in constants):
                 outputs = func(primal, weight, bias, *options)
                 return forward_ad.make_dual(outputs, func(tangent, weight, None, *options))
         return func(*args, **(kwargs or {}))

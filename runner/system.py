@@ -31,9 +31,10 @@ def gpus() -> list[str]:
     if given is None:
         command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
         try:
-            given = ",".join(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split())
-        except (OSError, subprocess.TimeoutExpired):
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        except (OSError, subprocess.SubprocessError):  # none there, or it cannot talk to the driver
             return []
+        given = ",".join(answer.split())
     return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
 
 

@@ -3,10 +3,12 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, jacrev, vmap
 
 from losses import (
@@ -20,7 +22,7 @@ from losses import (
     Tangent,
     TangentProp,
 )
-from losses.passes import TorchDraws
+from losses.passes import AffineTangents, TorchDraws, quiet_start
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["conv", "relu"]
@@ -372,6 +374,36 @@ def test_stacked_models_are_worth_what_each_is_alone() -> None:
             torch.testing.assert_close(values[index], alone, rtol=1e-10, atol=1e-12)
             expected = torch.autograd.grad(alone, forward.params["conv.weight"])[0]
             torch.testing.assert_close(gradients["conv.weight"][index], expected, rtol=1e-10, atol=1e-12)
+
+
+AFFINE = {
+    "linear": (nn.functional.linear, (5, 6), (4, 6), ()),
+    "conv1d": (torch.conv1d, (5, 3, 6), (4, 3, 3), (2, 1)),
+    "conv2d": (torch.conv2d, (5, 3, 6, 6), (4, 3, 3, 3), (1, 1, 2)),
+    "conv3d": (torch.conv3d, (2, 3, 4, 4, 4), (4, 3, 3, 3, 3), ()),
+}
+
+
+@pytest.mark.parametrize("dual", [{"inputs"}, {"inputs", "weight"}, {"inputs", "bias"}, {"weight"}], ids=sorted)
+@pytest.mark.parametrize("name", AFFINE)
+def test_tangents_of_affine_layers_are_torchs_own(name: str, dual: set[str]) -> None:
+    function, shape, weight_shape, options = AFFINE[name]
+    shapes = {"inputs": shape, "weight": weight_shape, "bias": weight_shape[:1]}
+    values = {each: drawn(*size, seed=seed) for seed, (each, size) in enumerate(shapes.items())}
+    tangents = {each: drawn(*size, seed=7 + seed) for seed, (each, size) in enumerate(shapes.items())}
+
+    def pass_with(mode: AbstractContextManager, bias: bool = True) -> tuple[Tensor, Tensor]:
+        with forward_ad.dual_level(), quiet_start(), mode:
+            arguments = [
+                forward_ad.make_dual(value, tangents[each]) if each in dual else value for each, value in values.items()
+            ]
+            return forward_ad.unpack_dual(function(*arguments[: 2 + bias], *(() if bias else (None,)), *options))
+
+    for bias in (True, False):
+        if dual == {"inputs", "bias"} and not bias:
+            continue
+        for ours, torchs in zip(pass_with(AffineTangents(), bias), pass_with(nullcontext(), bias), strict=True):
+            assert torch.equal(ours, torchs)
 
 
 def test_a_gpus_draws_are_those_of_the_first_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:

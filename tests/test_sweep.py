@@ -336,6 +336,8 @@ def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho GPU-1; echo GPU-2\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert gpus() == ["GPU-1", "GPU-2"]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho no devices were found; exit 9\n")
+    assert gpus() == []
 
 
 def test_two_spellings_of_a_run_are_trained_once(sweeps: Sweeps) -> None:

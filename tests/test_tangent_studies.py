@@ -53,3 +53,11 @@ def test_derivatives_improve_the_fit() -> None:
     runs = recorded("tangents_fit")
     weight = runs["penalty.tangent_prop.weight"]
     assert paired(runs, "test/loss", weight == 0.1, weight == 0).high < 0
+
+
+def test_seven_tangents_lower_the_error_of_few_digits() -> None:
+    numbers = recorded("tangents_digits")
+    runs = numbers[(numbers["stage"] == "comparison") & (numbers["per_class"] <= 100)]
+    assert runs["per_class"].nunique() == 7
+    for _, own in runs.groupby("per_class"):
+        assert paired(own, "test/error", own["arm"] == "seven_tangents", own["arm"] == "none").high < 0

@@ -276,11 +276,8 @@ def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], basel
         if len(folders) > 1:
             keys = {"sweep": os.path.relpath(group.folder, os.path.commonpath(folders)), **keys}
         setting, is_baseline = _place(group, config, own, baseline)
-        rows.append(
-            Row(
-                keys, runs, _criterion_of(config), setting, is_baseline, {names[path]: v for path, v in options.items()}
-            )
-        )
+        named = {names[path]: value for path, value in options.items()}
+        rows.append(Row(keys, runs, _criterion_of(config), setting, is_baseline, named))
     return rows
 
 

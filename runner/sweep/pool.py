@@ -43,7 +43,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None) -> list[float]:
     waiting = [run for run in jobs.values() if not run.needs_no_training]
     n_jobs = n_jobs or cores()  # not fewer for fewer jobs: the bits of a result depend on the threads
     threads = max(1, cores() // n_jobs)
-    devices = gpus() if any(run.config["device"] != "cpu" for run in waiting) else []
+    devices = gpus() if any(_may_use_gpu(run) for run in waiting) else []
     print(
         f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before: "
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each"
@@ -92,15 +92,15 @@ class _Pool:
     Args:
         n_jobs: processes at a time.
         threads: of each.
-        gpus: names of those that there are; each job sees one, that with the fewest jobs.
+        devices: names of the GPUs; each job that may use one sees that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
         total: jobs of the sweep, those trained before included; for the overview.
     """
 
-    def __init__(self, n_jobs: int, threads: int, gpus: Sequence[str], on_error: str, total: int) -> None:
+    def __init__(self, n_jobs: int, threads: int, devices: Sequence[str], on_error: str, total: int) -> None:
         self.n_jobs, self.threads, self.on_error, self.total = n_jobs, threads, on_error, total
-        self.jobs_on = dict.fromkeys(gpus, 0)
-        self.gpu_of: dict[BaseProcess, str | None] = {}
+        self.devices = devices
+        self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
         self.processes = multiprocessing.get_context("fork")
         self.running: dict[BaseProcess, Run] = {}
         self.stopping = False
@@ -124,12 +124,10 @@ class _Pool:
     def start(self, run: Run) -> None:
         """Fork a job."""
         sys.stdout.flush()
-        gpu = min(self.jobs_on, key=lambda name: self.jobs_on[name], default=None)
+        gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(run) else None
         process = self.processes.Process(target=train_in_own_process, args=(run, self.threads, gpu, os.getpid()))
         process.start()
         self.running[process], self.gpu_of[process] = run, gpu
-        if gpu:
-            self.jobs_on[gpu] += 1
         self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
@@ -138,8 +136,7 @@ class _Pool:
         statuses = []
         for process in [process for process in self.running if process.exitcode is not None]:
             run = self.running.pop(process)
-            if gpu := self.gpu_of.pop(process):
-                self.jobs_on[gpu] -= 1
+            del self.gpu_of[process]
             statuses.append(_record_exit(run, process.exitcode or 0, self.stopping))
             self.overview.ended(run, statuses[-1])
             process.close()
@@ -158,6 +155,10 @@ class _Pool:
             process.kill()
         while self.running:
             self.reap(TICK_SECONDS)
+
+
+def _may_use_gpu(run: Run) -> bool:
+    return run.config["device"] != "cpu"
 
 
 def _record_exit(run: Run, exit_code: int, stopping: bool) -> str:

@@ -38,7 +38,12 @@ METRICS = {
 DRAWN = (ERROR, "probe/noise/0.3", "probe/shift/2", "probe/pgd/0.1")
 LEVEL = 0.05
 ROUNDS = 9
-README_ROWS = 8
+README_COLUMNS = {
+    ERROR: "test error",
+    "probe/noise/0.3": "with noise .3",
+    "probe/shift/2": "shifted by 2 pixels",
+    "probe/pgd/0.1": "attacked (PGD .1)",
+}
 
 
 def numbers(folders: Folders) -> pd.DataFrame:
@@ -107,16 +112,16 @@ def table_of_metrics(runs: pd.DataFrame) -> list[str]:
 
 
 def table_of_readme(runs: pd.DataFrame) -> list[str]:
-    """Return the short table of the README: none, and the arms with the least test errors."""
-    found = {metric: differences(runs, metric) for metric in METRICS}
+    """Return the short table of the README: none, and the arms that differ from it in one of its columns."""
+    found = {metric: differences(runs, metric) for metric in README_COLUMNS}
     means, costs = runs.groupby("arm")[list(METRICS)].mean(), runs.groupby("arm")["cost"].first()
-    shown = {ERROR: "test error", "probe/shift/2": "shifted by 2 pixels", "probe/pgd/0.1": "attacked (PGD .1)"}
-    arms = [arm for arm in found[ERROR].index if arm in found["probe/shift/2"].index][:README_ROWS]
-    rows = [
-        (arm, *(f"{means.loc[arm, metric]:.3f}{arrow(found[metric], arm)}" for metric in shown), f"{costs[arm]:.1f}")
-        for arm in ["none", *arms]
-    ]
-    return table(["", *shown.values(), "cost of training"], rows)
+    rows = []
+    for arm in ["none", *found[ERROR].index]:
+        arrows = [arrow(found[metric], arm) for metric in README_COLUMNS]
+        cells = [f"{means.loc[arm, metric]:.3f}{each}" for metric, each in zip(README_COLUMNS, arrows, strict=True)]
+        if arm == "none" or any(arrows):
+            rows.append((arm, *cells, f"{costs[arm]:.1f}"))
+    return table(["", *README_COLUMNS.values(), "cost of training"], rows)
 
 
 def arrow(found: pd.DataFrame, arm: str) -> str:
@@ -134,10 +139,9 @@ def findings(runs: pd.DataFrame) -> Text:
         less, more = (
             [arm for arm in found.index if found.p[arm] <= LEVEL and sign * found["mean"][arm] > 0] for sign in (-1, 1)
         )
-        rest = [arm for arm in found.index if arm not in (*less, *more)]
-        words = [f"lower with {listed(less)}"] if less else []
-        words += [f"higher with {listed(more[::-1])}"] if more else []
-        words += [f"no difference found for {listed(rest)}"] if rest else []
+        words = [f"lower with {', '.join(less)}"] if less else []
+        words += [f"higher with {', '.join(more[::-1])}"] if more else []
+        words += ["no other difference found" if words else "no difference found"]
         name = METRICS[metric]
         lines += [f"**{name[0].upper()}{name[1:]}**: {'; '.join(words)}.", ""]
     ours = runs["arm"] == "tangent_prop"
@@ -150,10 +154,6 @@ def findings(runs: pd.DataFrame) -> Text:
             "",
         ]
     return lines[:-1]
-
-
-def listed(arms: Sequence[str]) -> str:
-    return ", ".join(arms)
 
 
 def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
@@ -188,14 +188,15 @@ CAPTION = (
     "Left of 0 is better."
 )
 ABOUT = (
-    "Everything is tuned on validation in the same number of trials ({trials} values on 2 seeds), then compared on 5 "
-    "fresh seeds; p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of training with it, "
+    "Everything is tuned on validation in the same number of trials ({trials} values on 2 seeds), then compared on "
+    "5 fresh seeds; p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of training with it, "
     "divided by one without, in this setting; the README has the costs of a step with 100 digits. The margin is the "
-    "mean linearised distance to the decision boundary; it and the norm of the Jacobian are in units of the normalised "
-    "inputs. ↓ and ↑: less or more than none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, "
-    "`distorted_inputs` and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the "
-    "tangents. `early_stopping` is the epoch with the least validation error. The intervals cover the seeds, not other "
-    "splits of the data."
+    "mean linearised distance to the decision boundary; it and the norm of the Jacobian are in units of the "
+    "normalised inputs. Noise (standard deviation), FGSM and PGD (largest change) are in units of a pixel's range. "
+    "↓ and ↑: below or above none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, `distorted_inputs` "
+    "and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the tangents. "
+    "`early_stopping` is the epoch with the least validation error. The intervals cover the seeds, not other splits "
+    "of the data."
 )
 MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
 EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "evaluate_every=1")

@@ -137,9 +137,9 @@ PLAIN = (  # conf/sweep/tangents_digits.yaml without its arms
     *("evaluate_every=0", "histograms=false", "pictures=false"),
 )
 TRIALS = {
-    "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10)],
-    "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10)],
-    "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2)],
+    "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10, 30, 100)],
+    "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10, 30, 100)],
+    "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2, 3, 4)],
 }
 
 
@@ -187,6 +187,8 @@ def digits_text(numbers: pd.DataFrame) -> Text:
         *table(header, differences),
         "",
         *_findings(runs),
+        "",
+        *_why(tuning),
     ]
 
 
@@ -199,8 +201,8 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
         rows.append((ARMS[arm], "scale" if arm == "distorted_images" else "weight", tried, f"{used:g}"))
     size = 10 * tuning["per_class"].iloc[0]
     return [
-        f"Strengths: of three the one of least error on 5,000 validation digits with {size} training digits (mean of "
-        "two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
+        f"Strengths: of those tried, the one of least error on 5,000 validation digits with {size} training digits "
+        "(mean of two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
         "`augment=distortion`.",
         "",
         *table(["arm", "strength", "validation error", "chosen"], rows),
@@ -216,10 +218,27 @@ def _findings(runs: pd.DataFrame) -> Text:
             verdicts["better"].append(f"{10 * size:,}")
         if found.low > 0:
             verdicts["worse"].append(f"{10 * size:,}")
-    where = {name: f"at {', '.join(sizes)} digits" if sizes else "at no size" for name, sizes in verdicts.items()}
+
+    def where(sizes: list[str]) -> str:
+        if len(sizes) == runs["per_class"].nunique():
+            return "at every size"
+        return f"at {', '.join(sizes)} digits" if sizes else "at no size"
+
     return [
-        "With an interval that does not hold 0, seven tangents are better than distorted images "
-        f"{where['better']}, and worse {where['worse']}.",
+        "By their intervals, seven tangents are better than distorted images "
+        f"{where(verdicts['better'])}, worse {where(verdicts['worse'])}.",
+    ]
+
+
+def _why(tuning: pd.DataFrame) -> Text:
+    """Say with which size of distortion the images are worth what the tangents are."""
+    errors = tuning.groupby(["arm", "strength"])["validation/error"].mean()
+    images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
+    best = f"{images.idxmin():g} times as large {images.min():.4f}"
+    return [
+        f"It is the size that counts: with distortions of the default size the validation error is {images[1]:.4f}, "
+        f"with seven tangents {tangents:.4f}, and with distortions {best}. A tangent tells "
+        "what small changes do to the image, and nothing of large ones.",
     ]
 
 
