@@ -76,8 +76,8 @@ class Plan:
             return ""
         at = [str(epoch) for epoch in range(self.epochs + 1) if self.is_whole(epoch)]
         listed = ", ".join(at if len(at) < 6 else [*at[:3], "...", at[-1]])
-        sampled = f", before the last with {SAMPLE} of {len(self.dataset.train)} training examples" if self.sample else ""
-        return f"all splits are evaluated at epochs {listed}{sampled}; evaluate_every=1: at each, with all"
+        part = f", before the last with {SAMPLE} of {len(self.dataset.train)} training examples" if self.sample else ""
+        return f"all splits are evaluated at epochs {listed}{part}; evaluate_every=1: at each, with all"
 
     def facts(self, epoch: int) -> dict[str, float]:
         """Return what the row of a whole evaluation says of its sample, if there is one."""
