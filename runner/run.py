@@ -138,14 +138,14 @@ class Session:
     def train_epochs(self) -> None:
         """Train the epochs that are left, evaluating and saving in between."""
         epochs = self.config["epochs"]
-        if self.steps == 0 and not self.history and self.plan.is_row(0):
+        if self.steps == 0 and not self.history and self.is_evaluated(0):
             with TorchDraws(self.components.device).replayed():  # training draws as if nothing had been evaluated
                 self.evaluate({})  # what the initialisation does
         while self.loop.epoch < epochs:
             began = time.perf_counter()
             means = self.loop.run_epoch(self.before_step)
             self.training_seconds += time.perf_counter() - began
-            if self.plan.is_row(self.loop.epoch):
+            if self.is_evaluated(self.loop.epoch):
                 self.evaluate(means)
             if time.monotonic() - self.saved > EPOCH_SAVE_SECONDS or self.loop.epoch == epochs:
                 self.save()
@@ -162,6 +162,10 @@ class Session:
             self.signals.check(self.hand_over)
         done = self.loop.epoch + self.loop.batch / self.loop.steps_per_epoch
         self.console.progress(done, self.config["epochs"], self.history[-1] if self.history else {})
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Tell whether an epoch ends in an evaluation; the last one always does."""
+        return self.plan.is_row(epoch)
 
     def evaluate(self, means: dict[str, float]) -> None:
         """Evaluate what the plan says, and record the numbers, histograms and pictures."""

@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> None:
         file = Path(options[place + 1])
         del options[place : place + 2]
     before = os.getloadavg()[0]
-    tables: list[Table] = importlib.import_module(f"benchmark_{subject}").main(options)
+    tables: list[Table] = importlib.import_module(f"benchmark_{subject}").main(options) or []
     for table in tables:
         print(f"\n{table.title}\n\n{markdown(table)}\n{table.note}")
     if file:
