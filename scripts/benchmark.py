@@ -129,13 +129,14 @@ def main(arguments: list[str]) -> None:
         file = Path(options[place + 1])
         del options[place : place + 2]
     before = os.getloadavg()[0]
-    tables: list[Table] = importlib.import_module(f"benchmark_{subject}").main(options) or []
-    for table in tables:
-        print(f"\n{table.title}\n\n{markdown(table)}\n{table.note}")
-    if file:
-        record = facts(subject, options) | {"load": [before, os.getloadavg()[0]]}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record | {"tables": [table._asdict() for table in tables]}, indent=1) + "\n")
+    tables: list[Table] = []
+    for table in importlib.import_module(f"benchmark_{subject}").main(options) or []:
+        print(f"\n{table.title}\n\n{markdown(table)}\n{table.note}", flush=True)
+        tables.append(table)
+        if file:  # after each table: the next one may take long
+            record = facts(subject, options) | {"load": [before, os.getloadavg()[0]]}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(record | {"tables": [each._asdict() for each in tables]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
