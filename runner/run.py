@@ -159,7 +159,7 @@ class Session:
         self.write(Status.RUNNING)
         if self.plan.sentence:
             self.console.say(self.plan.sentence)
-        if self.steps == 0 and not self.history and self.plan.is_row(0):
+        if self.steps == 0 and not self.history and self.is_evaluated(0):
             with TorchDraws(self.components.device).replayed():  # training draws as if nothing had been evaluated
                 self.evaluate({})
 
@@ -170,7 +170,7 @@ class Session:
             began = time.perf_counter()
             means = self.loop.run_epoch(self.before_step)
             self.training_seconds += time.perf_counter() - began
-            if self.plan.is_row(self.loop.epoch):
+            if self.is_evaluated(self.loop.epoch):
                 self.evaluate(means)
             if time.monotonic() - self.saved > EPOCH_SAVE_SECONDS or self.loop.epoch == epochs:
                 self.save()
@@ -187,6 +187,10 @@ class Session:
             self.signals.check(self.hand_over)
         done = self.loop.epoch + self.loop.batch / self.loop.steps_per_epoch
         self.console.progress(done, self.config["epochs"], self.history[-1] if self.history else {})
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Tell whether an epoch ends in an evaluation; the last one always does."""
+        return self.plan.is_row(epoch)
 
     def evaluate(self, means: dict[str, float]) -> None:
         """Evaluate what the plan says, and record the numbers, histograms and pictures."""

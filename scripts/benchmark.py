@@ -2,20 +2,37 @@
 
     uv run scripts/benchmark.py penalties        cost of each penalty, compared with the naive way
     uv run scripts/benchmark.py penalties --help
+    uv run scripts/benchmark.py scaling --json docs/performance/scaling.json
 
-Each subject has its own file, `scripts/benchmark_<subject>.py`, with a function `main(arguments)`.
+Each subject has its own file, `scripts/benchmark_<subject>.py`, with a function `main(arguments)` that returns tables.
+`--json FILE` keeps them, with the machine, the versions, the date and the load; `scripts/performance.py` makes
+docs/performance.md of such files.
 """
 
 import importlib
+import json
+import os
+import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 HERE = Path(__file__).resolve().parent
 Name = TypeVar("Name", bound=Hashable)
+
+
+class Table(NamedTuple):
+    """What was measured: a row of words and numbers for each thing, and what is to be known of them."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float | None]]
+    note: str = ""
 
 
 class Timing(NamedTuple):
@@ -72,14 +89,56 @@ def timing_of(pairs: list[tuple[float, float]]) -> Timing:
     return Timing(statistics.median(own for own, _ in pairs), middle, low, high)
 
 
+def markdown(table: Table) -> str:
+    """Return a table as Markdown; numbers with three digits that count."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def facts(subject: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what measured times depend on."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(": ")[2] for line in info.read_text().splitlines() if "model name" in line]
+    return {
+        "subject": subject,
+        "arguments": list(arguments),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
+    }
+
+
 def main(arguments: list[str]) -> None:
     """Run the benchmark of the subject that the first argument names."""
     subjects = sorted(path.stem.removeprefix("benchmark_") for path in HERE.glob("benchmark_*.py"))
     if not arguments or arguments[0] not in subjects:
-        sys.exit(f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [options]\n\n{__doc__}")
+        sys.exit(f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [--json FILE] [options]\n\n{__doc__}")
     sys.path.insert(0, str(HERE.parent))  # the packages: losses, models, data
-    importlib.import_module(f"benchmark_{arguments[0]}").main(arguments[1:])
+    subject, *options = arguments
+    file = None
+    if "--json" in options:
+        place = options.index("--json")
+        file = Path(options[place + 1])
+        del options[place : place + 2]
+    before = os.getloadavg()[0]
+    tables: list[Table] = []
+    for table in importlib.import_module(f"benchmark_{subject}").main(options) or []:
+        print(f"\n{table.title}\n\n{markdown(table)}\n{table.note}", flush=True)
+        tables.append(table)
+        if file:  # after each table: the next one may take long
+            record = facts(subject, options) | {"load": [before, os.getloadavg()[0]]}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(record | {"tables": [each._asdict() for each in tables]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    sys.modules["benchmark"] = sys.modules["__main__"]  # the subjects' files import it: the same classes
     main(sys.argv[1:])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import naive_penalties as naive
 import torch
-from benchmark import Timing, compare
+from benchmark import Table, Timing, compare
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
@@ -107,8 +107,8 @@ class Timed(NamedTuple):
     steps: int = 1
 
 
-def main(arguments: list[str]) -> None:
-    """Time what the arguments select and print a table."""
+def main(arguments: list[str]) -> list[Table]:
+    """Time what the arguments select."""
     options = parse(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -118,11 +118,12 @@ def main(arguments: list[str]) -> None:
     timed = {"plain": PLAIN, **chosen(all_timed(inputs), options.only)}
     runs = {(name, loop): partial(each.run, loop) for loop in loops for name, each in timed.items()}
     timings = compare(runs, options.rounds, clock=time.process_time)
-    report(timed, *({name: timings[name, loop] for name in timed} for loop in loops))
+    tables = [report(timed, *({name: timings[name, loop] for name in timed} for loop in loops))]
     if options.question:
         timed = {"plain": PLAIN, "naive: question's large margin": naively(naive.question_large_margin)}
         runs = {name: partial(each.run, loops[0]) for name, each in timed.items()}
-        report(timed, compare(runs, options.question, warm_up=0, clock=time.process_time))
+        tables.append(report(timed, compare(runs, options.question, warm_up=0, clock=time.process_time)))
+    return tables
 
 
 def parse(arguments: list[str]) -> Namespace:
@@ -195,11 +196,12 @@ def chosen(timed: dict[str, Timed], words: Iterable[str] | None) -> dict[str, Ti
     return {name: each for name, each in timed.items() if not words or any(word in name for word in words)}
 
 
-def report(timed: dict[str, Timed], first: dict[str, Timing], last: dict[str, Timing] | None = None) -> None:
-    """Print the ratios to the plain contiguous step, their quartiles, and the milliseconds in each layout."""
-    print("| a step with | ratio | quartiles | wanted | ms | ms, channels_last |\n|---|---|---|---|---|---|")
+def report(timed: dict[str, Timed], first: dict[str, Timing], last: dict[str, Timing] | None = None) -> Table:
+    """Return the ratios to the plain contiguous step, their quartiles, and the milliseconds in each layout."""
+    rows = []
     for name, each in timed.items():
-        seconds, *ratios = (value / each.steps for value in first[name])
-        ratio, low, high = (f"{value:.2f}" for value in ratios)
-        other = f"{1e3 * last[name].seconds / each.steps:.1f}" if last else ""
-        print(f"| {name} | {ratio} | {low}-{high} | {TARGETS.get(name, '')} | {1e3 * seconds:.1f} | {other} |")
+        seconds, ratio, low, high = (value / each.steps for value in first[name])
+        other = 1e3 * last[name].seconds / each.steps if last else None
+        rows.append([name, ratio, f"{low:.2f}-{high:.2f}", TARGETS.get(name, ""), 1e3 * seconds, other])
+    columns = ["a step with", "ratio", "quartiles", "wanted", "ms", "ms, channels_last"]
+    return Table("Penalties: a step of the lecture's network, batches of 100, one thread, CPU time", columns, rows)

@@ -13,6 +13,7 @@ takes less than 1 % of a step.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import HERE, Timing, compare
+from benchmark import HERE, Table, compare
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -38,12 +39,11 @@ BATCH, LR = 100, 0.1
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST, as in pytorch/examples
 
 
-def main(arguments: list[str]) -> None:
-    """Time the epochs side by side, then the starts, and print both tables."""
+def main(arguments: list[str]) -> list[Table]:
+    """Time the epochs side by side, then the starts."""
     options = parsed(arguments)
     torch.set_num_threads(options.threads)
     images, labels = digits(options)
-    print(f"{len(images)} images, {options.threads} threads, {options.rounds} rounds, medians\n")
     loop = runner_loop(images, labels, "fp32")
     loops = {
         "bare loop": bare_epoch(images, labels),
@@ -55,15 +55,23 @@ def main(arguments: list[str]) -> None:
     timings = compare(loops, options.rounds)
     keep_freed_memory()  # as train.py does; it cannot be undone, so it comes last
     kept = compare({name: loops[name] for name in ("runner", "runner bf16")}, options.rounds)
-    print_epochs(timings)
-    for name, timing in kept.items():
-        print_row(f"{name}, as run", timing.seconds, timing.seconds / timings["bare loop"].seconds, timings)
+    usual, bare = timings["DataLoader loop"].ratio, timings["bare loop"].seconds
+    rows: list[list[str | float | None]] = [
+        [name, found.seconds, found.ratio, found.ratio / usual, f"{found.low:.2f}-{found.high:.2f}"]
+        for name, found in timings.items()
+    ]
+    rows += [[f"{n}, as run", k.seconds, k.seconds / bare, k.seconds / bare / usual, None] for n, k in kept.items()]
     share = seconds_of_check(loop) * loop.steps_per_epoch / kept["runner"].seconds
-    print(f"\nthe check for NaN: {share:.3%} of a step, as run")
-    print(f"\n{'start':<44} seconds, median of {options.rounds}")
-    for name, line in starts().items():
-        seconds = sorted(elapsed(line) for _ in range(options.rounds))[options.rounds // 2]
-        print(f"{name:<44} {seconds:.2f}")
+    taken = {name: statistics.median(elapsed(line) for _ in range(options.rounds)) for name, line in starts().items()}
+    return [
+        Table(
+            f"Epochs: {len(images)} images, batches of {BATCH}, {options.threads} threads",
+            ["epoch", "seconds", "of bare loop", "of DataLoader loop", "quartiles"],
+            rows,
+            f"The check for NaN takes {share:.3%} of a step, as run.",
+        ),
+        Table(f"Starts, medians of {options.rounds}", ["start", "seconds"], [list(pair) for pair in taken.items()]),
+    ]
 
 
 def parsed(arguments: list[str]) -> Namespace:
@@ -160,23 +168,6 @@ def loader_epoch(images: Tensor, labels: Tensor) -> Callable[[], object]:
             optimizer.step()
 
     return epoch
-
-
-def print_epochs(timings: dict[str, Timing]) -> None:
-    """Print the seconds per epoch and the ratios to the bare loop (with quartiles) and to the DataLoader loop."""
-    print(f"{'epoch':<22}{'seconds':>9}{'of bare loop':>14}{'of DataLoader':>15}{'quartiles':>15}")
-    for name, timing in timings.items():
-        print_row(name, timing.seconds, timing.ratio, timings, f"{timing.low:.2f}-{timing.high:.2f}")
-
-
-def print_row(name: str, seconds: float, ratio: float, timings: dict[str, Timing], spread: str = "") -> None:
-    """Print one row.
-
-    Args:
-        ratio: to the bare loop; divided by the DataLoader loop's own, it is the ratio to the DataLoader loop.
-    """
-    usual = ratio / timings["DataLoader loop"].ratio
-    print(f"{name:<22}{seconds:>9.2f}{ratio:>14.2f}{usual:>15.2f}{spread:>15}")
 
 
 def starts() -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 
-from benchmark import HERE, compare
+from benchmark import HERE, Table, compare
 
 BARE = """
 import torch
@@ -48,8 +48,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 TRAIN = str(HERE.parent / "train.py")
 
 
-def main(arguments: list[str]) -> None:
-    """Print the table."""
+def main(arguments: list[str]) -> list[Table]:
+    """Time the starts side by side."""
     parser = ArgumentParser("benchmark.py startup", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (>= 2, default 5)")
     parser.add_argument("--wall", action="store_true", help="the clock on the wall instead of CPU seconds")
@@ -65,10 +65,9 @@ def main(arguments: list[str]) -> None:
             "misspelt key": partial(run, [sys.executable, TRAIN, "epoch=3"]),
         }
         timings = compare(alternatives, options.rounds, clock=clock)
-    print(f"{'':<16}{'seconds':>9}{'of the bare script':>20}{'quartiles':>16}")
-    for name, timing in timings.items():
-        quartiles = f"{timing.low:.2f} to {timing.high:.2f}"
-        print(f"{name:<16}{timing.seconds:>9.2f}{timing.ratio:>20.2f}{quartiles:>16}")
+    rows = [[name, found.seconds, found.ratio, f"{found.low:.2f}-{found.high:.2f}"] for name, found in timings.items()]
+    unit = "seconds" if options.wall else "CPU seconds"
+    return [Table("Start: from the command", ["to", unit, "of the bare script", "quartiles"], rows)]
 
 
 def children_cpu() -> float:

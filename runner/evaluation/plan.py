@@ -74,9 +74,10 @@ class Plan:
         """What a user is told of a run that evaluates less than everything after each epoch that has a row; else ""."""
         if self.whole_every == self.row_every and self.sample is None:
             return ""
-        before = f", before the end with {SAMPLE} of {len(self.dataset.train)} training examples" if self.sample else ""
-        inner = f"each {self.whole_every} epochs" if self.whole_every < self.epochs else "before the first epoch"
-        return f"all splits are evaluated {inner} and after the last{before}; evaluate_every=1: all after each epoch"
+        at = [str(epoch) for epoch in range(self.epochs + 1) if self.is_whole(epoch)]
+        listed = ", ".join(at if len(at) < 6 else [*at[:3], "...", at[-1]])
+        part = f", before the last with {SAMPLE} of {len(self.dataset.train)} training examples" if self.sample else ""
+        return f"all splits are evaluated at epochs {listed}{part}; evaluate_every=1: at each, with all"
 
     def facts(self, epoch: int) -> dict[str, float]:
         """Return what the row of a whole evaluation says of its sample, if there is one."""

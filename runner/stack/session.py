@@ -135,7 +135,7 @@ class _StackSession:
             session.training_seconds += seconds
         self.end_diverged()
         first = next(iter(self.sessions.values()), None)
-        if first and first.plan.is_row(self.loop.epoch):
+        if first and first.is_evaluated(self.loop.epoch):
             self.loop.scatter()
             self.each(lambda session, number: session.evaluate({name: each[number] for name, each in means.items()}))
         if time.monotonic() - self.saved > self.save_seconds or self.loop.epoch == self.config["epochs"]:

@@ -1,0 +1,115 @@
+"""Make docs/performance.md, and its pictures, of the files that `scripts/benchmark.py SUBJECT --json` has written.
+
+    uv run scripts/benchmark.py scaling --json docs/performance/scaling.json
+    uv run scripts/performance.py
+
+No number on the page is typed by hand: what must not be said of old measurements is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # scripts' own modules; the packages
+
+from benchmark import Table, markdown  # noqa: E402
+from studies.style import figure, look, png  # noqa: E402
+
+FOLDER = HERE.parent / "docs" / "performance"
+ORDER = ("runner", "startup", "sweep", "scaling", "penalties", "outputs", "stacked")
+HEAD = """# Performance
+
+Made by `scripts/performance.py` from the files in docs/performance, each of which `uv run scripts/benchmark.py SUBJECT
+--json docs/performance/SUBJECT.json` has written. Ratios compare times that were measured side by side, so they depend
+little on the machine's other work; CPU seconds depend on it a little, seconds very much. The load average says how many
+processes wanted to run: with more than there are cores, the machine was shared.
+
+CUDA: not measured.
+"""
+NOT_MEASURED = "Not measured yet."
+GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
+    # title of a table -> its first column, and the columns drawn against it with their labels
+    "Batch size": ("batch size", [("CPU seconds", "CPU seconds an epoch")]),
+    "Training size": ("training size", [("CPU seconds", "CPU seconds an epoch")]),
+    "Width": ("width", [("ms a step", "step"), ("ms with the Jacobian penalty", "with the Jacobian penalty")]),
+    "Penalties at once": ("penalties", [("ms a step", "ms a step")]),
+    "Outputs": (
+        "outputs",
+        [("ms a step", "step"), ("ms with the Jacobian penalty", "1 projection"), ("ms with the exact one", "exact")],
+    ),
+    "Jobs in a sweep": ("jobs", [("CPU seconds", "trained"), ("settled, CPU s", "settled")]),
+}
+
+
+def main() -> None:
+    """Write the page and the pictures."""
+    (FOLDER.parent / "performance.md").write_text(page(FOLDER))
+    for record in records(FOLDER):
+        for table in tables_of(record):
+            if (drawn := growth_of(table)) is not None:
+                (FOLDER / f"{picture_of(table)}.png").write_bytes(png(drawn))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return what was measured, in the page's order."""
+    return [json.loads((folder / f"{name}.json").read_text()) for name in ORDER if (folder / f"{name}.json").exists()]
+
+
+def tables_of(record: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a file."""
+    return [Table(**table) for table in record["tables"]]
+
+
+def page(folder: Path) -> str:
+    """Return the page as Markdown."""
+    known = {record["subject"]: section(record) for record in records(folder)}
+    return "\n".join([HEAD, *(known.get(name, f"## {name}\n\n{NOT_MEASURED}\n") for name in ORDER)])
+
+
+def section(record: Mapping[str, Any]) -> str:
+    """Return one subject's tables, with when and on what they were measured."""
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    before, after = record["load"]
+    command = " ".join(["uv run scripts/benchmark.py", record["subject"], *record["arguments"]])
+    facts = f"{record['date']}, {record['machine']}, {versions}; load average {before:.1f} before, {after:.1f} after."
+    parts = [f"## {record['subject']}\n\n{facts}\n\n    {command}\n"]
+    for table in tables_of(record):
+        parts.append(f"### {table.title}\n\n{markdown(table)}\n")
+        if table.note:
+            parts.append(f"{table.note}\n")
+        if picture_of(table):
+            parts.append(f"![{table.title}](performance/{picture_of(table)}.png)\n")
+    return "\n".join(parts)
+
+
+def picture_of(table: Table) -> str | None:
+    """Return the name of a table's picture, None if it has none."""
+    title = table.title.partition(":")[0].partition(",")[0]
+    return title.lower().replace(" ", "_") if title in GROWTH else None
+
+
+def growth_of(table: Table) -> Any:
+    """Return the picture of a table, both axes logarithmic; None if it has none."""
+    title = table.title.partition(":")[0].partition(",")[0]
+    if title not in GROWTH:
+        return None
+    across, curves = GROWTH[title]
+    made, ((axes,),) = figure(height=3.0)
+    x = [row[table.columns.index(across)] for row in table.rows]
+    for index, (column, label) in enumerate(curves):
+        axes.plot(x, [row[table.columns.index(column)] for row in table.rows], **look(index), label=label)
+    if across != "penalties":  # which begin with 0
+        axes.set(xscale="log", yscale="log")
+    axes.set(xlabel=across, ylabel=curves[0][0] if len(curves) == 1 else curves[0][0].partition(" ")[0])
+    axes.set_title(table.title, fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
+    return made
+
+
+if __name__ == "__main__":
+    main()
