@@ -137,8 +137,6 @@ faults() { echo "$1" >faults.json; }
 
 job_of() { sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/"$1"/*job="$2",*/job.json; }  # of a sweep's run
 
-state_of() { squeue --noheader --states=all --array --jobs="$1" --Format=State:32 2>/dev/null | tr -d ' '; }
-
 has_begun() { grep -qs '"running"' runs/"$1"/*job="$2",*/result.json; }
 
 facts() { "$python" "$here/scripts/clusters/facts.py" "$@"; }  # about sweeps
