@@ -40,7 +40,9 @@ class Slurm:
 
     def faults(self, **faults: str) -> None:
         """Say what the runs of some seeds do."""
-        self.sweeps.faults.write_text(json.dumps({name.strip("_"): fault for name, fault in faults.items()}))
+        whole = self.sweeps.faults.with_suffix(".new")  # jobs read it all the time
+        whole.write_text(json.dumps({name.strip("_"): fault for name, fault in faults.items()}))
+        whole.replace(self.sweeps.faults)
 
     def start(self, *words: str) -> int:
         return self.sweeps.start(*self.line, *words)

@@ -133,11 +133,9 @@ sweep() {  # $1: name, then overrides; its words go to NAME.said, its exit code 
 
 on_slurm() { sweep "$@" hydra/launcher=submitit_cluster hydra.launcher.mem_gb=1 hydra.launcher.cpus_per_task=1; }
 
-faults() { echo "$1" >faults.json; }
+faults() { echo "$1" >faults.new && mv faults.new faults.json; }
 
 job_of() { sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/"$1"/*job="$2",*/job.json; }  # of a sweep's run
-
-state_of() { squeue --noheader --states=all --array --jobs="$1" --Format=State:32 2>/dev/null | tr -d ' '; }
 
 has_begun() { grep -qs '"running"' runs/"$1"/*job="$2",*/result.json; }
 
