@@ -22,7 +22,8 @@ from support.sweeps import TINY, Sweeps
 
 from runner.storage import slurm as slurm_queue
 from runner.storage.identity import ids
-from runner.storage.slurm import Queue, Ticket
+from runner.storage.slurm import NoAnswer, Queue, Ticket, standing
+from runner.summary.runs import read_run
 from runner.sweep import cluster
 from runner.sweep.cluster import End
 from runner.sweep.slurm import SlurmEngine, _SlurmJob
@@ -205,6 +206,25 @@ def test_what_slurm_refuses_is_one_sentence(slurm: Slurm) -> None:
 def test_jobs_that_cannot_be_left(slurm: Slurm, line: tuple[str, ...]) -> None:
     slurm.line = TINY if not line or "launcher" in line[0] else slurm.line
     assert "sweep.wait=false needs hydra/" in slurm.run(*line, "sweep.wait=false", code=2)
+
+
+def test_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing has ended then, and nobody is asked again at once."""
+    asked = []
+
+    def no_answer(*command: str) -> str:
+        asked.append(command)
+        raise NoAnswer("squeue does not answer")
+
+    monkeypatch.setattr(slurm_queue, "_answer", no_answer)
+    queue, ticket = Queue(), Ticket("fake", "7_1", "log")
+    assert [_SlurmJob(queue, ticket).ended() for _ in range(9)] == [None] * 9
+    assert len(asked) == 1
+    monkeypatch.setattr(slurm_queue, "queue", lambda: queue)
+    ticket.write(tmp_path)
+    assert standing(tmp_path) is None
+    assert read_run(tmp_path).status == "unreadable"
+    assert len(asked) == 1
 
 
 def test_resources_do_not_count_for_the_identity(composed: Callable[..., Any]) -> None:

@@ -19,18 +19,9 @@ from runner.config.tree import as_yaml, walk
 from runner.storage.weights import digest_at
 
 RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
-WHERE = (
-    "device",
-    "threads",
-    "data.root",
-    "runs_dir",
-    "name",
-    "force",
-    "allow_targets",
-    "resources.gpus",
-    "resources.mem_gb",
-)
-NOT_IDENTITY = (*RECORDING, *WHERE)  # keys that cannot change a result
+WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
+RESOURCES = ("resources.gpus", "resources.mem_gb")
+NOT_IDENTITY = (*RECORDING, *WHERE, *RESOURCES)  # keys that cannot change a result
 ABSENT = (("init_from", None), ("augment._target_", "data.Unchanged"))  # leaves that stand for nothing
 OF_A_SWEEP = re.compile(r"sweep\.|penalty\.[^.]+\.weight_range")  # nor can these: they tell which runs there are
 SEEDS = ("seed", "data.seed")  # of a run, and of its data's split and noise: what the runs of a group differ in

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from runner.storage.atomic import read_json
 
-POLL_SECONDS = 3.0  # between two calls of squeue; longer where it is slow
+POLL_SECONDS, LONGEST_SECONDS = 3.0, 60.0  # between two calls of squeue: longer where it is slow
 MOST_IDS = 500  # of jobs in one command line
 DEFAULT_ARRAY_SIZE = 1001
 ENDS = {  # state of a job that has ended -> what that means for its run, unless its process says more
@@ -91,6 +91,7 @@ class Queue:
     def __init__(self) -> None:
         self.states: dict[str, State] = {}
         self.asked = self.next = 0.0
+        self.failure: NoAnswer | None = None
 
     @property
     def cluster(self) -> str:
@@ -106,10 +107,12 @@ class Queue:
         """Return how a job stands, None if Slurm knows it no more.
 
         Raises:
-            NoAnswer: if squeue never has answered; later its last answer counts.
+            NoAnswer: if squeue has never answered; later its last answer counts.
         """
         if time.monotonic() >= self.next:
             self.ask()
+        if self.failure:
+            raise self.failure
         return self.states.get(job)
 
     def knows_of(self, moment: float) -> bool:
@@ -121,12 +124,11 @@ class Queue:
         began = time.monotonic()
         try:
             options = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--Format={FIELDS}")
-            self.states, self.asked = dict(_states_in(_answer("squeue", *options))), began
-        except NoAnswer:
-            if not self.asked:
-                raise
+            self.states, self.asked, self.failure = dict(_states_in(_answer("squeue", *options))), began, None
+        except NoAnswer as error:
+            self.failure = None if self.asked else error
         now = time.monotonic()
-        self.next = now + max(POLL_SECONDS, 20 * (now - began))
+        self.next = now + min(max(POLL_SECONDS, 20 * (now - began)), LONGEST_SECONDS)
 
     def cancel(self, jobs: Sequence[str], at_once: bool = False) -> None:
         """Take jobs out of the queue, and have those that run save their states and end, unless it is to be at once."""
@@ -183,7 +185,8 @@ def queued(folders: Sequence[Path]) -> dict[Path, Ticket]:
 
 def _state_of(ticket: Ticket) -> State | None:
     """Return how a job stands, None if it is unknown on this cluster."""
-    return queue().state(ticket.job) if ticket.cluster == queue().cluster else None
+    state = queue().state(ticket.job)  # first: it remembers if nobody answers
+    return state if ticket.cluster == queue().cluster else None
 
 
 def standing(folder: Path) -> tuple[str, str] | None:
@@ -193,10 +196,12 @@ def standing(folder: Path) -> tuple[str, str] | None:
         folder: of a run that has not ended, as its result says.
     """
     ticket = ticket_of(folder)
+    if ticket is None:
+        return None
     try:
-        if ticket is None or ticket.cluster != queue().cluster:
-            return None
         state = _state_of(ticket)
+        if ticket.cluster != queue().cluster:
+            return None
     except NoAnswer:
         return None
     if state is None or state.has_ended:

@@ -211,5 +211,5 @@ class _Watch:
         seen = time.monotonic() + LAG_SECONDS
         while end.code == 0 and not has_result() and time.monotonic() < seen:
             time.sleep(TICK_SECONDS)
-        code = end.code if has_result() else end.code or FAILED
+        code = end.code if end.code or has_result() else FAILED
         return record_exit(run, code, f"{end.reason}; its output is in {job.log}", self.stopping)

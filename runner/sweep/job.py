@@ -30,12 +30,7 @@ def train_in_launchers_process(config: DictConfig) -> float:
     run = Run.of(config)
     add_to_list([run])
     if not run.needs_no_training:
-        try:
-            train_job(run)
-        except Busy as busy:
-            print(busy, file=sys.stderr, flush=True)
-        except Interrupted as interruption:
-            sys.exit(interruption.exit_code)
+        _train_or_exit(run)
         print(f"{run.status}: {run.title}", flush=True)
     return objective(run)
 
@@ -81,6 +76,11 @@ def train_in_engines_process(run: Run, folder: Path, threads: int) -> None:
     """
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    _train_or_exit(run)
+
+
+def _train_or_exit(run: Run) -> None:
+    """Train a job unless another process does; exit after a signal."""
     try:
         train_job(run)
     except Busy as busy:

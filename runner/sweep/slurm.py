@@ -104,7 +104,10 @@ class _SlurmJob:
         self.queue, self.id, self.log, self.since = queue, ticket.job, Path(ticket.log), time.monotonic()
 
     def ended(self) -> End | None:
-        state = self.queue.state(self.id)
+        try:
+            state = self.queue.state(self.id)
+        except NoAnswer:
+            return None
         if not self.queue.knows_of(self.since):
             return None
         if state is None:  # too long ago for Slurm to remember: what the run says counts

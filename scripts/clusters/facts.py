@@ -54,7 +54,8 @@ def counts(name: str) -> str:
     """Return the line of scripts/summarize.py about how the runs stand."""
     script = Path(__file__).parent.parent / "summarize.py"
     said = subprocess.run([sys.executable, script, f"runs/{name}"], capture_output=True, text=True).stdout
-    return next((line for line in said.splitlines() if re.match(r"\d+ (done|running|waiting|lost)", line)), said)
+    lines = [line for line in said.splitlines() if re.match(r"\d+ (done|running|waiting|lost)", line)]
+    return lines[0] if lines else statuses(name)
 
 
 def is_running(name: str, number: str) -> str:

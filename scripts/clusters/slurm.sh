@@ -137,8 +137,6 @@ faults() { echo "$1" >faults.json; }
 
 job_of() { sed -n 's/.*"job": "\([0-9_]*\)".*/\1/p' runs/"$1"/*job="$2",*/job.json; }  # of a sweep's run
 
-state_of() { squeue --noheader --states=all --array --jobs="$1" --Format=State:32 2>/dev/null | tr -d ' '; }
-
 has_begun() { grep -qs '"running"' runs/"$1"/*job="$2",*/result.json; }
 
 facts() { "$python" "$here/scripts/clusters/facts.py" "$@"; }  # about sweeps
@@ -168,7 +166,8 @@ matrix() {
     sweep whole "loss.job=range(1,7)" epochs=300 sweep.n_jobs=2
     for case in ${CASES:-eight left_and_attached stopped node time_limit pair early refused resources no_answer}; do
         faults '{}'
-        row "$title: ${case//_/ }" "$("$case" || echo "FAILED: $case, see $PWD")"
+        "$case" >case.out || echo "FAILED, see $PWD" >>case.out  # not in $(...): what it starts is to be ended
+        row "$title: ${case//_/ }" "$(cat case.out)"
     done
 }
 
