@@ -212,4 +212,5 @@ class _Watch:
         while end.code == 0 and not has_result() and time.monotonic() < seen:
             time.sleep(TICK_SECONDS)
         code = end.code if end.code or has_result() else FAILED
-        return record_exit(run, code, f"{end.reason}; its output is in {job.log}", self.stopping)
+        output = f"; its output is in {job.log}" if job.log != run.log else ""
+        return record_exit(run, code, f"{end.reason}{output}", self.stopping)
