@@ -188,18 +188,18 @@ class AffineTangents(TorchFunctionMode):
             if tangent is not None and all(forward_ad.unpack_dual(each).tangent is None for each in constants):
                 outputs = func(primal, weight, bias, *options)
                 return forward_ad.make_dual(outputs, func(tangent, weight, None, *options))
-        if func is torch.baddbmm and not kwargs:
-            return self._stacked_layers(*args)
+        if func is torch.baddbmm and len(args) == 3 and not kwargs:
+            return _stacked_layers(*args)
         return func(*args, **(kwargs or {}))
 
-    @staticmethod
-    def _stacked_layers(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
-        """Return the outputs of K linear layers, values and tangents by one product, whose backward is one, too."""
-        primal, tangent = forward_ad.unpack_dual(inputs)
-        if tangent is None:
-            return torch.baddbmm(bias, inputs, weight)
-        outputs, tangents = torch.bmm(torch.cat((primal, tangent), 1), weight).chunk(2, 1)
-        return forward_ad.make_dual(outputs + bias, tangents)
+
+def _stacked_layers(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return the outputs of K linear layers, values and tangents by one product, whose backward is one, too."""
+    primal, tangent = forward_ad.unpack_dual(inputs)
+    if tangent is None or any(forward_ad.unpack_dual(each).tangent is not None for each in (bias, weight)):
+        return torch.baddbmm(bias, inputs, weight)
+    outputs, tangents = torch.bmm(torch.cat((primal, tangent), 1), weight).chunk(2, 1)
+    return forward_ad.make_dual(outputs + bias, tangents)
 
 
 @contextmanager

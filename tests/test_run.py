@@ -281,8 +281,8 @@ def test_proximal_values_and_the_mean_statistics_of_the_epoch_are_reported(
     batches: list[float] = []
     statistics = LargeMargin.statistics
 
-    def noted(self: LargeMargin) -> dict[str, Any]:
-        found = statistics(self)
+    def noted(self: LargeMargin, *mean: Any) -> dict[str, Any]:
+        found = statistics(self, *mean)
         batches.append(found["at_upper_clamp"].item())
         return found
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data import Split
+from losses.passes import AffineTangents
 from losses.stacked import StackedParameter
 from runner.build import Components, build
 from runner.config.compose import Composer, project_composer
@@ -272,6 +273,23 @@ def test_a_stack_keeps_the_names_of_layers_and_parameters() -> None:
         name: param.shape for name, param in plain.named_parameters()
     }
     assert all(isinstance(param, StackedParameter) for param in model.parameters())
+
+
+@pytest.mark.parametrize("dual", ["inputs", "inputs bias", "inputs weight", "weight", "bias"])
+def test_tangents_of_stacked_layers(dual: str) -> None:
+    """Whichever of its arguments carry tangents: a user's attention multiplies two that do."""
+    shapes = {"bias": (3, 1, 2), "inputs": (3, 5, 4), "weight": (3, 4, 2)}
+    values, tangents = ({name: torch.randn(shape).double() for name, shape in shapes.items()} for _ in range(2))
+    tangents = {name: tangent for name, tangent in tangents.items() if name in dual}
+
+    def layers(given: dict[str, Tensor]) -> Tensor:
+        with AffineTangents():
+            return torch.baddbmm(*{**values, **given}.values())
+
+    found = torch.func.jvp(layers, ({name: values[name] for name in tangents},), (tangents,))
+    moved = {name: tangents.get(name, torch.zeros(shape).double()) for name, shape in shapes.items()}
+    expected = moved["bias"] + moved["inputs"] @ values["weight"] + values["inputs"] @ moved["weight"]
+    torch.testing.assert_close(found, (values["bias"] + values["inputs"] @ values["weight"], expected))
 
 
 # --- which runs make a stack ---
