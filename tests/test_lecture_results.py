@@ -43,6 +43,7 @@ def test_sgd_diverges_in_the_valley_above_two_over_the_greatest_curvature() -> N
 def test_the_lectures_momentum_is_torchs_while_the_learning_rate_is_constant() -> None:
     kinds = {kind: own.set_index("step")[["x", "y"]] for kind, own in numbers("lecture_valley").groupby("kind")}
     assert -kinds["ramp"].diff().iloc[-1]["x"] == pytest.approx(0.02 / (1 - 0.9))
+    assert (kinds["torch"] == kinds["slide"]).all(axis=None)
     difference = (kinds["drop"] - kinds["drop_slide"]).abs().max(axis=1)
     assert (difference.loc[: lecture_optimizers.DROP] == 0).all()
     assert difference[lecture_optimizers.DROP + 1] > 0.1

@@ -40,6 +40,19 @@ def test_the_speed_up_of_tangents_over_distorted_points() -> None:
     assert alike["small_weight"] == pytest.approx(alike["distorted_points"], rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([3, 1, 2, 5, 4], "3"),
+        ([1050, 1200, 1300, math.nan, math.nan], "1300 (3 of 5 reached it)"),
+        ([1050, 1200, math.nan, math.nan, math.nan], "most never (2 of 5 reached it)"),
+        ([math.nan] * 5, "never (0 of 5)"),
+    ],
+)
+def test_a_median_counts_the_runs_that_never_got_there(steps: list[float], said: str) -> None:
+    assert tangent_curves.median(pd.Series(steps)) == said
+
+
 def test_relu_stays_the_line_of_ridge_regression() -> None:
     runs = recorded("tangents_line")
     relu = runs[runs["model.activation"] == "relu"]

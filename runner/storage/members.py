@@ -91,5 +91,14 @@ def listed(path: Path | None = None) -> list[Member]:
 
 def members_of(folder: Path) -> list[Member]:
     """Return the members of all sweeps in a folder; of a run in several, as the last one that was begun has it."""
-    lists = sorted(folder.glob(".sweeps/*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return list({member.path: member for path in lists for member in listed(path)}.values())
+    return list({member.path: member for path in _lists_in(folder) for member in listed(path)}.values())
+
+
+def last_members(folder: Path) -> list[Member]:
+    """Return the members of the sweep that was begun last in a folder; none if there was no sweep."""
+    return [member for path in _lists_in(folder)[-1:] for member in listed(path)]
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    """Return the lists of all sweeps in a folder, the one that was begun last at the end."""
+    return sorted(folder.glob(".sweeps/*"), key=lambda path: (path.stat().st_mtime_ns, path.name))

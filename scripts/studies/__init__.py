@@ -1,4 +1,4 @@
-"""What `scripts/reproduce.py` repeats: each module has the studies of one source, in the order of docs/results.md.
+"""What `scripts/reproduce.py` repeats: groups of studies, in the order of docs/results.md.
 
 A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of them, the text made from these numbers, and
 its pictures. `tables.py` makes Markdown, `style.py` pictures.
@@ -22,19 +22,18 @@ from studies import (
 )
 from studies.study import Folders, Study
 
-STUDIES: dict[str, Study] = {
-    **lecture_weights.STUDIES,
-    **lecture_losses.STUDIES,
-    **lecture_optimizers.STUDIES,
-    **lecture_signals.STUDIES,
-    **lecture_training.STUDIES,
-    **tangent_curves.STUDIES,
-    **tangent_images.STUDIES,
-    **jacobian.STUDIES,
-    **large_margin.STUDIES,
-    **margin_moons.STUDIES,
-    **margin_question.STUDIES,
-    **activation_gradient.STUDIES,
-    **comparison.STUDIES,
-    **weights.STUDIES,
+GROUPS: dict[str, dict[str, Study]] = {
+    "The lecture": {
+        **lecture_losses.STUDIES,
+        **lecture_optimizers.STUDIES,
+        **lecture_weights.STUDIES,
+        **lecture_signals.STUDIES,
+        **lecture_training.STUDIES,
+    },
+    "Tangent Prop": {**tangent_curves.STUDIES, **tangent_images.STUDIES},
+    "Jacobian": jacobian.STUDIES,
+    "Large margin": {**large_margin.STUDIES, **margin_moons.STUDIES, **margin_question.STUDIES},
+    "Activation gradient": activation_gradient.STUDIES,
+    "Comparisons": {**comparison.STUDIES, **weights.STUDIES},
 }
+STUDIES: dict[str, Study] = {name: study for group in GROUPS.values() for name, study in group.items()}

@@ -59,7 +59,7 @@ def text(runs: pd.DataFrame) -> Text:
         found = "" if name == "none" else interval(paired(runs, ERRORS["test"], mask, runs["penalty"] == "none"))
         label = {"none": "none", "example": f"{weight:g}", "batch": f"{weight:g}, reduction=batch"}[name]
         rows.append((label, *values, spread(own[ERRORS["test"]]), found))
-    return [*table(["weight", *shown, "test error", "less none, 95 %"], rows), "", *findings(runs)]
+    return [*table(["weight", *shown, "test error", "minus none, 95 % interval"], rows), "", *findings(runs)]
 
 
 def findings(runs: pd.DataFrame) -> Text:
@@ -86,7 +86,7 @@ def findings(runs: pd.DataFrame) -> Text:
         f"{', '.join(different) or 'none of these weights'}. Smaller activation gradients are no evidence of a smaller "
         "error.",
         "",
-        f"At the question's scale (`reduction=batch`: gradients of the mean loss, {BATCH} times less penalty) the "
+        f"At the question's scale (`reduction=batch`: gradients of the mean loss, a {BATCH} times smaller penalty) the "
         f"weight 1 leaves {batch[VALUES['test']] / plain[1]:.0%} of the value on the test digits, the same weight at "
         f"our scale {means.loc[('example', 1.0)][VALUES['test']] / plain[1]:.0%}: it is too weak to be seen.",
     ]
@@ -107,7 +107,7 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
         style.band(axes[1], own, "place", ERRORS[split], label, index)
     for each in axes:
         each.set_xticks(list(places.values()), ["none" if not weight else f"{weight:g}" for weight in places])
-        each.set_xlabel("weight of the activation gradient penalty")
+        each.set_xlabel("weight of the penalty (not to scale)")
     axes[0].set(ylabel="squared activation gradients, mean", yscale="log")
     axes[1].set(ylabel="error (fraction of digits)")
     style.legend_below(figure, axes[0])

@@ -136,11 +136,11 @@ def findings(runs: pd.DataFrame) -> Text:
     lines = []
     for metric in (ERROR, "probe/noise/0.3", "probe/shift/2", "probe/fgsm/0.1", "probe/pgd/0.1"):
         found = differences(runs, metric)
-        less, more = (
+        lower, higher = (
             [arm for arm in found.index if found.p[arm] <= LEVEL and sign * found["mean"][arm] > 0] for sign in (-1, 1)
         )
-        words = [f"lower with {', '.join(less)}"] if less else []
-        words += [f"higher with {', '.join(more[::-1])}"] if more else []
+        words = [f"lower with {', '.join(lower)}"] if lower else []
+        words += [f"higher with {', '.join(higher[::-1])}"] if higher else []
         words += ["no other difference found" if words else "no difference found"]
         name = METRICS[metric]
         lines += [f"**{name[0].upper()}{name[1:]}**: {'; '.join(words)}.", ""]
@@ -195,7 +195,7 @@ ABOUT = (
     "normalised inputs. Noise (standard deviation), FGSM and PGD (largest change) are in units of a pixel's range. "
     "↓ and ↑: below or above none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, `distorted_inputs` "
     "and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the tangents. "
-    "`early_stopping` is the epoch with the least validation error. The intervals cover the seeds, not other splits "
+    "`early_stopping` is the epoch with the smallest validation error. The intervals cover the seeds, not other splits "
     "of the data."
 )
 MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")

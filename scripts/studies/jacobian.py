@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import data
-from runner.results import load_model, load_runs
+from runner.results import load_model
 from runner.summary.compare import Interval
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
@@ -39,8 +39,8 @@ PAPERS_ARMS = {
 LARGER = "jacobian_larger"
 FEW_ARMS = PAPERS_ARMS | {LARGER: "penalty: jacobian, penalty.jacobian.weight: 0.1"}
 WEIGHTS = (
-    "The weights are the paper's (recalled; none was tuned here): its lambda .01 multiplies ||J||^2 / 2, so it is .005 "
-    "here, its weight decay 5e-4 is 2.5e-4 here, dropout .5 acts before the last layer."
+    "The weights are the paper's (recalled: from memory, not checked; none was tuned here): its lambda .01 multiplies "
+    "||J||^2 / 2, so it is .005 here, its weight decay 5e-4 is 2.5e-4 here, dropout .5 acts before the last layer."
 )
 
 
@@ -64,13 +64,15 @@ def package_numbers(folders: Folders) -> pd.DataFrame:
     return runs_of(folders["jacobian_package"], KEY, *METRICS)
 
 
+PACKAGE = {"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}}  # metric -> weight -> published
+
+
 def package_text(runs: pd.DataFrame) -> Text:
-    published = {"test/error": {0.05: 0.030}, "probe/penalty_value/test": {0.05: 1.96}}
     rows = [
         (f"{weight:g}", *(f"{own[metric].median():.4f}" for metric in METRICS)) for weight, own in runs.groupby(KEY)
     ]
     return [
-        *against_published(runs, KEY, published, {"test/error": 0.004, "probe/penalty_value/test": 0.2}),
+        *against_published(runs, KEY, PACKAGE, {"test/error": 0.004, "probe/penalty_value/test": 0.2}),
         "",
         "Medians of all weights; `penalty_value` is the mean of the exact ||J||^2:",
         "",
@@ -81,13 +83,16 @@ def package_text(runs: pd.DataFrame) -> Text:
 def package_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     figure, (axes,) = style.figure(1, 2)
     weights = sorted(runs[KEY].unique())
-    for each, metric in zip(axes, ("test/error", "probe/penalty_value/test"), strict=True):
+    for each, (metric, published) in zip(axes, PACKAGE.items(), strict=True):
+        style.published(each, weights, published, -0.15, marker="x", color=style.COLORS[1], label="published")
         style.boxes(
             each, [runs.loc[runs[KEY] == value, metric].tolist() for value in weights], [f"{w:g}" for w in weights]
         )
         each.set(xlabel="weight of the Jacobian penalty", ylabel=metric)
-    axes[1].set(ylabel="mean ||J||^2 on the test digits", yscale="log")
-    axes[0].set(ylabel="test error")
+    axes[1].set_ylabel("mean ||J||^2 on the test digits (log scale)")
+    style.log_errors(axes[1])
+    axes[0].set_ylabel("test error")
+    axes[0].legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
 
@@ -115,7 +120,7 @@ def table_text(runs: pd.DataFrame) -> Text:
             compared = "" if arm == "none" else interval(difference(runs, metric, arm), digits)
             cells += [f"{published:.1f}", spread(own[metric], digits), compared]
         rows.append((arm, *cells))
-    named = ("published", "ours, mean (sd)", "less none, 95 %")
+    named = ("published", "ours, mean (sd)", "minus none, 95 % interval")
     norms = runs.groupby("arm")[NORM].mean()
     ratio = {arm: f"{norms['none'] / norms[arm]:.1f}" for arm in ("l2", "jacobian", "all")}
     found = {arm: difference(runs, "accuracy", arm) for arm in in_order(runs)[1:]}
@@ -174,7 +179,7 @@ def few_text(runs: pd.DataFrame) -> Text:
             ours = own[own["arm"] == arm]
             compared = "" if arm == "none" else interval(difference(own, "accuracy", arm), 1)
             rows.append((size, arm, *cells, spread(ours["accuracy"], 1), compared))
-    header = ["digits of a class", "arm", "recalled", "less none", "ours, mean (sd)", "less none, 95 %"]
+    header = ["digits of a class", "arm", "recalled", "minus none", "ours, mean (sd)", "minus none, 95 % interval"]
     return [*table(header, rows), "", *few_findings(runs)]
 
 
@@ -202,27 +207,29 @@ def few_findings(runs: pd.DataFrame) -> Text:
 
 
 def few_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
+    """Draw medians over the seeds, which one run that failed does not move: accuracies, and differences to none."""
     figure, (axes,) = style.figure(1, 2)
     shown = in_order(runs)
+    accuracies = runs.pivot(index=["data.per_class", "seed"], columns="arm", values="accuracy")
+    gains = accuracies.sub(accuracies["none"], axis=0)
     for index, arm in enumerate(shown):
-        own = runs[runs["arm"] == arm]
-        style.band(axes[0], own, "data.per_class", "accuracy", arm, index)
+        look = style.look(index)
+        places = np.arange(len(SIZES)) + 0.12 * (index - len(shown) / 2)
+        axes[0].plot(range(len(SIZES)), accuracies[arm].groupby("data.per_class").median(), label=arm, **look)
         if arm == "none":
             continue
-        found = [difference(of_size, "accuracy", arm) for _, of_size in runs.groupby("data.per_class")]
-        places = np.arange(len(SIZES)) + 0.12 * (index - len(shown) / 2)
-        reach = [each.high - each.mean for each in found]
-        look = style.look(index) | {"linestyle": ""}
-        axes[1].errorbar(places, [each.mean for each in found], reach, capsize=2, **look)
+        found = gains[arm].groupby("data.per_class").agg(["min", "median", "max"])
+        reach = [found["median"] - found["min"], found["max"] - found["median"]]
+        axes[1].errorbar(places, found["median"], reach, capsize=2, **look | {"linestyle": ""})
         if arm in FEW:
-            gains = np.subtract(FEW[arm], FEW["none"])
-            axes[1].plot(places, gains, "x", color="0.4", markersize=5, label="recalled" if arm == "l2" else None)
-    axes[0].set(xscale="log", xlabel="training digits of each class", ylabel="test accuracy (%)")
-    axes[0].set_xticks(SIZES, [str(size) for size in SIZES])
-    axes[0].minorticks_off()
+            recalled = np.subtract(FEW[arm], FEW["none"])
+            axes[1].plot(places, recalled, "_", color="black", label="recalled" if arm == "l2" else None, zorder=4)
+    axes[0].set(ylabel="test accuracy (%)")
     axes[1].axhline(0, color="0.6", linewidth=0.8)
-    axes[1].set_xticks(range(len(SIZES)), [str(size) for size in SIZES])
-    axes[1].set(xlabel="training digits of each class", ylabel="accuracy less none (points)", ylim=(-10, 16))
+    axes[1].set(ylabel="accuracy minus none (points)", ylim=(-12, 16))
+    for each in axes:
+        each.set_xticks(range(len(SIZES)), [str(size) for size in SIZES])
+        each.set_xlabel("training digits of each class (not to scale)")
     axes[1].legend(fontsize=8, frameon=False)
     style.legend_below(figure, axes[0], columns=6)
     return figure
@@ -354,7 +361,7 @@ def robust_text(runs: pd.DataFrame) -> Text:
         rows.append((f"{weight:g}", *(spread(own[metric]) for metric in shown.values())))
         if weight:
             found = [paired(runs, metric, runs[KEY] == weight, runs[KEY] == 0) for metric in shown.values()]
-            rows.append((f"{weight:g} less 0", *(interval(each) for each in found)))
+            rows.append((f"{weight:g} minus 0", *(interval(each) for each in found)))
     return [*table(["weight", *shown], rows), "", *robust_findings(runs)]
 
 
@@ -393,8 +400,7 @@ def robust_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 
 def robust_slice(runs: pd.DataFrame, folders: Folders) -> Figure:
     """Draw the decision regions of two networks with seed 0 in the same plane."""
-    found = load_runs(folders["jacobian_robust"])
-    found = found[found["seed"] == 0].sort_values(KEY)
+    found = runs_of(folders["jacobian_robust"], KEY, "path", "data.root").query("seed == 0")
     images = three_images(found)
     x, y, points, places = slice_of(images)
     figure, (axes,) = style.figure(1, 2, height=4.0, sharey=True)
@@ -444,7 +450,10 @@ STUDIES = {
         numbers=package_numbers,
         text=package_text,
         pictures={"": package_picture},
-        captions={"": "Test error and mean squared norm of the Jacobian against the weight: seeds, mean, deviation."},
+        captions={
+            "": "Test error and mean squared norm of the Jacobian against the weight: dots are seeds, beside "
+            "them their mean and standard deviation; x: published."
+        },
     ),
     "jacobian_table": Study(
         title="Jacobian: L2, dropout, Jacobian and all of them",
@@ -499,8 +508,8 @@ STUDIES = {
         text=few_text,
         pictures={"": few_picture},
         captions={
-            "": "Left: accuracy, mean and range of five seeds. Right: difference to none with its 95 % interval, and "
-            "the recalled one (x); longer intervals are cut off."
+            "": "Left: accuracy, median of five seeds. Right: difference to none, paired by seed: median and range, "
+            "cut off where a seed without a penalty failed, and the recalled difference (a dash)."
         },
     ),
     "jacobian_outputs": Study(

@@ -6,10 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runner.config import conf_files
-from runner.results import load_epochs, load_runs
 from runner.summary.compare import Interval
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Study, Text, epochs_of, runs_of
 from studies.tables import interval, paired, spread, table
 
 ENTROPY, MARGIN = "cross_entropy", "large_margin"
@@ -46,14 +45,7 @@ def verdict(found: Interval) -> str:
 
 
 def reference_numbers(folders: Folders) -> pd.DataFrame:
-    """Return a row for each run and evaluated epoch; the last one of a run has its seconds."""
-    folder = folders["margin_reference"]
-    columns = ["arm", "seed", "epoch", "train/error", "test/error", CLAMP]
-    epochs = load_epochs(folder).reindex(columns=[*columns, "path"])
-    seconds = load_runs(folder).set_index("path")["seconds"]
-    is_last = epochs["epoch"] == epochs["epoch"].max()
-    epochs["seconds"] = epochs["path"].map(seconds).where(is_last)
-    return epochs.drop(columns="path").sort_values(["arm", "seed", "epoch"], ignore_index=True)
+    return epochs_of(folders["margin_reference"], "arm", "train/error", "test/error", CLAMP)
 
 
 def reference_text(epochs: pd.DataFrame) -> Text:
@@ -69,7 +61,7 @@ def reference_text(epochs: pd.DataFrame) -> Text:
         *table(["objective", "epoch", "train/error", "test/error", "of each seed", "at the lower clamp"], rows),
         "",
         f"Mean (standard deviation) over seeds. With the large margin {(errors < 0.5).sum()} of {len(errors)} seeds "
-        "have learned to tell most digits apart. After the last epoch the test error less that of cross-entropy is "
+        "have learned to tell most digits apart. After the last epoch the test error minus that of cross-entropy is "
         f"{interval(found)}, paired, with its 95 % interval: {verdict(found)}.",
     ]
 
@@ -144,7 +136,7 @@ def _noise_findings(runs: pd.DataFrame) -> Text:
     said = [f"{noise:.0%} wrong labels: {verdict(found)}" for noise, found in by_noise.items()]
     return [
         f"Test errors at the epoch of the smallest validation error, mean (standard deviation) of "
-        f"{runs['seed'].nunique()} seeds, and the difference large margin less cross-entropy with its paired 95 % "
+        f"{runs['seed'].nunique()} seeds, and the difference large margin minus cross-entropy with its paired 95 % "
         f"interval. {'; '.join(said)}.",
         "",
         *_outliers(runs),
@@ -206,7 +198,7 @@ def attacked_text(runs: pd.DataFrame) -> Text:
     return [
         *table(["error", *NAMES.values(), "difference", ""], rows),
         "",
-        f"Mean (standard deviation) of {runs['seed'].nunique()} seeds, and the difference large margin less "
+        f"Mean (standard deviation) of {runs['seed'].nunique()} seeds, and the difference large margin minus "
         f"cross-entropy with its paired 95 % interval. Chosen learning rates: {rates}.",
     ]
 
@@ -247,8 +239,8 @@ STUDIES = {
         numbers=reference_numbers,
         text=reference_text,
         pictures={"": reference_picture},
-        captions={"": "Training and test error by epoch, log scale: mean of the seeds, band from the least to the "
-                  "greatest."},
+        captions={"": "Training and test error by epoch, log scale: mean of the seeds, band from the smallest to the "
+                  "largest."},
     ),
     "margin_noise": Study(
         title="Large margin: wrong labels",

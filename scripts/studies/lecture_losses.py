@@ -64,10 +64,10 @@ def surfaces_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
         grid = (values.columns, values.index, values.to_numpy())
         each.contourf(*grid, levels=[0, *levels[name], 100], cmap="Greys", norm="symlog", vmin=0, vmax=60, alpha=0.6)
         lines = each.contour(*grid, levels=levels[name], colors="black", linewidths=0.8)
-        each.clabel(lines, fontsize=7, fmt="%g")
+        each.clabel(lines, [level for level in levels[name] if level != 0.693], fontsize=7, fmt="%g")
         each.plot([-4, 4], [-4, 4], color=style.COLORS[1], linestyle="--", linewidth=1.4)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        each.text(1.0, -3.65, "classified right", fontsize=8, bbox=box)
+        each.text(1.75, -3.7, "classified right", fontsize=8, bbox=box)
         each.text(-2.4, 2.6, "classified wrong", fontsize=8, bbox=box)
         each.set(xlabel="logit of the right class", title=name, aspect="equal")
     axes[0].set_ylabel("logit of the wrong class")
@@ -146,8 +146,9 @@ STUDIES = {
         text=surfaces_text,
         pictures={"": surfaces_picture},
         captions={
-            "": "Lines of equal loss over two logits; dashed, where both are equal. Cross-entropy falls with the "
-            "margin, without end; MSE has its minimum at (1, 0), the star, and rises again where the class is right."
+            "": "Lines of equal loss over two logits; on the dashed line both logits are equal. Cross-entropy "
+            "falls with the margin, without end; MSE has its minimum at (1, 0), the star, and rises again where the "
+            "class is right."
         },
     ),
     "lecture_losses": Study(
@@ -164,6 +165,6 @@ STUDIES = {
         numbers=losses,
         text=losses_text,
         pictures={"": losses_picture},
-        captions={"": "Errors by epoch: mean of five seeds, band from the least to the greatest. Log scale."},
+        captions={"": "Errors by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
     ),
 }

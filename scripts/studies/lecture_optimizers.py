@@ -17,11 +17,11 @@ from data import Split
 from losses import Criterion
 from runner.build import build, build_optimizer
 from runner.config.compose import project_composer
-from runner.results import load_model, load_runs
+from runner.results import load_model
 from runner.schedule import Constant
 from runner.summary.runs import config_of, read_run
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of
+from studies.study import Folders, Study, Text, epochs_of, runs_of
 from studies.tables import interval, paired, spread, table
 
 LECTURE = "EE-559, lectures 5.2 and 5.3 (pictures; no numbers are published)"
@@ -31,11 +31,11 @@ LECTURE = "EE-559, lectures 5.2 and 5.3 (pictures; no numbers are published)"
 CURVATURES = torch.tensor([1.0, 30.0], dtype=torch.float64)
 START = (6.0, 1.0)
 BOUND, MOST_STEPS = 1e-3, 20_000
-LRS = {  # of each optimizer; the first one is drawn
-    "sgd": (0.06, 0.01, 0.03, 0.064, 0.066, 0.068, 0.1),
-    "momentum": (0.02, 0.005, 0.01, 0.05, 0.1),
-    "nesterov": (0.02, 0.005, 0.01, 0.05, 0.1),
-    "adam": (0.3, 0.001, 0.01, 0.1, 1),
+LRS = {  # of each optimizer
+    "sgd": (0.01, 0.03, 0.06, 0.064, 0.066, 0.068, 0.1),
+    "momentum": (0.005, 0.01, 0.02, 0.05, 0.1),
+    "nesterov": (0.005, 0.01, 0.02, 0.05, 0.1),
+    "adam": (0.001, 0.01, 0.1, 0.3, 1),
 }
 DROP, LOWER = 20, 0.1  # the step at which the learning rate falls, and to which part of it
 
@@ -93,21 +93,23 @@ def height(point: Tensor) -> float:
 
 
 def valley(folders: Folders) -> pd.DataFrame:
-    """Return the places by step: of the first learning rate of each optimizer all, of the others the last one.
+    """Return the places by step: all with the best learning rate of each optimizer, with the others the last one.
 
-    `ramp`: under a constant gradient of 1 in both coordinates. `drop`, `drop_slide`, `slide`: momentum as torch and as
-    the lecture have it, with a learning rate that falls and with a constant one.
+    `ramp`: under a constant gradient of 1 in both coordinates. `drop`, `torch` and `drop_slide`, `slide`: momentum as
+    torch and as the lecture have it, with a learning rate that falls and with a constant one.
     """
     rows = []
     for name, lrs in LRS.items():
-        for lr in lrs:
-            found = list(until_settled(places(optimizer_node(name, f"optimizer.lr={lr}"), in_valley)))
-            keep = range(len(found)) if lr == lrs[0] else [len(found) - 1]
+        tracks = {lr: list(until_settled(places(optimizer_node(name, f"optimizer.lr={lr}"), in_valley))) for lr in lrs}
+        best = min(tracks, key=lambda lr: (height(tracks[lr][-1]) >= BOUND, len(tracks[lr])))
+        for lr, found in tracks.items():
+            keep = range(len(found)) if lr == best else [len(found) - 1]
             rows += [("valley", name, lr, step, *found[step].tolist(), height(found[step])) for step in keep]
     config = optimizer_node("momentum")
     lr, momentum = config["optimizer"]["lr"], config["optimizer"]["momentum"]
     others = {
         "ramp": places(config, torch.ones_like),
+        "torch": places(config, in_valley),
         "slide": places_of_the_slide(lr, momentum),
         "drop": places(config, in_valley, DROP),
         "drop_slide": places_of_the_slide(lr, momentum, DROP),
@@ -132,24 +134,24 @@ def valley_text(numbers: pd.DataFrame) -> Text:
     places = {kind: own.set_index("step")[["x", "y"]] for kind, own in numbers.groupby("kind")}
     lr, momentum = (optimizer_node("momentum")["optimizer"][key] for key in ("lr", "momentum"))
     velocity = -places["ramp"].diff().iloc[-1]["x"]
-    torchs = numbers[(numbers["kind"] == "valley") & (numbers["optimizer"] == "momentum")].set_index("step")[["x", "y"]]
-    apart = (torchs.loc[:40] - places["slide"]).abs().to_numpy().max()
+    apart = (places["torch"] - places["slide"]).abs().to_numpy().max()
     before, after = (
         [np.linalg.norm(places[kind].diff().loc[step]) for kind in ("drop", "drop_slide")] for step in (DROP, DROP + 1)
     )
     return [
         *table(["optimizer", "learning rate", f"steps to f < {BOUND:g}"], rows),
         "",
-        "Plain SGD diverges for learning rates above 2 / 30 = 0.0667, twice the inverse of the greatest curvature. The "
+        "Plain SGD diverges for learning rates above 2 / 30 = 0.0667, twice the inverse of the largest curvature. The "
         f"fewest steps of these learning rates: {', '.join(f'{name} {steps:.0f}' for name, steps in fastest.items())}.",
         "",
         f"Under a constant gradient of 1, a step of momentum (learning rate {lr:g}, momentum {momentum:g}) becomes "
         f"{velocity:.6f} long: its terminal velocity lr / (1 - momentum) = {lr / (1 - momentum):g}.",
         "",
-        "The lecture's momentum, u = momentum * u + lr * gradient, is torch's only at a constant learning rate: in 40 "
-        f"steps the places then differ by at most {apart:g}, in the six digits of the csv. When the learning rate "
-        f"falls to a tenth at step {DROP}, torch's next step is {after[0] / before[0]:.2f} times as long as the one "
-        f"before, the lecture's {after[1] / before[1]:.2f} times: its velocity remembers the old learning rate.",
+        "The lecture's momentum, u = momentum * u + lr * gradient, is torch's only at a constant learning rate: the "
+        f"places of 40 steps then {f'differ by at most {apart:g}' if apart else 'agree in all six digits'}. When the "
+        f"learning rate falls to a tenth at step {DROP}, torch's next step is {after[0] / before[0]:.2f} times as "
+        f"long as the one before, the lecture's {after[1] / before[1]:.2f} times: its velocity remembers the old "
+        "learning rate.",
     ]
 
 
@@ -162,11 +164,14 @@ def _steps(row: pd.Series) -> str:
 def valley_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     figure, axes = style.figure(2, 2, height=2.4, sharex=True, sharey=True)
     x, y = np.meshgrid(np.linspace(-5, 7, 201), np.linspace(-1.3, 1.3, 201))
-    for index, (each, (name, lrs)) in enumerate(zip(axes.flat, LRS.items(), strict=True)):
+    valley = numbers[numbers["kind"] == "valley"]
+    for index, (each, name) in enumerate(zip(axes.flat, LRS, strict=True)):
         each.contour(x, y, (x**2 + 30 * y**2) / 2, levels=[0.1, 1, 4, 10, 20, 33], colors="0.75", linewidths=0.7)
-        own = numbers[(numbers["kind"] == "valley") & (numbers["optimizer"] == name) & (numbers["lr"] == lrs[0])]
+        own = valley[valley["optimizer"] == name]
+        best = own["lr"].value_counts().idxmax()  # of the others there is the last step alone
+        own = own[own["lr"] == best]
         each.plot(own["x"], own["y"], linewidth=1, **style.look(index) | {"markersize": 3, "linestyle": "-"})
-        each.set_title(f"{name}, lr {lrs[0]:g}: f < {BOUND:g} after {own['step'].max()} steps", fontsize=9)
+        each.set_title(f"{name}, lr {best:g}: f < {BOUND:g} after {own['step'].max()} steps", fontsize=9)
     figure.supxlabel("x (curvature 1)", fontsize=9)
     figure.supylabel("y (curvature 30)", fontsize=9)
     return figure
@@ -182,7 +187,7 @@ def batches(folders: Folders) -> pd.DataFrame:
     """Return E ||g_B - g||^2 for mini-batches of each size, before and after training, and what theory says of it."""
     tables = []
     torch.set_num_threads(1)  # more of them only wait for each other where a batch has few examples
-    for path in sorted(load_runs(folders["lecture_batches"])["path"]):
+    for path in sorted(runs_of(folders["lecture_batches"], "path")["path"]):
         components = build(config := config_of([read_run(Path(path))]))
         trained = load_model(path).network.requires_grad_()
         for epoch, network in ((0, components.model), (config["epochs"], trained)):
@@ -270,10 +275,13 @@ def optimizers_text(epochs: pd.DataFrame) -> Text:
         own = final["optimizer"] == name
         difference = "" if name == "sgd" else interval(paired(final, "test/error", own, final["optimizer"] == "sgd"))
         cells = [spread(final.loc[own, metric]) for metric in ("train/loss", "test/error")]
-        rows.append((name, *cells, difference, own.sum(), f"{seconds[name]:.1f}"))
+        rows.append((name, *cells, difference, f"{seconds[name]:.1f}"))
     sgd, full = (_first_below(epochs, name, 0.5) for name in ("sgd", "full gradient"))
     return [
-        *table(["optimizer", "train/loss, mean (sd)", "test/error", "less sgd's [95 %]", "n", "seconds"], rows),
+        *table(
+            ["optimizer", "train/loss, mean (sd)", "test/error", "test/error minus sgd's, 95 % interval", "seconds"],
+            rows,
+        ),
         "",
         f"SGD has a training loss below 0.5 after {sgd}, one step per epoch with the same learning rate after {full}: "
         f"an epoch visits the same digits, but makes one step instead of {STEPS}.",
@@ -315,16 +323,6 @@ DIGITS = (
 STEPS = 26  # of an epoch: 1,294 digits in batches of 50
 
 STUDIES = {
-    "lecture_valley": Study(
-        title="Lecture 5.3: a narrow valley",
-        source=LECTURE,
-        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
-        "trained.",
-        numbers=valley,
-        text=valley_text,
-        pictures={"": valley_picture},
-        captions={"": "Trajectories of four optimizers, a mark for each step, and lines of equal f."},
-    ),
     "lecture_batches": Study(
         title="Lecture 5.2: the noise of mini-batches",
         source=LECTURE,
@@ -339,7 +337,10 @@ STUDIES = {
         numbers=batches,
         text=batches_text,
         pictures={"": batches_picture},
-        captions={"": "The variance falls as 1 / size: lines of slope -1. Mean of five seeds, least and greatest."},
+        captions={
+            "": "The variance falls as 1 / size: lines of slope -1. Mean of five seeds, band from the smallest to the "
+            "largest."
+        },
     ),
     "lecture_optimizers": Study(
         title="Lecture 5.2 and 5.3: all optimizers",
@@ -365,6 +366,19 @@ STUDIES = {
         numbers=optimizers,
         text=optimizers_text,
         pictures={"": optimizers_picture},
-        captions={"": "Training loss by epoch: mean of five seeds, band from the least to the greatest. Log scale."},
+        captions={"": "Training loss by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
+    ),
+    "lecture_valley": Study(
+        title="Lecture 5.3: a narrow valley",
+        source=LECTURE,
+        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
+        "trained.",
+        numbers=valley,
+        text=valley_text,
+        pictures={"": valley_picture},
+        captions={
+            "": "Trajectories of four optimizers, each with the best of its learning rates, a mark for each step, and "
+            "lines of equal f."
+        },
     ),
 }

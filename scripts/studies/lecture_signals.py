@@ -16,7 +16,7 @@ from runner.evaluation import Signal, Subject
 from runner.results import load_runs
 from runner.summary.runs import config_of, read_run
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of
+from studies.study import Folders, Study, Text, directories_of, epochs_of
 from studies.tables import interval, paired, spread, table
 
 LECTURE = "EE-559, lecture 5.5 (pictures and closed forms; no other numbers are published)"
@@ -97,13 +97,18 @@ def deviations(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**found, "weights": means["weights"]}) - 1
 
 
+def _named(place: tuple[str, str], between: str = ", ") -> str:
+    """Return activation and initialisation in words."""
+    return between.join(place).replace("(.01)", " (sd 0.01)")
+
+
 def ratios_text(numbers: pd.DataFrame) -> Text:
     means, count = ratio_means(numbers), numbers["seed"].nunique()
     rows = []
     for place in FORMS:
         row = means.loc[place]
         cells = [f"{row[key]:.4f} ± {row[f'{key}_half']:.4f}" for key in MEASURED]
-        rows.append((", ".join(place), f"{row['closed_form']:.4f}", *cells))
+        rows.append((_named(place), f"{row['closed_form']:.4f}", *cells))
     levels = []
     for place in BIASES:
         row = means.loc[place]
@@ -113,10 +118,13 @@ def ratios_text(numbers: pd.DataFrame) -> Text:
             f"while gradients still shrink to {row['backward']:.4f} ± {row['backward_half']:.4f} in each layer"
         )
     return [
-        *table(["activation, init", "N V(w), relu half", "activations", "gradients", "gradients by weights"], rows),
+        *table(
+            ["activation, init", "N V(w), with relu N V(w) / 2", "activations", "gradients", "gradients by weights"],
+            rows,
+        ),
         "",
         f"The ratio of mean squares from layer to layer, means of {count} networks and the square layers, with the "
-        f"95 % interval. The greatest deviation from the closed form is {deviations(numbers).abs().max().max():.1%}. "
+        f"95 % interval. The largest deviation from the closed form is {deviations(numbers).abs().max().max():.1%}. "
         "Gradients go by the same factor as activations, in the other direction, so that gradients by weights are "
         "alike in all layers: their closed form is 1. A single network scatters: the standard deviation of one ratio "
         "is about sqrt(2 / N) = 14 % of it, with relu sqrt(5 / N) = 22 %. The forms of gradients are exact for wide "
@@ -138,7 +146,7 @@ def ratios_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
         axes.errorbar(places + 0.2 * (index - 1), off[key], half, linestyle="none", label=label, capsize=3, **look)
     axes.axhspan(-2, 2, color="0.93", zorder=0)
     axes.axhline(0, color="0.5", linewidth=0.8)
-    axes.set_xticks(places, [f"{activation}\n{init}" for activation, init in means.index], fontsize=7)
+    axes.set_xticks(places, [_named(place, "\n") for place in means.index], fontsize=7)
     axes.set(ylabel="ratio of layers off its closed form (%)", ylim=(-4, 4))
     style.legend_below(figure, axes)
     return figure
@@ -164,7 +172,7 @@ def signals(folders: Folders) -> pd.DataFrame:
     Of epoch 0, with all initialisations, and of trained networks, with some; for these also the errors.
     """
     (folder,) = folders.values()
-    runs = load_runs(folder)
+    runs = load_runs(*directories_of(folder))
     components, tables = build(config_of([read_run(Path(runs["path"][0]))])), []
     for activation in ACTIVATIONS:
         for init, overrides in INITS.items():
@@ -194,12 +202,12 @@ def signals_text(numbers: pd.DataFrame) -> Text:
         for init in INITS:
             own = means.loc[(activation, init)] ** 0.5
             rows.append(
-                (f"{activation}, {init}", *(f"{own.loc[at, key]:.2g}" for key in columns[:2] for at in (1, DEPTH)))
+                (_named((activation, init)), *(f"{own.loc[at, key]:.2g}" for key in columns[:2] for at in (1, DEPTH)))
             )
     relu = means.loc["relu"]["square_of_activation"]
     out = relu["kaiming_normal, fan_out"] / relu["kaiming_normal"]
     ended = end.dropna(subset=["test/error"]).groupby(["activation", "init"], sort=False)
-    errors = [(", ".join(place), *(spread(own[key], 3) for key in ERRORS), len(own)) for place, own in ended]
+    errors = [(_named(place), *(spread(own[key], 3) for key in ERRORS)) for place, own in ended]
     return [
         *table(["", "activations, layer 1", "layer 10", "gradients, layer 1", "layer 10"], rows),
         "",
@@ -208,11 +216,42 @@ def signals_text(numbers: pd.DataFrame) -> Text:
         f"(784 / 100 = 7.84), and stays so, {out[DEPTH]:.2f} times in the tenth layer. After "
         f"{end['epoch'].max()} epochs:",
         "",
-        *table(["activation, init", *ERRORS, "n"], errors),
+        *table(["activation, init", *ERRORS], errors),
+        "",
+        *vanishing(means, ended[ERRORS[1]].mean()),
     ]
 
 
 ERRORS = ("train/error", "test/error")
+
+
+def vanishing(means: pd.DataFrame, errors: pd.Series) -> Text:
+    """Return what the tables say of normal weights of deviation .01 and of Kaiming's: means are mean squares."""
+    said = []
+    for activation in ("tanh", "relu"):
+        gradients = means["square_of_gradient"].loc[activation].unstack() ** 0.5
+        small, kaiming = (
+            gradients.loc[init, 1] / gradients.loc[init, DEPTH] for init in ("normal(.01)", "kaiming_normal")
+        )
+        error, learned = (errors[activation, init] for init in ("normal(.01)", "kaiming_normal"))
+        said.append(
+            f"With {activation} and normal (sd 0.01) the gradient at layer 1 is {small:.0e} times that at layer "
+            f"{DEPTH}, "
+            f"and the network learns nothing (test error {error:.2f}; a guess has 0.9). With {activation} and "
+            f"kaiming_normal it is {kaiming:.2g} times that, and the test error is {learned:.2f}."
+        )
+    return [
+        " ".join(said) + " lsuv gives the outputs of each layer, before the activation, the variance 1: with tanh and "
+        f"relu its gradients are {_ratios('gradient', means)} times those of kaiming_normal, its activations "
+        f"{_ratios('activation', means)} times."
+    ]
+
+
+def _ratios(kind: str, means: pd.DataFrame) -> str:
+    """Return the smallest and the largest ratio of lsuv to kaiming_normal over the layers with tanh and relu."""
+    sizes = means.loc[["tanh", "relu"], f"square_of_{kind}"] ** 0.5
+    ratio = sizes.xs("lsuv", level="init") / sizes.xs("kaiming_normal", level="init")
+    return f"{ratio.min():.2f} to {ratio.max():.2f}"
 
 
 FLOORS = {"tanh": 1e-4, "relu": 5e-6, "sigmoid": 1e-10, "identity": 1e-4}  # of the pictures
@@ -225,8 +264,8 @@ def signals_picture(numbers: pd.DataFrame, activations: tuple[str, ...]) -> Figu
         for each, kind in zip(row, KINDS, strict=False):
             for index, init in enumerate(INITS):
                 own = start[(start["activation"] == activation) & (start["init"] == init)]
-                own = own.assign(spread=own[f"square_of_{kind}"] ** 0.5)
-                style.band(each, own, "layer", "spread", init, index)
+                own = own.assign(size=own[f"square_of_{kind}"] ** 0.5)
+                style.band(each, own, "layer", "size", _named((init,)), index)
             each.set(yscale="log", xticks=LAYERS)
             each.set_title(f"{activation}: {'activations' if kind == 'activation' else 'gradients'}", fontsize=9)
         row[0].set(ylabel="root mean square", ylim=(FLOORS[activation], 10))
@@ -255,7 +294,7 @@ def normalization_text(epochs: pd.DataFrame) -> Text:
         cells = [spread(own.loc[own["epoch"] == at, "test/error"]) for at in shown]
         masks = final["data.normalize"] == name, final["data.normalize"] == "scalar"
         rows.append((name, *cells, "" if name == "scalar" else interval(paired(final, "test/error", *masks))))
-    header = ["data.normalize", *(f"test error, epoch {at}" for at in shown), "less scalar's [95 %]"]
+    header = ["data.normalize", *(f"test error, epoch {at}" for at in shown), "minus scalar's, 95 % interval"]
     train = final.groupby("data.normalize")["train/error"].mean()
     return [
         *table(header, rows),
@@ -290,7 +329,10 @@ STUDIES = {
         numbers=ratios,
         text=ratios_text,
         pictures={"": ratios_picture},
-        captions={"": "Ratios less their closed form, with 95 % intervals; the band is 2 % wide to each side."},
+        captions={
+            "": "Ratios minus their closed form, in percent of it, with 95 % intervals; the band is 2 % wide to each "
+            "side."
+        },
     ),
     "lecture_signals": Study(
         title="Lecture 5.5: vanishing gradients",
@@ -319,9 +361,9 @@ STUDIES = {
             "_others": lambda numbers, folders: signals_picture(numbers, ("sigmoid", "identity")),
         },
         captions={
-            "": "Spread of activations and of gradients by layer, before the first step: mean of five seeds, least and "
-            "greatest. Activations go from left to right, gradients from right to left. normal(.01) leaves the axes; "
-            "kaiming_normal and lsuv lie on each other.",
+            "": "Root mean square of activations and of gradients by layer, before the first step: mean of five seeds, "
+            "band from the smallest to the largest. Activations are computed from left to right, gradients from right "
+            "to left. The curves of normal (sd 0.01) leave the axes.",
             "_others": "The same with sigmoid, whose activations are about .5 everywhere, and without activation.",
         },
     ),
@@ -341,6 +383,6 @@ STUDIES = {
         numbers=normalization,
         text=normalization_text,
         pictures={"": normalization_picture},
-        captions={"": "Errors by epoch: mean of five seeds, band from the least to the greatest. Log scale."},
+        captions={"": "Errors by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
     ),
 }

@@ -13,8 +13,8 @@ from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
 from runner.results import load_epochs, load_model
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
-from studies.tables import interval, paired, spread, table
+from studies.study import Folders, Study, Text, directories_of, runs_of
+from studies.tables import interval, paired, spread, table, verdict
 
 SPLITS = ("train", "test")
 KINDS = ("error", "loss", "loss_right", "loss_wrong")
@@ -34,6 +34,9 @@ EARLIER = [  # schedule, epoch, metric, number
     (CONSTANT, 50, "test/loss", 2.92),
 ]
 SHOWN = (5, 10, 25, 50)  # epochs in the picture of histograms
+BINS = np.arange(-8.25, 2.01, 0.25)  # of log10 of the losses
+IMAGES = {"train": 25_000, "test": 1_000}
+FEWEST_WRONG = 10  # images whose mean loss is drawn
 WIDTHS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 
@@ -59,7 +62,7 @@ def cifar_numbers(folders: Folders) -> pd.DataFrame:
     tables = []
     for schedule, name in SWEEPS.items():
         runs = runs_of(folders[name], "path")
-        epochs = load_epochs(folders[name])[["path", "seed", "epoch", *METRICS]]
+        epochs = load_epochs(*directories_of(folders[name]))[["path", "seed", "epoch", *METRICS]]
         typical = pd.concat([typical_losses(path) for path in runs["path"]])
         found = epochs.merge(typical, on=["path", "epoch"]).merge(runs[["path", "seconds"]], on="path")
         found["seconds"] = found["seconds"].where(found["epoch"] == found["epoch"].max())
@@ -86,10 +89,29 @@ def against_earlier(numbers: pd.DataFrame) -> list[str]:
     rows = []
     for schedule, epoch, metric, earlier in EARLIER:
         ours = numbers.loc[(numbers["schedule"] == schedule) & (numbers["epoch"] == epoch), metric]
-        shown = spread(ours) if len(ours) > 1 else f"{ours.mean():.4f}"
+        reach = f"{ours.min():.4f} to {ours.max():.4f}" if len(ours) > 1 else ""
         if len(ours):
-            rows.append((schedule, epoch, metric, f"{earlier:g}", shown, len(ours)))
-    return table(["learning rate", "epoch", "metric", "earlier", "mean (sd)", "n"], rows)
+            cells = (spread(ours), reach, len(ours), verdict(ours, earlier, 0))
+            rows.append((schedule, epoch, metric, f"{earlier:g}", *cells))
+    names = ("earlier", "mean (sd)", "our range", "n", "the earlier number is")
+    return [*table(["learning rate", "epoch", "metric", *names], rows), "", *unlike_earlier(numbers)]
+
+
+def unlike_earlier(numbers: pd.DataFrame) -> Text:
+    """Return in words at which epochs the earlier test loss lies outside the range of our seeds."""
+    falling = numbers[numbers["schedule"] == FALLING]
+    factors = {}
+    for schedule, epoch, metric, loss in EARLIER:
+        ours = falling.loc[falling["epoch"] == epoch, metric]
+        if (schedule, metric) == (FALLING, "test/loss") and "outside" in verdict(ours, loss, 0):
+            factors[epoch] = f"{ours.mean() / loss:.2f}"
+    if not factors:
+        return []
+    return [
+        f"Our test losses at epoch {', '.join(map(str, factors))} are {', '.join(factors.values())} times the earlier "
+        "ones, and none of our seeds comes as low: something in the training was different, and we do not know what. "
+        "What this section is about shows in both: after epoch 10 the test loss rises to about three times its size."
+    ]
 
 
 def explanation(falling: pd.DataFrame) -> Text:
@@ -130,8 +152,8 @@ def by_epoch(falling: pd.DataFrame) -> list[str]:
     tags = ("train/error", "test/error", "test/loss", "test/loss_right", "test/loss_wrong", "test/typical")
     names = ("train error", "test error", "test loss", "of the right", "of the wrong", "geometric mean")
     epochs = falling.groupby("epoch")
-    rows = [(epoch, *(f"{own[tag].mean():.4f}" for tag in tags), len(own)) for epoch, own in epochs]
-    return table(["epoch", *names, "n"], rows)
+    rows = [(epoch, *(f"{own[tag].mean():.4f}" for tag in tags)) for epoch, own in epochs]
+    return table(["mean over the seeds, epoch", *names], rows)
 
 
 def against_constant(numbers: pd.DataFrame) -> Text:
@@ -157,10 +179,11 @@ def cifar_curves(numbers: pd.DataFrame, folders: Folders) -> Figure:
     for each, kind in zip(axes, ("error", "loss"), strict=True):
         for index, (schedule, split) in enumerate((s, p) for s in (FALLING, CONSTANT) for p in SPLITS):
             if len(rows := numbers[numbers["schedule"] == schedule]):
-                style.band(each, rows, "epoch", f"{split}/{kind}", f"{split}, learning rate {schedule}", index)
+                seeds = "" if rows["seed"].nunique() > 1 else ", one seed"
+                label = f"{split}, learning rate {schedule}{seeds}"
+                style.band(each, rows, "epoch", f"{split}/{kind}", label, index)
         each.axvline(TURN, color="0.6", linewidth=0.8)
-        each.set(xlabel="epoch", ylabel=f"{kind} (fraction of images)" if kind == "error" else "mean loss (log scale)")
-    axes[1].set_yscale("log")
+        each.set(xlabel="epoch", ylabel="error (fraction of images)" if kind == "error" else "mean loss")
     style.legend_below(figure, axes[0], columns=2)
     return figure
 
@@ -172,12 +195,20 @@ def right_and_wrong(numbers: pd.DataFrame, folders: Folders) -> Figure:
     labels = {"loss_wrong": "wrong", "loss": "all", "loss_right": "right", "typical": "all, geometric mean"}
     for each, split in zip(axes, SPLITS, strict=True):
         for index, (kind, label) in enumerate(labels.items()):
-            style.band(each, rows, "epoch", f"{split}/{kind}", label, index)
+            shown = rows[rows["epoch"].isin(_with_enough_wrong(rows, split))] if kind == "loss_wrong" else rows
+            style.band(each, shown, "epoch", f"{split}/{kind}", label, index)
         each.axvline(TURN, color="0.6", linewidth=0.8)
         each.set(xlabel="epoch", title=f"{'training' if split == 'train' else split} images", yscale="log")
     axes[0].set_ylabel("mean loss (log scale)")
     style.legend_below(figure, axes[0], columns=4)
     return figure
+
+
+def _with_enough_wrong(rows: pd.DataFrame, split: str) -> list[int]:
+    """Return the epochs at which each seed has wrong images enough for their mean loss to say something."""
+    wrong = rows[f"{split}/error"] * IMAGES[split]
+    fewest = wrong.groupby(rows["epoch"]).min()
+    return list(fewest.index[fewest >= FEWEST_WRONG])
 
 
 def histograms(folder: Path, epochs: Sequence[int]) -> Figure:
@@ -190,14 +221,15 @@ def histograms(folder: Path, epochs: Sequence[int]) -> Figure:
         for each, epoch in zip(row, epochs, strict=True):
             histogram = found[split, epoch]
             edges = np.array([histogram.min, *histogram.bucket_limit])
-            density = np.array(histogram.bucket) / histogram.num / np.diff(edges)
-            each.stairs(density, edges, fill=True, color=style.COLORS[SPLITS.index(split)])
+            up_to = np.concatenate([[0], np.cumsum(histogram.bucket)]) / histogram.num
+            fractions = np.diff(np.interp(BINS, edges, up_to))  # of bins that are alike, unlike TensorBoard's
+            each.stairs(fractions, BINS, fill=True, color=style.COLORS[SPLITS.index(split)])
             each.axvline(np.log10(np.log(10)), color="black", linewidth=1, linestyle="--")
             each.set_title(f"{'training' if split == 'train' else split}, epoch {epoch}", fontsize=8)
     axes[0, 0].set(xlim=(-8.2, 2), xticks=range(-8, 3, 2))
     axes[0, 0].set_xticklabels([f"1e{power}" for power in range(-8, 3, 2)])
     figure.supxlabel("loss of an image (log scale)", fontsize=9)
-    figure.supylabel("images per decade (fraction)", fontsize=9)
+    figure.supylabel("fraction of images, in each quarter of a decade", fontsize=9)
     return figure
 
 
@@ -213,8 +245,8 @@ def capacity_text(runs: pd.DataFrame) -> Text:
         cells = [
             text for tag in ("train/error", "test/error") for text in (f"{own[tag].median():.4f}", spread(own[tag]))
         ]
-        rows.append((f"{width:g}", f"{own['parameters'].iloc[0]:,}", *cells, len(own)))
-    header = ["width", "parameters", "train error, median", "mean (sd)", "test error, median", "mean (sd)", "n"]
+        rows.append((f"{width:g}", f"{own['parameters'].iloc[0]:,}", *cells))
+    header = ["width", "parameters", "train error, median", "mean (sd)", "test error, median", "mean (sd)"]
     medians = runs.groupby("model.width")["train/error"].median()
     return [*table(header, rows), "", *beyond_enough(runs, sorted(medians.index[medians == 0]))]
 
@@ -257,12 +289,15 @@ def capacity_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 STUDIES = {
     "lecture_cifar": Study(
         title="Lecture 5.6: the test loss rises while the test error falls",
-        source='EE-559, lecture 5.6 (its experiment, not its images; "earlier" is from our notes: measured on the same '
-        "images before, probably one run for each schedule; whether it shuffled is not noted)",
-        about="The lecture's network with three channels on the first 25,000 training images and 1,000 test images of "
-        "CIFAR-10, instead of 50,000 and 10,000: FILE is an excerpt with these (`data=cifar10 data.root=FOLDER` takes "
-        "the first 25,000 and all test images). SGD, 100 images a batch, not shuffled, 50 epochs: learning rate 0.1 "
-        "for 25 epochs and 0.05 for 25.",
+        source="EE-559, lecture 5.6 (its experiment, not its numbers). The numbers called earlier are from our "
+        "notes on an earlier training on the images that we use, probably one run for each schedule; the notes do not "
+        "say whether it shuffled",
+        about="The lecture's network with three channels on the first 25,000 training images and the first 1,000 test "
+        "images of CIFAR-10; the lecture has all 50,000 and 10,000. SGD, 100 images a batch, not shuffled, 50 epochs: "
+        "learning rate 0.1 for 25 epochs and 0.05 for 25. FILE is an .npz file of these images, with the arrays "
+        "`train_images` (25000, 3, 32, 32), `train_labels`, `test_images` and `test_labels` of CIFAR-10's bytes, as "
+        "`numpy.savez` writes it. Without a FILE, `data.root=FOLDER` instead of both arguments takes the same training "
+        "images and all 10,000 test images.",
         sweeps={
             "lecture_cifar": ("experiment=cifar10", "pictures=false", "seed=range(5)"),
             "lecture_cifar_constant": ("experiment=cifar10", "pictures=false", "seed=0", "scheduler=constant"),
@@ -277,10 +312,11 @@ STUDIES = {
             "_histograms": lambda numbers, folders: histograms(folders["lecture_cifar"], SHOWN),
         },
         captions={
-            "": "Error and loss by epoch: means, and bands from the least to the greatest of the seeds; a learning "
+            "": "Error and loss by epoch: means, and bands from the smallest to the largest of the seeds; a learning "
             "rate of 0.1 throughout, where drawn, from epoch 25 on. The grey line is where the learning rate falls.",
             "_right_wrong": "Mean loss of the images that are classified right, of those that are wrong, and of all, "
-            "by epoch, with the falling learning rate: means and bands over the seeds.",
+            "by epoch, with the falling learning rate: means and bands over the seeds. The wrong images are left out "
+            f"at epochs at which a seed has fewer than {FEWEST_WRONG} of them.",
             "_histograms": "Losses per image on a log axis, seed 0, as TensorBoard shows them (`losses/test/log10`): "
             "epochs 5, 10, 25, 50. The dashed line is log 10, the loss of a guess; a loss of 0 counts as 1e-8.",
         },

@@ -13,12 +13,12 @@ from data import Digits, prepare
 from models import MLP
 from runner.results import load_epochs
 from studies import style
-from studies.study import Folders, Study, Text
+from studies.study import Folders, Study, Text, directories_of
 from studies.tables import spread, table
 
 GAMMA, ALPHA, EPS = 200.0, 2.0, 1e-8
 BATCH, LR, MOMENTUM, EPOCHS = 64, 0.01, 0.5, 10
-WORST = ALPHA * GAMMA  # of the hinge; the question's loss is less by gamma
+WORST = ALPHA * GAMMA  # of the hinge; the question's loss is smaller by gamma
 METRIC = "train/penalty/large_margin"
 SETTINGS = (
     "penalty.large_margin.norm=2",
@@ -90,9 +90,9 @@ def trained_by_the_loop(seed: int, zero: bool, epochs: int) -> list[dict[str, fl
 
 
 def numbers(folders: Folders) -> pd.DataFrame:
-    """Return a row for each run and epoch; `loss` is the question's, which is ours less gamma."""
+    """Return a row for each run and epoch; `loss` is the question's, which is ours minus gamma."""
     folder = Path(folders["margin_question"])
-    epochs = load_epochs(folder).rename(columns={f"{METRIC}/at_lower_clamp": "at_lower_clamp"})
+    epochs = load_epochs(*directories_of(folder)).rename(columns={f"{METRIC}/at_lower_clamp": "at_lower_clamp"})
     epochs = epochs[epochs["epoch"] > 0].assign(loss=lambda table: table[METRIC] - GAMMA)
     columns = ["arm", "seed", "epoch", "loss", "at_lower_clamp", "test/error"]
     rows = [
@@ -117,7 +117,7 @@ def text(epochs: pd.DataFrame) -> Text:
         *table(["gradient", "loss", "fraction at the lower clamp", "test/error"], rows),
         "",
         f"After {int(last['epoch'].max())} epochs, mean (standard deviation) of {literal['seed'].nunique()} seeds. The "
-        f"question's loss is the hinge less gamma; {WORST - GAMMA:g} is its largest value. Its loop ends at "
+        f"question's loss is the hinge minus gamma; {WORST - GAMMA:g} is its largest value. Its loop ends at "
         f"{literal['loss'].mean():.1f}, with {literal['at_lower_clamp'].mean():.1%} of the examples at the lower "
         "clamp, where the hinge has no gradient: almost all digits are taken for one class, which is right for a "
         "tenth of them. Without `zero_()`, with which the question reports 98 %, "
@@ -143,7 +143,7 @@ def picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
         style.band(axes[0], own, "epoch", "loss", arm, index)
         style.band(axes[1], own, "epoch", "at_lower_clamp", arm, index)
     axes[0].axhline(WORST - GAMMA, color="0.6", linewidth=0.8)
-    axes[0].set(xlabel="epoch", ylabel="loss (hinge less gamma)")
+    axes[0].set(xlabel="epoch", ylabel="loss (hinge minus gamma)")
     axes[1].set(xlabel="epoch", ylabel="fraction at the lower clamp", ylim=(-0.03, 1.03))
     style.legend_below(figure, axes[0], columns=2)
     return figure
@@ -173,6 +173,6 @@ STUDIES = {
         text=text,
         pictures={"": picture},
         captions={"": "The question's loss, and the fraction of examples at its lower clamp: mean of five seeds, band "
-                  "from the least to the greatest. The grey line is the largest possible loss."},
+                  "from the smallest to the largest. The grey line is the largest possible loss."},
     ),
 }  # fmt: skip

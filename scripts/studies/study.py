@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runner.results import load_epochs, load_runs
+from runner.storage.members import last_members
 
 Folders = Mapping[str, Path]  # the folder of each sweep, by its name
 Text = list[str]  # paragraphs, which are wrapped later, and lines of tables
@@ -21,7 +22,8 @@ class Study:
 
     Args:
         title: of the section.
-        source: of the published values, with their mark: published, secondary (from a review), recalled (unsure).
+        source: of the published values, with their mark: published, secondary (quoted from a review), recalled
+            (from memory, not checked).
         about: what is trained on what, and what a reader should know before the numbers.
         sweeps: name -> overrides of `train.py -m`. The name is also the sweep's folder. None at all where nothing is
             trained.
@@ -29,7 +31,8 @@ class Study:
             docs/results/NAME.csv, and are all that `text` and, where possible, the pictures are made from.
         text: numbers -> tables, and sentences whose numbers are computed here, never typed.
         pictures: suffix -> (numbers, folders -> a picture), written as docs/results/NAME<suffix>.png.
-        captions: suffix -> the line under the picture, which is also its text for those who cannot see it.
+        captions: suffix -> the line under the picture, which is also its text for those who cannot see it. A picture
+            without one is shown on another page.
         quick: overrides of every sweep for `--quick`.
         inputs: what the command line has to give, such as data.root=FOLDER.
     """
@@ -46,15 +49,24 @@ class Study:
     inputs: str = ""
 
 
+def directories_of(folder: Path) -> list[Path]:
+    """Return the directories of the runs of the last command in a sweep's folder, which may hold others' runs, too."""
+    return [member.path for member in last_members(folder)]
+
+
 def runs_of(folder: Path, *columns: str) -> pd.DataFrame:
     """Return a row for each run of a sweep, sorted: the columns asked for, with `seed`, `status` and `seconds`.
 
     Of a sweep with arms only the runs of the comparison, with `arm`.
 
+    Args:
+        folder: of the sweep; only the runs of the last command in it count.
+        columns: of `load_runs`.
+
     Raises:
         SystemExit: if a run has neither ended well nor diverged.
     """
-    runs = load_runs(folder)
+    runs = load_runs(*directories_of(folder))
     if unfinished := sorted(set(runs["status"]) - {"done", "diverged"}):
         raise SystemExit(f"runs in {folder} are {', '.join(unfinished)}: repeat the command, which resumes them")
     first = [*(["arm"] if "arm" in runs else []), *columns]
@@ -72,7 +84,7 @@ def epochs_of(folder: Path, *columns: str) -> pd.DataFrame:
     """
     seconds = runs_of(folder, "path").set_index("path")["seconds"]
     kept = list(dict.fromkeys([*columns, "epoch", "seed", "status"]))
-    epochs = load_epochs(folder).reindex(columns=["path", *kept])
+    epochs = load_epochs(*directories_of(folder)).reindex(columns=["path", *kept])
     is_last = epochs.groupby("path")["epoch"].transform("max") == epochs["epoch"]
     epochs = epochs[kept].assign(seconds=epochs["path"].map(seconds).where(is_last))
     settings = [column for column in columns if "/" not in column]  # metrics have a slash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,10 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
-def band(axes: Axes, rows: pd.DataFrame, x: str, y: str, label: str, index: int, marks: int = 10) -> None:
-    """Draw the mean of y over the rows of each x, and a band from the least to the greatest of them.
+def band(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, label: str, index: int, marks: int = 10, centre: str = "mean"
+) -> None:
+    """Draw the mean of y over the rows of each x, and a band from the smallest to the largest of them.
 
     Args:
         axes: to draw on.
@@ -57,19 +59,50 @@ def band(axes: Axes, rows: pd.DataFrame, x: str, y: str, label: str, index: int,
         label: for the legend.
         index: of the curve, for its look.
         marks: about how many markers on the curve.
+        centre: mean, or median.
     """
-    found = rows.groupby(x)[y].agg(["mean", "min", "max"]).sort_index()
+    found = rows.groupby(x)[y].agg([centre, "min", "max"]).sort_index()
     every = max(1, len(found) // marks)
-    axes.plot(found.index, found["mean"], label=label, markevery=(index % every, every), **look(index))
+    axes.plot(found.index, found[centre], label=label, markevery=(index % every, every), **look(index))
     axes.fill_between(found.index, found["min"], found["max"], color=COLORS[index % len(COLORS)], alpha=0.15, lw=0)
 
 
 def log_errors(axes: Axes) -> None:
-    """Put errors on a log axis, with labels such as 0.02."""
+    """Put errors, or other numbers of few decades, on a log axis, with labels such as 0.02."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    few = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8) if high / low < 5 else (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=few if high / low < 1000 else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def over_values(axes: Axes, runs: pd.DataFrame, key: str, metric: str, label: str, index: int, centre: str) -> None:
+    """Draw a metric over the values of a key, beside each other at equal distances: seeds as dots, a line of `centre`.
+
+    Args:
+        axes: to draw on.
+        runs: a row for each run.
+        key: the column that was swept.
+        metric: its column.
+        label: for the legend.
+        index: of the curve, for its look.
+        centre: mean or median.
+    """
+    values = sorted(runs[key].unique())
+    places = runs[key].map(values.index)
+    axes.plot(places, runs[metric], ".", color=COLORS[index], alpha=0.35, markersize=6)
+    axes.plot(range(len(values)), runs.groupby(key)[metric].agg(centre), label=label, **look(index))
+    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axes.set_xlabel(f"{key} (not to scale)")
+
+
+def published(
+    axes: Axes, values: Sequence[float], numbers: Mapping[float, float], aside: float = 0, **look: Any
+) -> None:
+    """Mark the published numbers of the values that have one, at their places beside each other."""
+    found = [(place + aside, numbers[value]) for place, value in enumerate(values) if value in numbers]
+    axes.plot([place for place, _ in found], [number for _, number in found], **look | {"linestyle": ""})
 
 
 def legend_below(made: Figure, axes: Axes, columns: int = 3) -> None:

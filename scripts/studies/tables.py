@@ -19,11 +19,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 def against_published(
     runs: pd.DataFrame,
     key: str,
-    published: Mapping[str, Mapping[object, float]],
+    published: Mapping[str, Mapping[float, float]],
     tolerance: Mapping[str, float],
-    mark: str = "published",
-    unstable: Sequence[object] = (),
-    digits: int = 4,
 ) -> list[str]:
     """Return a row for each metric and value of a key: the published number, and ours of the runs that are done.
 
@@ -31,35 +28,34 @@ def against_published(
         runs: a row for each run, with the columns of the key, of the metrics and `status`.
         key: the column that was swept.
         published: metric -> value of the key -> number.
-        tolerance: metric -> largest difference of our median to the published number that counts as the same; a metric
-            that is not here gets no verdict.
-        mark: what the numbers are: published, secondary or recalled.
-        unstable: values at which runs scatter from seed to seed, so that one published run says little.
-        digits: behind the point.
+        tolerance: metric -> largest difference of our median to the published number that counts as the same.
     """
     rows = []
     done = runs[runs["status"] == "done"]
     for metric, numbers in published.items():
         for value, number in numbers.items():
             ours = done.loc[done[key] == value, metric]
-            verdict = _verdict(ours.median() - number, tolerance.get(metric), value in unstable)
-            shown = f"{value:g}" if isinstance(value, (int, float)) else value
-            cells = (f"{number:.{digits}g}", f"{ours.median():.{digits}f}", spread(ours, digits), len(ours), verdict)
-            rows.append((metric, shown, *cells))
-    return table(["metric", key, mark, "our median", "mean (sd)", "n", "tolerance"], rows)
+            cells = (f"{number:.4g}", f"{ours.median():.4f}", spread(ours), f"{ours.min():.4f} to {ours.max():.4f}")
+            rows.append((metric, f"{value:g}", *cells, verdict(ours, number, tolerance[metric])))
+    return table(["metric", key, "published", "our median", "mean (sd)", "our range", "the published number is"], rows)
 
 
-def _verdict(difference: float, tolerance: float | None, is_unstable: bool) -> str:
-    if is_unstable:
-        return "scatters"
-    if tolerance is None:
+def verdict(ours: pd.Series, published: float, tolerance: float) -> str:
+    """Return whether a published number lies within the tolerance of our median, or at least within our range.
+
+    Nothing for fewer than five runs, whose range says little.
+    """
+    if len(ours) < 5:
         return ""
-    return f"{'inside' if abs(difference) <= tolerance else 'outside'} {tolerance:g}"
+    if abs(ours.median() - published) <= tolerance:
+        return f"inside {tolerance:g}"
+    return f"{'within' if ours.min() <= published <= ours.max() else 'outside'} our range"
 
 
 def spread(values: pd.Series, digits: int = 4) -> str:
-    """Return mean and sample standard deviation, as `0.0123 (0.0004)`."""
-    return f"{values.mean():.{digits}f} ({values.std():.{digits}f})"
+    """Return mean and sample standard deviation, as `0.0123 (0.0004)`; a single value alone."""
+    deviation = f" ({values.std():.{digits}f})" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{deviation}"
 
 
 def paired(runs: pd.DataFrame, metric: str, ours: pd.Series, baseline: pd.Series) -> Interval:

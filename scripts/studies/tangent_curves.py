@@ -14,7 +14,7 @@ from data import Line, Plateaus, Sine
 from runner.results import load_epochs, load_model
 from runner.summary.compare import Interval, t_interval
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Study, Text, directories_of, runs_of
 from studies.tables import interval, paired, spread, table
 
 PAPER = "Simard, Victorri, LeCun, Denker 1991, Tangent Prop, NIPS 4"
@@ -67,7 +67,7 @@ def line_numbers(folders: Folders) -> pd.DataFrame:
     for sweep, penalty in LINE_NAMES.items():
         runs = runs_of(folders[sweep], "model.activation", *LINE_METRICS, "path").assign(penalty=penalty)
         if penalty != "none":
-            epochs = load_epochs(folders[sweep])
+            epochs = load_epochs(*directories_of(folders[sweep]))
             flat = epochs[f"train/penalty/{penalty}"].le(FLAT**2) & epochs["train/loss"].le(FITTED)
             runs["steps"] = runs["path"].map(first_epoch(epochs, flat))
         tables.append(runs.drop(columns="path"))
@@ -77,16 +77,14 @@ def line_numbers(folders: Folders) -> pd.DataFrame:
 def line_text(runs: pd.DataFrame) -> Text:
     rows = []
     for (penalty, activation), own in runs.groupby(["penalty", "model.activation"], sort=False):
-        steps = own["steps"].dropna()
-        shown = f"{steps.median():.0f}" if len(steps) == len(own) else f"never ({len(own) - len(steps)} of {len(own)})"
         cells = [spread(own[metric], 3) for metric in LINE_METRICS[1:]]
         error = f"{own['train/loss'].mean():.1e}"
-        rows.append((penalty, activation, *cells, error, "" if penalty == "none" else shown))
+        rows.append((penalty, activation, *cells, error, "" if penalty == "none" else median(own["steps"])))
     header = [
         "penalty",
         "activation",
-        "greatest slope at a point",
-        "least of the gaps' greatest",
+        "largest slope at a point",
+        "smallest, over the gaps, of the largest slope",
         "train/loss",
         "steps",
     ]
@@ -94,7 +92,8 @@ def line_text(runs: pd.DataFrame) -> Text:
     return [
         *table(header, rows),
         "",
-        f"Steps: median over the seeds of the steps until the slopes at the points have the root mean square {FLAT} "
+        "Steps: median over the seeds, those that never got there included, of the steps until the slopes at the "
+        f"points have the root mean square {FLAT} "
         f"and the values the mean squared error {FITTED}. A ReLU network has no second derivative: it ends at the "
         f"straight line of ridge regression, whose slope is Sxx / (Sxx + weight n) = {ridge_slope(0.1):.4f}; measured "
         f"{straight.mean()['tangent_prop']:.4f}, and {straight.mean()['jacobian']:.4f} with the question's own term, "
@@ -180,7 +179,11 @@ def _draw_tangents(axes: Axes, places: np.ndarray, values: np.ndarray, given: np
 
 # Figure 6: tangents against distorted points
 
-ARMS = {"tangent_prop": "tangent prop", "distorted_points": "nine distorted points", "small_weight": "small weight"}
+ARMS = {
+    "tangent_prop": "tangent prop, weight 0.1",
+    "distorted_points": "nine distorted points",
+    "small_weight": f"tangent prop, weight {2 / 3 * Plateaus().shift ** 2:.4f}",
+}
 LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002)
 GOAL, TUNING_GOAL = 0.01, 0.02  # normalised errors: of the speed-up, and by which the learning rate is chosen
 TUNED = "optimizer.lr"
@@ -195,7 +198,7 @@ def plateaus_numbers(folders: Folders) -> pd.DataFrame:
     tables = []
     for stage, sweep in (("tuning", "tangents_plateaus_lr"), ("comparison", "tangents_plateaus")):
         runs = runs_of(folders[sweep], TUNED, "path")
-        epochs = load_epochs(folders[sweep])
+        epochs = load_epochs(*directories_of(folders[sweep]))
         for level in LEVELS:
             found = first_epoch(epochs, epochs["test/loss"].le(level * variance()))
             runs[f"sweeps to {level:g}"] = runs["path"].map(found).where(runs["status"] == "done")
@@ -206,7 +209,7 @@ def plateaus_numbers(folders: Folders) -> pd.DataFrame:
 
 
 def ratios(runs: pd.DataFrame, level: float) -> Interval:
-    """Return the log of how many times more sweeps the distorted points need, paired by seed, with its interval."""
+    """Return the log of how many times more epochs the distorted points need, paired by seed, with its interval."""
     counts = runs.pivot(index="seed", columns="arm", values=f"sweeps to {level:g}")
     return t_interval(np.log(counts["distorted_points"] / counts["tangent_prop"]).dropna().to_numpy())
 
@@ -218,12 +221,12 @@ def times(found: Interval, factor: float = 1.0) -> str:
 
 
 def median(values: pd.Series) -> str:
-    """Return the median of numbers of sweeps, if most runs got there, and how many did if not all."""
-    reached = values.count()
-    if reached <= len(values) / 2:
-        return "not reached"
-    some = "" if reached == len(values) else f" ({reached} of {len(values)})"
-    return f"{values.fillna(math.inf).median():.0f}{some}"
+    """Return the median of numbers of epochs, NaN where it was never reached, and how many runs did if not all."""
+    found, reached = values.fillna(math.inf).median(), values.count()
+    if not reached:
+        return f"never (0 of {len(values)})"
+    some = "" if reached == len(values) else f" ({reached} of {len(values)} reached it)"
+    return f"{'most never' if math.isinf(found) else f'{found:.0f}'}{some}"
 
 
 def plateaus_text(numbers: pd.DataFrame) -> Text:
@@ -244,18 +247,18 @@ def plateaus_text(numbers: pd.DataFrame) -> Text:
         shown.append((f"{level:g}", *medians, *ratio))
     end = runs.groupby("arm")["slope"].max()
     return [
-        f"Learning rate: the one with the fewest sweeps to {TUNING_GOAL:g} of three, on three seeds of its own, for "
+        f"Learning rate: the one with the fewest epochs to {TUNING_GOAL:g} of three, on three seeds of its own, for "
         f"each arm (medians; diverged: at least one of the three). It is {runs[TUNED].iloc[0]:g} for all, which is not "
         "far from the largest that trains: the peaks in the picture are seeds that leave and come back.",
         "",
         *table([TUNED, *ARMS.values()], rows),
         "",
-        f"Sweeps to a normalised error (mean squared error at the nine points / variance of the targets), medians of "
-        f"{runs['seed'].nunique()} seeds. Speed-up: how many times more sweeps the nine points need, geometric mean "
+        f"Epochs to a normalised error (mean squared error at the nine points / variance of the targets), medians of "
+        f"{runs['seed'].nunique()} seeds. Speed-up: how many times more epochs the nine points need, geometric mean "
         "with its 95 % interval, paired by seed; in cost, since nine points cost 9 passes, and three points with their "
         "tangents 6.",
         "",
-        *table(["normalised error", *ARMS.values(), "speed-up in sweeps", "in cost"], shown),
+        *table(["normalised error", *ARMS.values(), "speed-up in epochs", "in cost"], shown),
         "",
         *_about_the_speed_up(runs, end),
     ]
@@ -264,36 +267,36 @@ def plateaus_text(numbers: pd.DataFrame) -> Text:
 def _about_the_speed_up(runs: pd.DataFrame, end: pd.Series) -> Text:
     shift = Plateaus().shift
     return [
-        f"Published: 1,300 sweeps against 8,000, a factor of {8000 / 1300:.1f}, and a speed-up of about 10, which "
+        f"Published: 1,300 epochs against 8,000, a factor of {8000 / 1300:.1f}, and a speed-up of about 10, which "
         f"{8000 / 1300 * 1.5:.1f} in cost would explain (our reading). Ours at a normalised error of {GOAL:g}: "
-        f"{times(ratios(runs, GOAL))} in sweeps, {times(ratios(runs, GOAL), 1.5)} in cost. It depends on the error "
+        f"{times(ratios(runs, GOAL))} in epochs, {times(ratios(runs, GOAL), 1.5)} in cost. It depends on the error "
         f"that is asked for: the values are learned first, and the slopes later, so that at {LEVELS[0]:g} it is "
-        f"{times(ratios(runs, LEVELS[0]))} in sweeps. The paper's points, learning rates and the error at which it "
+        f"{times(ratios(runs, LEVELS[0]))} in epochs. The paper's points, learning rates and the error at which it "
         "stopped are not known to us.",
         "",
         "Where it comes from: the mean over a point and its two shifts by s is that of the point plus 2 s^2 / 3 times "
         f"the squared slope, to second order. With s = {shift:g} this is tangent prop with the weight "
-        f"{2 / 3 * shift**2:.4f}. Tangent prop with this weight (small weight) needs the sweeps of the distorted "
+        f"{2 / 3 * shift**2:.4f}. Tangent prop with this weight needs as many epochs as the distorted "
         "points; with a weight of its own choice, .1, it is faster, since gradient descent learns what has a small "
-        f"weight slowly. At the end the greatest slope at a point, over all seeds, is {end['tangent_prop']:.5f} with "
+        f"weight slowly. At the end the largest slope at a point, over all seeds, is {end['tangent_prop']:.5f} with "
         f"tangent prop and {end['distorted_points']:.2f} with the distorted points.",
     ]
 
 
 def plateaus_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     figure, (axes,) = style.figure(1, 2, height=3.8)
-    epochs = load_epochs(folders["tangents_plateaus"])
+    epochs = load_epochs(*directories_of(folders["tangents_plateaus"]))
     epochs = epochs[epochs["epoch"] > 0].assign(error=epochs["test/loss"] / variance())
     x, points = np.linspace(-1.4, 1.4, 281), Plateaus().load().train
     for index, (arm, label) in enumerate(ARMS.items()):
         own = epochs[epochs["arm"] == arm]
-        style.band(axes[0], own, "epoch", "error", label, index, marks=8)
+        style.band(axes[0], own, "epoch", "error", label, index, marks=8, centre="median")
         path = own.loc[own["seed"] == own["seed"].min(), "path"].iloc[0]
         axes[1].plot(x, curve(path, x), markevery=(9 * index, 30), label=label, **style.look(index))
     axes[1].plot(points.inputs, points.targets, "o", color="black", markersize=8, label="points", zorder=5)
-    axes[0].set(xscale="log", yscale="log", xlabel="sweeps", ylabel="normalised error at the nine points")
+    axes[0].set(xscale="log", yscale="log", xlabel="epoch", ylabel="normalised error at the nine points")
     axes[1].set(
-        xlabel="input", ylabel="output", title=f"seed {epochs['seed'].min()}, after {epochs['epoch'].max()} sweeps"
+        xlabel="input", ylabel="output", title=f"seed {epochs['seed'].min()}, after {epochs['epoch'].max()} epochs"
     )
     style.legend_below(figure, axes[1], columns=4)
     return figure
@@ -334,7 +337,8 @@ STUDIES = {
     ),
     "tangents_plateaus": Study(
         title="Tangent Prop, figure 6: tangents against distorted points",
-        source=f"{PAPER}, figure 6 (published: 1,300 against 8,000 sweeps, a speed-up of about 10)",
+        source=f"{PAPER}, figure 6 (published: 1,300 against 8,000 "
+        "sweeps of the data, which are epochs, a speed-up of about 10)",
         about="Three points with slope 0 at each, a 1-20-1 network with tanh, full gradient descent; against the same "
         "network on nine points: the three, and each shifted by .1 to both sides. Points, levels and shift are ours.",
         sweeps={
@@ -351,7 +355,7 @@ STUDIES = {
         text=plateaus_text,
         pictures={"": plateaus_picture},
         captions={
-            "": "Normalised error against sweeps (mean and range of five seeds), and what is learned: tangent prop, "
+            "": "Normalised error by epoch (median and range of five seeds), and what is learned: tangent prop, "
             "nine distorted points, and tangent prop with the weight that the distorted points amount to."
         },
     ),

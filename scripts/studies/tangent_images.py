@@ -201,8 +201,8 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
         rows.append((ARMS[arm], "scale" if arm == "distorted_images" else "weight", tried, f"{used:g}"))
     size = 10 * tuning["per_class"].iloc[0]
     return [
-        f"Strengths: of those tried, the one of least error on 5,000 validation digits with {size} training digits "
-        "(mean of two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
+        f"Strengths: of those tried, the one with the smallest error on 5,000 validation digits with {size} training "
+        "digits (mean of two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
         "`augment=distortion`.",
         "",
         *table(["arm", "strength", "validation error", "chosen"], rows),

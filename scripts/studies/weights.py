@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from runner.results import load_runs
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
 from studies.tables import interval, paired, spread, table
@@ -30,7 +30,7 @@ PENALTIES = (
 def numbers(folders: Folders) -> pd.DataFrame:
     """Return a row for each run: the penalty, its weight, the errors and the value of the penalty."""
     (folder,) = folders.values()
-    keys = [f"penalty.{name}.weight" for name in sorted(set(load_runs(folder)["arm"]))]
+    keys = [f"penalty.{name}.weight" for name in sorted(set(runs_of(folder)["arm"]))]
     runs = runs_of(folder, *keys, "train/error", ERROR, "probe/penalty_value/train", VALUE)
     weights = [row[f"penalty.{row['arm']}.weight"] for _, row in runs.iterrows()]
     runs = runs.drop(columns=keys).rename(columns={"arm": "penalty"})
@@ -61,25 +61,33 @@ def findings(runs: pd.DataFrame) -> Text:
 
 
 def picture(name: str, runs: pd.DataFrame, folders: Folders) -> Figure:
-    """Draw the errors and the value of a penalty over its weight: seeds as dots, means as lines."""
-    own = runs[(runs["penalty"] == name) & (runs["status"] == "done")]
-    weights = sorted(own["weight"].unique())
+    """Draw the errors and the value of a penalty over its weight; the value once where it is of the weights alone."""
+    key = f"penalty.{name}.weight"
+    own = runs[(runs["penalty"] == name) & (runs["status"] == "done")].rename(columns={"weight": key})
     figure, (axes,) = style.figure(1, 2, height=2.6)
-    panels = (("train/error", ERROR), ("probe/penalty_value/train", VALUE))
-    for each, metrics in zip(axes, panels, strict=True):
-        for index, metric in enumerate(metrics):
-            places = own["weight"].map(weights.index) + 0.1 * (index - 0.5)
-            each.plot(places, own[metric], ".", color=style.COLORS[index], alpha=0.35, markersize=5)
-            means = own.groupby("weight")[metric].mean()
-            shifted = [place + 0.1 * (index - 0.5) for place in range(len(weights))]
-            each.plot(shifted, means, label=("training", "test")[index], **style.look(index))
-        each.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
-        each.set_xlabel(f"weight of {name}")
+    of_weights_alone = own["probe/penalty_value/train"].equals(own[VALUE])
+    for index, (split, label) in enumerate((("train", "training"), ("test", "test"))):
+        style.over_values(axes[0], own, key, f"{split}/error", label, index, "mean")
+        if not of_weights_alone:
+            style.over_values(axes[1], own, key, f"probe/penalty_value/{split}", label, index, "mean")
+    if of_weights_alone:
+        style.over_values(axes[1], own, key, VALUE, "of the weights alone", 2, "mean")
+    _cut(axes[0], own.groupby(key)[ERROR].mean())
     axes[0].set_ylabel("error (fraction of digits)")
-    axes[1].set_ylabel("value of the penalty")
-    axes[1].set_yscale("log")
-    axes[0].legend(fontsize=8, frameon=False)
+    axes[1].set_ylabel("its value (log scale)")
+    style.log_errors(axes[1])
+    for each in axes:
+        each.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _cut(axes: Axes, errors: pd.Series) -> None:
+    """Cut off errors that are far above that at weight 0, and write them at the edge."""
+    top = 2.5 * errors.iloc[0]
+    if errors.max() > top:
+        axes.set_ylim(-0.05 * top, top)
+        for place in (errors > top).to_numpy().nonzero()[0]:
+            axes.text(place, 0.93 * top, f"{errors.iloc[place]:.2f} \N{UPWARDS ARROW}", fontsize=8, ha="right")
 
 
 STUDIES = {
@@ -88,15 +96,13 @@ STUDIES = {
         source="none, a measurement of our own",
         about="300 of scikit-learn's digits to train on, 360 for the test; the lecture's network, 20 epochs of Adam, 5 "
         "seeds. The value is that of the penalty itself, exact, on the test digits, also at weight 0: what the penalty "
-        "is to make smaller. The differences are paired by seed, with their 95 % intervals, not corrected.",
+        "is to make smaller. The differences are paired by seed, with their 95 % intervals, not corrected. The "
+        "pictures stand in [penalties.md](penalties.md).",
         sweeps={"weights": ("sweep=weights",)},
         quick=("epochs=1", "seed=range(2)"),
         numbers=numbers,
         text=text,
         pictures={f"_{name}": partial(picture, name) for name in PENALTIES},
-        captions={
-            f"_{name}": f"{name} over its weight: errors, and the value of the penalty; dots are seeds, lines means."
-            for name in PENALTIES
-        },
+        captions={},
     ),
 }
