@@ -31,7 +31,6 @@ processes wanted to run: with more than there are cores, the machine was shared.
 
 CUDA: not measured.
 """
-NOT_MEASURED = "Not measured yet."
 GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
     # title of a table -> its first column, and the columns drawn against it with their labels
     "Batch size": ("batch size", [("CPU seconds", "CPU seconds an epoch")]),
@@ -49,15 +48,16 @@ GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
 def main() -> None:
     """Write the page and the pictures."""
     (FOLDER.parent / "performance.md").write_text(page(FOLDER))
-    for record in records(FOLDER):
+    for record in records(FOLDER).values():
         for table in tables_of(record):
             if (drawn := growth_of(table)) is not None:
                 (FOLDER / f"{picture_of(table)}.png").write_bytes(png(drawn))
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Return what was measured, in the page's order."""
-    return [json.loads((folder / f"{name}.json").read_text()) for name in ORDER if (folder / f"{name}.json").exists()]
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what was measured, by the file's name, in the page's order: a subject may have more than one file."""
+    files = sorted(folder.glob("*.json"), key=lambda file: (ORDER.index(file.stem.partition("_")[0]), file.stem))
+    return {file.stem: json.loads(file.read_text()) for file in files}
 
 
 def tables_of(record: Mapping[str, Any]) -> list[Table]:
@@ -67,17 +67,19 @@ def tables_of(record: Mapping[str, Any]) -> list[Table]:
 
 def page(folder: Path) -> str:
     """Return the page as Markdown."""
-    known = {record["subject"]: section(record) for record in records(folder)}
-    return "\n".join([HEAD, *(known.get(name, f"## {name}\n\n{NOT_MEASURED}\n") for name in ORDER)])
+    measured = records(folder)
+    lacking = [name for name in ORDER if name not in measured]
+    sections = [section(name, record) for name, record in measured.items()]
+    return "\n".join([HEAD, *sections, f"## Not measured yet\n\n{', '.join(lacking) or 'Nothing'}.\n"])
 
 
-def section(record: Mapping[str, Any]) -> str:
-    """Return one subject's tables, with when and on what they were measured."""
+def section(name: str, record: Mapping[str, Any]) -> str:
+    """Return the tables of one file, with when and on what they were measured."""
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     before, after = record["load"]
     command = " ".join(["uv run scripts/benchmark.py", record["subject"], *record["arguments"]])
     facts = f"{record['date']}, {record['machine']}, {versions}; load average {before:.1f} before, {after:.1f} after."
-    parts = [f"## {record['subject']}\n\n{facts}\n\n    {command}\n"]
+    parts = [f"## {name}\n\n{facts}\n\n    {command}\n"]
     for table in tables_of(record):
         parts.append(f"### {table.title}\n\n{markdown(table)}\n")
         if table.note:
