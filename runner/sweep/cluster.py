@@ -149,9 +149,9 @@ class _Watch:
             if run.path in self.attached:
                 self.take_up("found", run, self.attached[run.path])
         left = {run.path: run for run in self.runs if run.path not in self.attached}
+        self.before = {path: run.result() for path, run in left.items()}  # a job may soon end
         try:
             for run, job in self.engine.submit(list(left.values())) if left else ():
-                self.before[run.path] = run.result()
                 self.take_up("submitted", left.pop(run.path), job)
         except Refused as refusal:
             if not self.jobs:
