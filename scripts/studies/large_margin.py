@@ -178,6 +178,9 @@ def noise_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
             label=f"{name}, all of MNIST, 0.8 (secondary)",
         )  # fmt: skip
     axes.set(xlabel="fraction of wrong training labels", ylabel="test error (fraction of digits)", yscale="log")
+    ticks = (0.02, 0.05, 0.1, 0.2)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
     return figure
 
