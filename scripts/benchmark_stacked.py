@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmark import HERE, compare
+from benchmark import HERE, Table, compare
 
 from runner.build import build
 from runner.config.compose import project_composer
@@ -42,13 +42,10 @@ ROWS = ("histograms=false", "pictures=false", "evaluate_every=0")
 STEPS = 128  # of one model; a stack makes fewer, since each takes longer
 
 
-def main(arguments: list[str]) -> None:
-    """Print one of the two tables."""
+def main(arguments: list[str]) -> list[Table]:
+    """Return one of the two tables."""
     options = parsed(arguments)
-    if options.jobs:
-        compare_sweeps(options)
-    else:
-        compare_training(options)
+    return [compare_sweeps(options) if options.jobs else compare_training(options)]
 
 
 def parsed(arguments: list[str]) -> Namespace:
@@ -63,22 +60,18 @@ def parsed(arguments: list[str]) -> Namespace:
     return parser.parse_args(arguments)
 
 
-def compare_training(options: Namespace) -> None:
+def compare_training(options: Namespace) -> Table:
     """Time steps of one loop and of stacks, side by side."""
     torch.set_num_threads(1)
-    print(
-        f"one thread, CPU time, medians of {options.rounds} rounds; throughput of a stack of K by that of one model\n"
-    )
-    print(f"{'problem':<20}{'ms a step':>10}" + "".join(f"{f'K={size}':>18}" for size in options.sizes))
+    rows = []
     for name in options.models:
         runs = {1: steps(loops(MODELS[name], 1)[0], STEPS)}
         runs |= {size: steps(StackedLoop(loops(MODELS[name], size)), made_by(size)) for size in options.sizes}
         timings = compare(runs, options.rounds, clock=time.process_time)
-        row = f"{name:<20}{timings[1].seconds / STEPS * 1e3:>10.2f}"
-        for size in options.sizes:
-            work, timing = size * made_by(size) / STEPS, timings[size]
-            row += f"{work / timing.ratio:>8.1f} {f'({work / timing.high:.1f}-{work / timing.low:.1f})':>9}"
-        print(row, flush=True)
+        gains = [size * made_by(size) / STEPS / timings[size].ratio for size in options.sizes]
+        rows.append([name, round(timings[1].seconds / STEPS * 1e3, 2), *(round(gain, 1) for gain in gains)])
+    note = f"One thread, CPU time, medians of {options.rounds} rounds; throughput of a stack of K by that of one model."
+    return Table("Training as a stack", ["problem", "ms a step", *(f"K={size}" for size in options.sizes)], rows, note)
 
 
 def made_by(size: int) -> int:
@@ -110,17 +103,15 @@ def steps(loop: Loop, count: int) -> Callable[[], None]:
     return made
 
 
-def compare_sweeps(options: Namespace) -> None:
+def compare_sweeps(options: Namespace) -> Table:
     """Time a sweep under both launchers, one after the other."""
     work = (*LINE, *ROWS, f"epochs={options.epochs}", f"seed=range({options.jobs})", "sweep.n_jobs=2", "device=cpu")
-    print(f"{options.jobs} jobs of {options.epochs} epochs, n_jobs=2, starts and results included\n")
-    print(f"{'launcher':<12}{'wall s':>10}{'CPU s':>10}")
-    taken = {}
-    for launcher in ("stacked", "local"):
-        taken[launcher] = elapsed([*work, f"hydra/launcher={launcher}"])
-        print(f"{launcher:<12}{taken[launcher][0]:>10.1f}{taken[launcher][1]:>10.1f}", flush=True)
-    wall, cpu = (local / stack for local, stack in zip(taken["local"], taken["stacked"], strict=True))
-    print(f"\nlocal by stacked: {wall:.1f} by the wall clock, {cpu:.1f} in CPU time")
+    stacked, local = (elapsed([*work, f"hydra/launcher={launcher}"]) for launcher in ("stacked", "local"))
+    ratios = [one / other for one, other in zip(local, stacked, strict=True)]
+    named = {"stacked": stacked, "local": local, "local by stacked": ratios}
+    rows = [[name, *(round(number, 1) for number in numbers)] for name, numbers in named.items()]
+    note = f"{options.jobs} jobs of {options.epochs} epochs, n_jobs=2, starts and results included."
+    return Table("Whole sweeps", ["launcher", "wall s", "CPU s"], rows, note)
 
 
 def elapsed(arguments: list[str]) -> tuple[float, float]:
