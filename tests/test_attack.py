@@ -379,7 +379,7 @@ def outcome_of(config: dict[str, Any]) -> str:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 loop = Loop(build(config), config)
-                loop.step(next(loop.steps()))
+                loop.step(loop.steps()[0])
             return "run"
         except ConfigError as error:
             problems = str(error).splitlines()

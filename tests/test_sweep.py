@@ -452,7 +452,8 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     from runner.config.hydra_node import EXTRAS, problems_of_choice
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for package, extra in EXTRAS.items():
-        problems = problems_of_choice("launcher", {"_target_": f"hydra_plugins.{package}.module.Class"})
+    assert {extra for _, extra in EXTRAS.values()} == {"joblib", "ray", "slurm"}
+    for launcher, (_, extra) in EXTRAS.items():
+        problems = problems_of_choice("launcher", {"_target_": launcher})
         assert len(problems) == 1
         assert problems[0].endswith(f"uv sync --extra {extra}")

@@ -86,8 +86,8 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
         return [f"hydra.{kind} must be chosen by hydra/{kind}=..., got {as_yaml(node)}"]
     problems = problems_of_values({"hydra": {kind: node}})
     problems += _problems_of_sweeper(node) if kind == "sweeper" else []
-    package, extra = EXTRAS.get(str(node.get("_target_")), ("sys", ""))
-    if importlib.util.find_spec(package) is None:
+    package, extra = EXTRAS.get(str(node.get("_target_")), (None, None))
+    if package and importlib.util.find_spec(package) is None:
         name = package.rpartition(".")[2]
         problems.append(f"hydra.{kind} needs {name}, which is not installed: uv sync --extra {extra}")
     return problems
