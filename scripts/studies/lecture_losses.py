@@ -132,6 +132,7 @@ COMMON = (
     "data.validation_size=0",
     "batch_size=100",
     "epochs=10",
+    "evaluate_every=1",
     "seed=range(5)",
     "histograms=false",
     "pictures=false",

@@ -316,6 +316,7 @@ DIGITS = (
     "model=mlp",
     "data.validation_size=0",
     "epochs=10",
+    "evaluate_every=1",
     "seed=range(5)",
     "histograms=false",
     "pictures=false",

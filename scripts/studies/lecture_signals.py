@@ -374,7 +374,7 @@ STUDIES = {
         "0.1 in batches of 50; 5 seeds.",
         sweeps={
             "lecture_normalization": (
-                *(*DIGITS, "model=mlp", "data.train_size=2000", "epochs=10"),
+                *(*DIGITS, "model=mlp", "data.train_size=2000", "epochs=10", "evaluate_every=1"),
                 f"data.normalize={','.join(NORMALIZE)}",
             )
         },

@@ -165,7 +165,7 @@ STUDIES = {
                 "optimizer=momentum", f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}", f"epochs={EPOCHS}",
                 "penalty=large_margin_reference", "loss.weight=0", *SETTINGS,
                 "sweep.arms={right: {optimizer.clip: null}, clipped: {optimizer.clip: 5}}", "sweep.baseline=right",
-                "seed=range(5)", "histograms=false", "pictures=false",
+                "seed=range(5)", "evaluate_every=1", "histograms=false", "pictures=false",
             )
         },
         quick=("epochs=2", "seed=range(2)"),
