@@ -22,8 +22,8 @@ NORM, NORMS_AT, NORMS = "penalty.large_margin.norm", 0.8, {"1": "norm_1", "2": M
 ACCURACY = {ENTROPY: 0.939, MARGIN: 0.964}  # at 80 %, secondary
 ATTACKED = {
     "test/error": "test digits",
-    "probe/fgsm/error_0.05": "FGSM .05",
-    "probe/fgsm/error_0.1": "FGSM .1",
+    "probe/fgsm/0.05": "FGSM .05",
+    "probe/fgsm/0.1": "FGSM .1",
     "probe/pgd/0.05": "PGD .05",
     "probe/pgd/0.1": "PGD .1",
 }
