@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 def train_in_launchers_process(config: DictConfig) -> float:
     """Train a job in a process of Hydra's launcher if it needs it, and return what a sweeper minimises."""
-    os.chdir(HydraConfig.get().runtime.cwd)  # of the sweep: Ray's processes start elsewhere
+    os.chdir(HydraConfig.get().runtime.cwd)  # of the sweep: a launcher's processes may start elsewhere
     run = Run.of(config)
     add_to_list([run])
     if not run.needs_no_training:

@@ -6,7 +6,7 @@ end_ray() { :; }
 
 try_tests() {  # $1: a title, then arguments of pytest; a row for each test
     cd "$here"
-    "$python" -m pytest -n 0 -v --basetemp="$folder/work" "${@:2}" >"$folder/$1.said" 2>&1 || true
+    "$python" -m pytest -n 0 -v --basetemp="$folder/sweeps" "${@:2}" >"$folder/$1.said" 2>&1 || true
     local test result
     while read -r test result; do
         row "$1: ${test//_/ }" "${result,,}"

@@ -146,8 +146,8 @@ try_slurm() {  # PARTS, ACCOUNTING and CASES choose some of it
 }
 
 prepare() {  # $1: a folder for runs below work/, where jobs can misbehave
-    mkdir -p "$folder/work/$1"
-    cd "$folder/work/$1"
+    mkdir -p "$folder/sweeps/$1"
+    cd "$folder/sweeps/$1"
     PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
     export PYTHONPATH=$PWD FAULTS=$PWD/faults.json
 }
