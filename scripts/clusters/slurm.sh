@@ -145,7 +145,7 @@ try_slurm() {  # PARTS, ACCOUNTING and CASES choose some of it
     for part in ${PARTS:-matrices many_jobs many_submissions}; do "$part"; done
 }
 
-prepare() {  # $1: a folder for runs below work/, where jobs can misbehave
+prepare() {  # $1: a folder for runs below sweeps/, where jobs can misbehave
     mkdir -p "$folder/sweeps/$1"
     cd "$folder/sweeps/$1"
     PYTHONPATH=$here/tests "$python" -c "from support.sweeps import write_faults; write_faults('.')"
