@@ -24,8 +24,6 @@ from runner.storage import members
 from runner.storage.directory import Run
 
 RESULTS = ROOT / "docs" / "results"
-NOT_MEASURED = {"margin_reference"}
-RECORDED = [name for name in STUDIES if name not in NOT_MEASURED]
 PUBLISHED = [("lecture_l2", 0.01, 10), ("lecture_l1", 5e-5, 8), ("jacobian_package", 0.05, 2)]
 
 
@@ -36,7 +34,7 @@ def section(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_section_is_what_its_numbers_say(name: str) -> None:
     numbers = pd.read_csv(RESULTS / f"{name}.csv")
     *lines, measured, _ = section(name).split("\n")
@@ -44,7 +42,7 @@ def test_a_section_is_what_its_numbers_say(name: str) -> None:
     assert measured.startswith("Measured 20")
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_section_shows_its_pictures(name: str) -> None:
     shown = re.findall(r"!\[.+\]\(results/(.*)\)", section(name))
     pictures = {suffix: f"{name}{suffix}.png" for suffix in STUDIES[name].pictures}
@@ -54,7 +52,7 @@ def test_a_section_shows_its_pictures(name: str) -> None:
 
 def test_no_file_of_results_is_left_from_an_earlier_study() -> None:
     pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    numbers = {f"{name}.csv" for name in RECORDED}
+    numbers = {f"{name}.csv" for name in STUDIES}
     left = [path.name for path in RESULTS.iterdir() if path.name not in numbers and path.name not in pages]
     assert not left
 
@@ -76,7 +74,7 @@ def test_a_published_number_has_one_rule(published: float, said: str) -> None:
     assert not verdict(ours[:4], published, 0.01)  # as of --quick
 
 
-@pytest.mark.parametrize("name", [name for name in RECORDED if STUDIES[name].sweeps])
+@pytest.mark.parametrize("name", [name for name in STUDIES if STUDIES[name].sweeps])
 def test_at_least_five_seeds_stand_behind_a_result(name: str) -> None:
     numbers = pd.read_csv(RESULTS / f"{name}.csv")
     assert numbers["seed"].nunique() >= 5
