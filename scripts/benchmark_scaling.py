@@ -78,6 +78,7 @@ def main(arguments: list[str]) -> Iterator[Table]:
         "penalties": penalties,
         "outputs": outputs,
         "jobs": jobs,
+        "stacks": partial(jobs, launcher="stacked"),
     }
     for name, make in tables.items():
         if not options.only or name in options.only:
@@ -317,25 +318,21 @@ def outputs(options: Namespace) -> Table:
     return Table("Outputs: a perceptron 784-200-200-C, batches of 100", columns, rows)
 
 
-def jobs(options: Namespace) -> Table:
+def jobs(options: Namespace, launcher: str = "local") -> Table:
     """Sweeps of tiny jobs: trained, and the same command again, which checks and summarises them."""
     rows = []
     for count in options.jobs:
         with tempfile.TemporaryDirectory() as folder:
-            line = [*TINY, *QUIET, f"seed=range({count})"]
-            (trained, wall, memory), (again, _, later) = (_sweep(line, folder) for _ in range(2))
-        rows.append([count, trained, wall, trained / count, memory, again, again / count, later])
-    columns = [
-        "jobs",
-        "CPU seconds",
-        "seconds",
-        "CPU seconds a job",
-        "MiB",
-        "settled, CPU seconds",
-        "a job",
-        "MiB then",
-    ]
-    return Table("Jobs in a sweep, starts included", columns, rows)
+            line = [*TINY, *QUIET, f"seed=range({count})", f"hydra/launcher={launcher}"]
+            (trained, wall, memory), (again, again_wall, later) = (_sweep(line, folder) for _ in range(2))
+        rows.append([count, trained, wall, memory, again, again_wall, later])
+    again = "settled, CPU seconds", "settled, seconds", "settled, MiB"
+    columns = ["jobs", "CPU seconds", "seconds", "MiB", *again]
+    title = "Jobs in a sweep" if launcher == "local" else "Jobs in a sweep of stacks"
+    (few, *_, many) = rows if len(rows) > 1 else rows * 2
+    each = (many[2] - few[2]) / max(1, many[0] - few[0])
+    note = f"Starts included; MiB of the command's own process. Each further job takes {each:.3g} s by the clock."
+    return Table(f"{title}: five points, {TINY[3]}", columns, rows, note)
 
 
 def _sweep(line: list[str], folder: str) -> tuple[float, float, float]:

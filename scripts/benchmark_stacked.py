@@ -63,15 +63,17 @@ def parsed(arguments: list[str]) -> Namespace:
 def compare_training(options: Namespace) -> Table:
     """Time steps of one loop and of stacks, side by side."""
     torch.set_num_threads(1)
-    rows = []
+    gains, singles = [], []
     for name in options.models:
         runs = {1: steps(loops(MODELS[name], 1)[0], STEPS)}
         runs |= {size: steps(StackedLoop(loops(MODELS[name], size)), made_by(size)) for size in options.sizes}
         timings = compare(runs, options.rounds, clock=time.process_time)
-        gains = [size * made_by(size) / STEPS / timings[size].ratio for size in options.sizes]
-        rows.append([name, round(timings[1].seconds / STEPS * 1e3, 2), *(round(gain, 1) for gain in gains)])
-    note = f"One thread, CPU time, medians of {options.rounds} rounds; throughput of a stack of K by that of one model."
-    return Table("Training as a stack", ["problem", "ms a step", *(f"K={size}" for size in options.sizes)], rows, note)
+        gains.append([size * made_by(size) / STEPS / timings[size].ratio for size in options.sizes])
+        singles.append(f"{name} {timings[1].seconds / STEPS * 1e3:.2f}")
+    rows = [[size, *found] for size, *found in zip(options.sizes, *gains, strict=True)]
+    note = f"By that of one model, whose step takes, in ms: {'; '.join(singles)}. One thread, CPU time, medians of "
+    note += f"{options.rounds} rounds."
+    return Table("Models in a stack: throughput of training", ["models", *options.models], rows, note)
 
 
 def made_by(size: int) -> int:

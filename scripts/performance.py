@@ -32,7 +32,7 @@ processes wanted to run: with more than there are cores, the machine was shared.
 CUDA: not measured.
 """
 GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
-    # title of a table -> its first column, and the columns drawn against it with their labels
+    # title of a table -> its first column, and the columns drawn against it with their labels; none: all others
     "Batch size": ("batch size", [("CPU seconds", "CPU seconds an epoch")]),
     "Training size": ("training size", [("CPU seconds", "CPU seconds an epoch")]),
     "Width": ("width", [("ms a step", "step"), ("ms with the Jacobian penalty", "with the Jacobian penalty")]),
@@ -41,7 +41,9 @@ GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
         "outputs",
         [("ms a step", "step"), ("ms with the Jacobian penalty", "1 projection"), ("ms with the exact one", "exact")],
     ),
-    "Jobs in a sweep": ("jobs", [("CPU seconds", "trained"), ("settled, CPU s", "settled")]),
+    "Jobs in a sweep": ("jobs", [("seconds", "trained"), ("settled, seconds", "settled")]),
+    "Jobs in a sweep of stacks": ("jobs", [("seconds", "trained"), ("settled, seconds", "settled")]),
+    "Models in a stack": ("models", []),
 }
 
 
@@ -103,11 +105,13 @@ def growth_of(table: Table) -> Any:
     across, curves = GROWTH[title]
     made, ((axes,),) = figure(height=3.0)
     x = [row[table.columns.index(across)] for row in table.rows]
-    for index, (column, label) in enumerate(curves):
+    drawn = curves or [(column, column) for column in table.columns if column != across]
+    for index, (column, label) in enumerate(drawn):
         axes.plot(x, [row[table.columns.index(column)] for row in table.rows], **look(index), label=label)
     if across != "penalties":  # which begin with 0
         axes.set(xscale="log", yscale="log")
-    axes.set(xlabel=across, ylabel=curves[0][0] if len(curves) == 1 else curves[0][0].partition(" ")[0])
+    ylabel = "throughput by that of one model" if not curves else curves[0][0]
+    axes.set(xlabel=across, ylabel=ylabel if len(curves) < 2 else ylabel.partition(" ")[0])
     axes.set_title(table.title, fontsize=9)
     axes.legend(fontsize=8, frameon=False)
     return made

@@ -108,4 +108,6 @@ def test_the_page_of_the_repository_is_that_of_its_files(performance) -> None:
     for record in performance.records(performance.FOLDER).values():
         for table in performance.tables_of(record):
             picture = performance.picture_of(table)
-            assert picture is None or (performance.FOLDER / f"{picture}.png").stat().st_size < 150_000
+            if picture is not None:
+                assert performance.growth_of(table).axes[0].lines
+                assert (performance.FOLDER / f"{picture}.png").stat().st_size < 150_000
