@@ -14,7 +14,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 HERE = Path(__file__).resolve().parent
+TRAIN = HERE.parent / "train.py"
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -89,6 +92,45 @@ def timing_of(pairs: list[tuple[float, float]]) -> Timing:
     return Timing(statistics.median(own for own, _ in pairs), middle, low, high)
 
 
+class Elapsed(NamedTuple):
+    """Time of a command, by the clock and on the processors."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def sweep(arguments: Sequence[str], folder: str | None = None) -> Elapsed:
+    """Run `train.py -m` in a folder, by default an empty one, with no threads given; it must succeed."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as empty:
+            return sweep(arguments, empty)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    line = [sys.executable, str(TRAIN), "-m", *arguments]
+    began, before = time.perf_counter(), children_cpu()
+    ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    taken = Elapsed(time.perf_counter() - began, children_cpu() - before)
+    if ran.returncode:
+        sys.exit(f"{' '.join(line)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
+    return taken
+
+
+def children_cpu() -> float:
+    """Return the CPU seconds of all processes that this one has started and waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def random_images(folder: Path, count: int, classes: int = 10) -> list[str]:
+    """Write random images with random labels, and return the options that read them."""
+    import numpy as np
+
+    random = np.random.RandomState(0)
+    pixels = random.randint(0, 256, (count, 1, 28, 28)).astype(np.uint8)
+    arrays = {"images": pixels, "labels": np.arange(count) % classes}
+    np.savez(folder / "images.npz", **{f"{part}_{name}": a for part in ("train", "test") for name, a in arrays.items()})
+    return ["data=npz", f"data.path={folder / 'images.npz'}", "data.validation_size=0"]
+
+
 def markdown(table: Table) -> str:
     """Return a table as Markdown; numbers with three digits that count."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
@@ -126,6 +168,8 @@ def main(arguments: list[str]) -> None:
     file = None
     if "--json" in options:
         place = options.index("--json")
+        if place + 1 == len(options):
+            sys.exit("--json must be followed by a file, got nothing: --json docs/performance/SUBJECT.json")
         file = Path(options[place + 1])
         del options[place : place + 2]
     before = os.getloadavg()[0]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,15 +50,16 @@ class Measured(NamedTuple):
     outputs: int
     what: str
     ms: float
-    ratio: float
-    low: float
-    high: float
+    ratio: float | None  # None, with no quartiles, for a probe, which is no step
+    quartiles: str
     peak_mib: float
 
 
 def main(arguments: list[str]) -> list[Table]:
     """Measure all rows."""
-    rows = [[*row[:4], f"{row.low:.2f}-{row.high:.2f}", row.peak_mib] for row in measure()]
+    parser = ArgumentParser("benchmark.py outputs", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    rows = [list(row) for row in measure()]
     columns = ["outputs", "what", "ms", "ratio", "quartiles", "peak MiB"]
     return [Table("Jacobians of many outputs: a perceptron 784-200-200-C, batches of 32, one thread", columns, rows)]
 
@@ -88,12 +90,13 @@ def send(what: str, outputs: int, sender: multiprocessing.connection.Connection)
     if what == PROBE:
         start = time.process_time()
         runs[PROBE]()
-        times = (time.process_time() - start, *[float("nan")] * 3)
+        seconds, ratio, quartiles = time.process_time() - start, None, ""
     else:
         is_slow = what == "exact" and outputs > OUTPUTS[0]
         rounds, warm_up = (FEW_ROUNDS, 0) if is_slow else (ROUNDS, 1)
-        times = compare(runs, rounds, warm_up, clock=time.process_time)[what]
-    sender.send(Measured(outputs, what, 1e3 * times[0], *times[1:], memory("VmHWM") - before))
+        seconds, ratio, *quartile = compare(runs, rounds, warm_up, clock=time.process_time)[what]
+        quartiles = "{:.2f}-{:.2f}".format(*quartile)
+    sender.send(Measured(outputs, what, 1e3 * seconds, ratio, quartiles, memory("VmHWM") - before))
 
 
 def work(what: str, outputs: int) -> Callable[[], object]:

@@ -20,11 +20,10 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import HERE, Table, compare
+from benchmark import TRAIN, Table, compare
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -34,7 +33,6 @@ from runner.build import build
 from runner.loop import CHECK_EVERY, Loop
 from runner.system import keep_freed_memory
 
-TRAIN = HERE.parent / "train.py"
 BATCH, LR = 100, 0.1
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST, as in pytorch/examples
 
@@ -185,7 +183,7 @@ def elapsed(arguments: list[str]) -> float:
     """Return the seconds that train.py takes with these arguments; without arguments, those of importing torch."""
     bare = [sys.executable, "-c", "import torch, torch.optim; torch.optim.SGD([torch.zeros(1)], 0.1)"]
     with tempfile.TemporaryDirectory() as folder:
-        line = [sys.executable, str(Path(TRAIN)), *arguments] if arguments else bare
+        line = [sys.executable, str(TRAIN), *arguments] if arguments else bare
         began = time.perf_counter()
         subprocess.run(line, cwd=folder, capture_output=True, check=False)
         return time.perf_counter() - began

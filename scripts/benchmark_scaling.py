@@ -21,11 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from benchmark import HERE, Table, compare
+from benchmark import TRAIN, Table, children_cpu, compare, random_images
 from benchmark_penalties import Loop as Step
-from benchmark_startup import children_cpu
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
@@ -83,15 +81,6 @@ def main(arguments: list[str]) -> Iterator[Table]:
     for name, make in tables.items():
         if not options.only or name in options.only:
             yield make(options)
-
-
-def random_images(folder: Path, count: int, classes: int = 10) -> list[str]:
-    """Write random images with random labels, and return the options that read them."""
-    random = np.random.RandomState(0)
-    pixels = random.randint(0, 256, (count, 1, 28, 28)).astype(np.uint8)
-    arrays = {"images": pixels, "labels": np.arange(count) % classes}
-    np.savez(folder / "images.npz", **{f"{part}_{name}": a for part in ("train", "test") for name, a in arrays.items()})
-    return ["data=npz", f"data.path={folder / 'images.npz'}", "data.validation_size=0"]
 
 
 def loop_of(*options: str) -> Loop:
@@ -341,7 +330,7 @@ def _sweep(line: list[str], folder: str) -> tuple[float, float, float]:
     main += "peak = lambda: open('peak', 'w').write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)); "
     main += "atexit.register(peak); del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
     began, cpu = time.perf_counter(), children_cpu()
-    command = [sys.executable, "-c", main, str(HERE.parent / "train.py"), "-m", *line]
+    command = [sys.executable, "-c", main, str(TRAIN), "-m", *line]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if ran.returncode:
         sys.exit(f"{line} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")

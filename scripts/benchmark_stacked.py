@@ -10,26 +10,19 @@ n_jobs=2: throughput of training at least 10 times that of `local` for 64 jobs (
 whole sweeps of 3,000 epochs at least 5 times.
 """
 
-import os
-import resource
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from benchmark import HERE, Table, compare
+from benchmark import Table, compare, sweep
 
 from runner.build import build
 from runner.config.compose import project_composer
 from runner.loop import Loop
 from runner.stack.loop import StackedLoop
 
-TRAIN = HERE.parent / "train.py"
 LINE = ("data=line", "model=mlp", "model.activation=tanh", "loss=mse", "optimizer=adam", "penalty=jacobian")
 MODELS = {
     "line": LINE,
@@ -108,27 +101,9 @@ def steps(loop: Loop, count: int) -> Callable[[], None]:
 def compare_sweeps(options: Namespace) -> Table:
     """Time a sweep under both launchers, one after the other."""
     work = (*LINE, *ROWS, f"epochs={options.epochs}", f"seed=range({options.jobs})", "sweep.n_jobs=2", "device=cpu")
-    stacked, local = (elapsed([*work, f"hydra/launcher={launcher}"]) for launcher in ("stacked", "local"))
+    stacked, local = (sweep([*work, f"hydra/launcher={launcher}"]) for launcher in ("stacked", "local"))
     ratios = [one / other for one, other in zip(local, stacked, strict=True)]
     named = {"stacked": stacked, "local": local, "local by stacked": ratios}
     rows = [[name, *(round(number, 1) for number in numbers)] for name, numbers in named.items()]
     note = f"{options.jobs} jobs of {options.epochs} epochs, n_jobs=2, starts and results included."
-    return Table("Whole sweeps", ["launcher", "wall s", "CPU s"], rows, note)
-
-
-def elapsed(arguments: list[str]) -> tuple[float, float]:
-    """Return wall and CPU seconds of a sweep in its own folder, which must succeed."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    with tempfile.TemporaryDirectory() as folder:
-        began, before = time.perf_counter(), cpu_of_children()
-        line = [sys.executable, str(Path(TRAIN)), "-m", *arguments]
-        ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - began, cpu_of_children() - before
-    if ran.returncode:
-        sys.exit(f"{' '.join(line)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
-    return seconds
-
-
-def cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return Table("Whole sweeps", ["launcher", "seconds", "CPU seconds"], rows, note)

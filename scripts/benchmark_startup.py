@@ -16,7 +16,7 @@ import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 
-from benchmark import HERE, Table, compare
+from benchmark import TRAIN, Table, children_cpu, compare
 
 BARE = """
 import torch
@@ -45,7 +45,6 @@ class Ending:
 sys.meta_path.insert(0, Ending())
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-TRAIN = str(HERE.parent / "train.py")
 
 
 def main(arguments: list[str]) -> list[Table]:
@@ -60,17 +59,11 @@ def main(arguments: list[str]) -> list[Table]:
         run = partial(subprocess.run, cwd=folder, env=environment, capture_output=True, check=False)
         alternatives = {
             "bare script": partial(run, [sys.executable, "-c", BARE]),
-            "first step": partial(run, [sys.executable, "-c", FIRST_STEP, TRAIN, "force=true"]),
-            "--help": partial(run, [sys.executable, TRAIN, "--help"]),
-            "misspelt key": partial(run, [sys.executable, TRAIN, "epoch=3"]),
+            "first step": partial(run, [sys.executable, "-c", FIRST_STEP, str(TRAIN), "force=true"]),
+            "--help": partial(run, [sys.executable, str(TRAIN), "--help"]),
+            "misspelt key": partial(run, [sys.executable, str(TRAIN), "epoch=3"]),
         }
         timings = compare(alternatives, options.rounds, clock=clock)
     rows = [[name, found.seconds, found.ratio, f"{found.low:.2f}-{found.high:.2f}"] for name, found in timings.items()]
     unit = "seconds" if options.wall else "CPU seconds"
     return [Table("Start: from the command", ["to", unit, "of the bare script", "quartiles"], rows)]
-
-
-def children_cpu() -> float:
-    """Return the CPU seconds of all processes that this one has started and waited for."""
-    times = os.times()
-    return times.children_user + times.children_system

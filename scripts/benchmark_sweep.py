@@ -18,10 +18,8 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from benchmark import HERE, Table
+from benchmark import HERE, Table, random_images, sweep
 
-TRAIN = HERE.parent / "train.py"
 LAUNCHERS = ("local", "basic", "joblib_jobs", "submitit_machine")
 QUIET = ("histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 TINY = ("data=line", "model=mlp", "loss=mse", "epochs=2", *QUIET)
@@ -74,7 +72,8 @@ def compare_launchers(options: Namespace) -> Table:
     for _ in range(options.rounds):
         for launcher in options.launchers:
             few, all_jobs = (
-                elapsed([*TINY, f"hydra/launcher={launcher}", f"seed=range({jobs})"]) for jobs in (FEW, options.jobs)
+                sweep([*TINY, f"hydra/launcher={launcher}", f"seed=range({jobs})"]).seconds
+                for jobs in (FEW, options.jobs)
             )
             taken[launcher].append((few, all_jobs))
     first = taken[options.launchers[0]]
@@ -108,8 +107,8 @@ def compare_jobs_at_a_time(options: Namespace) -> Table:
         ]
         ways: dict[str, Callable[[], float]] = {
             "bare loops": lambda: bare_loops(data, cores, options.runs // cores),
-            f"n_jobs={cores}": lambda: elapsed([*work, f"sweep.n_jobs={cores}"]),
-            "n_jobs=1": lambda: elapsed([*work, "sweep.n_jobs=1"]),
+            f"n_jobs={cores}": lambda: sweep([*work, f"sweep.n_jobs={cores}"]).seconds,
+            "n_jobs=1": lambda: sweep([*work, "sweep.n_jobs=1"]).seconds,
         }
         taken = {name: [way() for _ in range(options.rounds)] for name, way in ways.items()}
     bare = statistics.median(taken["bare loops"])
@@ -133,21 +132,4 @@ def images(root: str | None, folder: Path) -> list[str]:
     """Return the options of the data: MNIST's first 1,000 digits, or 1,000 random images."""
     if root:
         return ["data=mnist", f"data.root={Path(root).resolve()}", "data.train_size=1000"]
-    random = np.random.RandomState(0)
-    pixels = random.randint(0, 256, (1000, 1, 28, 28)).astype(np.uint8)
-    labels = np.arange(1000) % 10
-    np.savez(folder / "images.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
-    return ["data=npz", f"data.path={folder / 'images.npz'}"]
-
-
-def elapsed(arguments: list[str]) -> float:
-    """Return the seconds of a sweep in its own folder, which must succeed."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        line = [sys.executable, str(TRAIN), "-m", *arguments]
-        ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - began
-    if ran.returncode:
-        sys.exit(f"{' '.join(line)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
-    return seconds
+    return random_images(folder, 1000)

@@ -25,9 +25,9 @@ ORDER = ("runner", "startup", "sweep", "scaling", "penalties", "outputs", "stack
 HEAD = """# Performance
 
 Made by `scripts/performance.py` from the files in docs/performance, each of which `uv run scripts/benchmark.py SUBJECT
---json docs/performance/SUBJECT.json` has written. Ratios compare times that were measured side by side, so they depend
-little on the machine's other work; CPU seconds depend on it a little, seconds very much. The load average says how many
-processes wanted to run: with more than there are cores, the machine was shared.
+--json FILE` has written. Ratios compare times that were measured side by side, so they depend little on the machine's
+other work; CPU seconds depend on it a little, seconds very much. The load average says how many processes wanted to
+run: with more than there are cores, the machine was shared.
 
 CUDA: not measured.
 """
@@ -70,7 +70,7 @@ def tables_of(record: Mapping[str, Any]) -> list[Table]:
 def page(folder: Path) -> str:
     """Return the page as Markdown."""
     measured = records(folder)
-    lacking = [name for name in ORDER if name not in measured]
+    lacking = [name for name in ORDER if not any(file.partition("_")[0] == name for file in measured)]
     sections = [section(name, record) for name, record in measured.items()]
     return "\n".join([HEAD, *sections, f"## Not measured yet\n\n{', '.join(lacking) or 'Nothing'}.\n"])
 

@@ -44,12 +44,15 @@ def main() -> None:
     options = parser.parse_intermixed_args()  # the flags may stand anywhere
     study = STUDIES[options.name]
     if options.text:
+        if not (DOCS / "results" / f"{options.name}.csv").exists():
+            sys.exit(f"--text must name a study with numbers in docs/results, got {options.name}: leave out --text")
         write_section(options.name, pd.read_csv(DOCS / "results" / f"{options.name}.csv"), DOCS)
         return
     folders = run_sweeps(study, options.overrides, options.quick)
     docs = runs_dir(options.overrides) / f"{options.name}_quick" if options.quick else DOCS
     write(options.name, study.numbers(folders), folders, docs, options.quick)
-    print(f"{docs / 'results.md'}, {docs / 'results' / options.name}.csv and .png are written")
+    written = [f"{options.name}.csv", *(f"{options.name}{suffix}.png" for suffix in study.pictures)]
+    print(f"written: {docs / 'results.md'}, and in {docs / 'results'}: {', '.join(written)}")
 
 
 def run_sweeps(study: Study, overrides: list[str], quick: bool) -> Folders:

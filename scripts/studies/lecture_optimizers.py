@@ -321,7 +321,7 @@ DIGITS = (
     "histograms=false",
     "pictures=false",
 )
-STEPS = 26  # of an epoch: 1,294 digits in batches of 50
+STEPS = 29  # of an epoch: 1,437 digits in batches of 50
 
 STUDIES = {
     "lecture_batches": Study(

@@ -1,4 +1,4 @@
-"""Code blocks of a Markdown file, for tests that run what a reader would copy. As a script: the README's snippets.
+"""Code blocks of a Markdown file, for tests that run what a reader would copy. As a script: all for loops of your own.
 
 As a script it needs nothing but what the snippets import, so that `.ci/run` can try an installed wheel with it.
 """
@@ -26,8 +26,9 @@ def blocks(text: str, heading: str = "", language: str = r"\w+") -> list[str]:
 
 
 def library_snippets() -> tuple[str, str, str]:
-    """Return the README's plain loop, the step of a GAN's discriminator, and the Lightning module."""
-    plain, gan, lightning = blocks((ROOT / "README.md").read_text(), "### From your own loop", "python")
+    """Return the README's plain loop, and of docs/library.md a GAN's discriminator's step and the Lightning module."""
+    (plain,) = blocks((ROOT / "README.md").read_text(), "### From your own loop", "python")
+    gan, lightning = blocks((ROOT / "docs" / "library.md").read_text(), language="python")
     return plain, gan, lightning
 
 
@@ -52,12 +53,12 @@ def surroundings() -> dict[str, Any]:
 def run(code: str, **names: Any) -> dict[str, Any]:
     """Execute a snippet as a module of its own, and return its names."""
     namespace = {"__name__": "snippet", **names}
-    exec(compile(code, "README.md", "exec"), namespace)
+    exec(compile(code, "snippet", "exec"), namespace)
     return namespace
 
 
 def stand_in_for_lightning() -> types.ModuleType:
-    """Return a module with the part of a LightningModule that the README's uses: it is no dependency of ours."""
+    """Return a module with the part of a LightningModule that ours uses: it is no dependency of ours."""
 
     class LightningModule(nn.Module):
         def log(self, name: str, value: Tensor) -> None:
@@ -93,7 +94,7 @@ def main() -> None:
     if not find_spec("lightning"):
         sys.modules["lightning"] = stand_in_for_lightning()
     module = run(lightning)["Invariant"](given["model"], coordinates)
-    print("the README's three snippets run; loss", *(f"{loss.item():.3f}" for loss in fitted(module, given["batches"])))
+    print("the three snippets run; loss", *(f"{loss.item():.3f}" for loss in fitted(module, given["batches"])))
 
 
 if __name__ == "__main__":
