@@ -108,7 +108,7 @@ def table_of_metrics(runs: pd.DataFrame) -> list[str]:
     for arm in ["none", *(arm for arm in found[ERROR].index if arm in found[DRAWN[1]].index)]:
         cells = [f"{means.loc[arm, metric]:.3g}{arrow(found[metric], arm)}" for metric in METRICS]
         rows.append((arm, *cells))
-    return table(["mean over 5 seeds", *METRICS.values()], rows)
+    return table([f"mean over {runs['seed'].nunique()} seeds", *METRICS.values()], rows)
 
 
 def table_of_readme(runs: pd.DataFrame) -> list[str]:
@@ -184,12 +184,12 @@ def draw_differences(axes: Axes, found: pd.DataFrame, order: Sequence[str]) -> N
 
 
 CAPTION = (
-    "Difference to no penalty: mean and 95 % interval over 5 seeds; filled: different from none by Holm's correction. "
+    "Difference to no penalty: mean and 95 % interval over the seeds; filled: different from none by Holm's correction. "
     "Left of 0 is better."
 )
 ABOUT = (
     "Everything is tuned on validation in the same number of trials ({trials} values on 2 seeds), then compared on "
-    "5 fresh seeds; p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of training with it, "
+    "fresh seeds (5; --quick has fewer); p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of training with it, "
     "divided by one without, in this setting; the README has the costs of a step with 100 digits. The margin is the "
     "mean linearised distance to the decision boundary; it and the norm of the Jacobian are in units of the "
     "normalised inputs. Noise (standard deviation), FGSM and PGD (largest change) are in units of a pixel's range. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -71,5 +72,7 @@ def paired(runs: pd.DataFrame, metric: str, ours: pd.Series, baseline: pd.Series
 
 
 def interval(found: Interval, digits: int = 4) -> str:
-    """Return a difference as `-0.0123 [-0.0150, -0.0096]`."""
+    """Return a difference as `-0.0123 [-0.0150, -0.0096]`; equal differences have no interval."""
+    if math.isnan(found.low):
+        return f"{found.mean:+.{digits}f} (no interval)"
     return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
