@@ -184,19 +184,19 @@ def draw_differences(axes: Axes, found: pd.DataFrame, order: Sequence[str]) -> N
 
 
 CAPTION = (
-    "Difference to no penalty: mean and 95 % interval over the seeds; filled: different from none by Holm's correction. "
-    "Left of 0 is better."
+    "Difference to no penalty: mean and 95 % interval over the seeds; filled: different from none by Holm's "
+    "correction. Left of 0 is better."
 )
 ABOUT = (
     "Everything is tuned on validation in the same number of trials ({trials} values on 2 seeds), then compared on "
-    "fresh seeds (5; --quick has fewer); p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of training with it, "
-    "divided by one without, in this setting; the README has the costs of a step with 100 digits. The margin is the "
-    "mean linearised distance to the decision boundary; it and the norm of the Jacobian are in units of the "
-    "normalised inputs. Noise (standard deviation), FGSM and PGD (largest change) are in units of a pixel's range. "
-    "↓ and ↑: below or above none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, `distorted_inputs` "
-    "and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the tangents. "
-    "`early_stopping` is the epoch with the smallest validation error. The intervals cover the seeds, not other splits "
-    "of the data."
+    "fresh seeds (5; --quick has fewer); p is corrected by Holm for all rows. `cost` is the CPU time of an epoch of "
+    "training with it, divided by one without, in this setting; the README has the costs of a step with 100 digits. "
+    "The margin is the mean linearised distance to the decision boundary; it and the norm of the Jacobian are in "
+    "units of the normalised inputs. Noise (standard deviation), FGSM and PGD (largest change) are in units of a "
+    "pixel's range. ↓ and ↑: below or above none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, "
+    "`distorted_inputs` and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the "
+    "tangents. `early_stopping` is the epoch with the smallest validation error. The intervals cover the seeds, not "
+    "other splits of the data."
 )
 MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
 EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "evaluate_every=1")
