@@ -23,7 +23,7 @@ from runner.storage import checkpoint, members
 from runner.storage.lock import locked
 from runner.storage.members import Member
 from runner.sweep.conclude import _final_status, sweep_report, titles_of
-from runner.sweep.job import train_job
+from runner.sweep.job import train_in_own_process, train_job
 from runner.system import gpus
 
 
@@ -242,6 +242,103 @@ def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
     assert {code for code, _ in ends} <= {0, 3}, ends
     assert list(sweeps.times_trained().values()) == [1, 1]
     assert all(result["status"] == "done" for result in sweeps.results().values())
+
+
+def test_a_run_that_another_sweep_has_finished_is_told(sweeps: Sweeps) -> None:
+    """It was in the queue of this one, which goes on with what is left."""
+    sweeps.faults.write_text('{"1": "slow"}')
+    first = sweeps.start(*FAULTY, "loss.job=1,2,3", "sweep.n_jobs=1")
+    sweeps.wait_until(lambda: sweeps.results(), first)
+    sweeps.run(*FAULTY, "loss.job=2")
+    sweeps.faults.write_text("{}")
+    code, said = sweeps.wait(first)
+    assert code == 0, said
+    assert re.findall(r"^\[(./3)\] done: loss.job=(\d)", said, re.MULTILINE) == [
+        ("1/3", "1"),
+        ("2/3", "2"),
+        ("3/3", "3"),
+    ]
+    assert "Traceback" not in said
+    assert list(sweeps.times_trained().values()) == [1] * 3
+
+
+class Child:
+    """A process of a pool that has ended as soon as it starts, as `_Pool` sees it.
+
+    Args:
+        end: what it does before.
+        exit_code: its own.
+    """
+
+    pid = sentinel = 0
+
+    def __init__(self, end: Callable[..., None], exit_code: int) -> None:
+        self.end, self.exitcode = end, exit_code
+
+    def __call__(self, target: Callable[..., None], args: Any) -> Child:
+        self.runs = args[0]
+        return self
+
+    def start(self) -> None:
+        self.end(self.runs)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pool_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that returns a pool with a child in place of processes."""
+    from runner.sweep import pool
+
+    def made(child: Child, total: int) -> Any:
+        monkeypatch.setattr(pool, "wait", lambda sentinels, timeout: None)
+        found = pool._Pool(1, 1, [], "continue", total, None)
+        found.processes = type("", (), {"Process": child})()
+        return found
+
+    return made
+
+
+def test_a_stack_tells_what_another_sweep_has_finished(
+    composed: Callable[..., Any], pool_of: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [composed(*TINY, f"seed={seed}") for seed in range(4)]
+    for number in (0, 1, 3):
+        runs[number].write_result({"status": "done"})
+
+    def end(stack: Any) -> None:
+        assert stack == runs[:3]  # nothing is started for the fourth
+        runs[2].write_result({"status": "done"})
+
+    pool_of(Child(end, 0), 4).run([runs[:3], runs[3:]], runs[1:])  # the first one had ended before
+    lines = [f"[{place}/3] done: {runs[number].title}" for place, number in ((1, 1), (2, 2), (3, 3))]
+    assert re.findall(r"^\[.*? done: \S+", capsys.readouterr().out, re.MULTILINE) == lines
+
+
+def test_the_reason_of_the_last_run_of_a_stack_stays(composed: Callable[..., Any], pool_of: Callable[..., Any]) -> None:
+    """The others have ended, and an error ends the process as well."""
+    runs = [composed(*TINY, f"seed={seed}") for seed in range(2)]
+    runs[0].write_result({"status": "done"})
+
+    def end(stack: Any) -> None:
+        runs[1].write_result({"status": "failed", "reason": "on purpose"})
+
+    pool_of(Child(end, 1), 2).run([runs], runs[1:])
+    assert runs[1].result()["reason"] == "on purpose"
+
+
+def test_a_job_whose_run_has_just_ended_does_nothing(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "setpgid", lambda *ids: None)
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)
+    monkeypatch.setattr("runner.sweep.job.die_with", lambda parent: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # restored at the end
+    run = composed(*TINY)
+    run.write_result({"status": "done"})
+    train_in_own_process([run], 1, None, 0)
+    assert not run.log.exists()
 
 
 def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> None:
