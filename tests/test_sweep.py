@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -479,7 +480,7 @@ def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch:
 def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import runner.run
 
-    def broken(config: Mapping[str, Any]) -> None:
+    def broken(*arguments: Any) -> None:
         raise ArithmeticError("on purpose")
 
     monkeypatch.setattr(runner.run, "build", broken)
@@ -489,6 +490,24 @@ def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], mon
         assert run.status is None  # another process is training
     train_job(run)
     assert run.status == "failed"
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("on purpose"), SystemExit(3)], ids=["error", "exit"])
+def test_what_ends_an_interrupted_run_before_it_goes_on(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """An error is recorded as in any run; an exit is that of a launcher's signal handler, which is to get through."""
+    import runner.run
+
+    def broken(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(runner.run, "build", broken)
+    run = composed(*TINY)
+    run.write_result({"status": "interrupted"})
+    with pytest.raises(SystemExit) if isinstance(error, SystemExit) else nullcontext():
+        train_job(run)
+    assert run.status == ("interrupted" if isinstance(error, SystemExit) else "failed")
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def train_job(run: Run) -> None:
         except (Busy, Interrupted):
             raise
         except (Exception, SystemExit) as error:
-            if run.status == Status.INTERRUPTED:
+            if isinstance(error, SystemExit) and run.status == Status.INTERRUPTED:
                 raise  # a launcher's own signal handler exits like this, to have the job started again
             if not _is_recorded(run, error):
                 with suppress(OSError):
