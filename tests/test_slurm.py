@@ -144,13 +144,16 @@ def test_a_job_that_slurm_has_forgotten(composed: Callable[..., Any], monkeypatc
     job = _SlurmJob(Queue(), Ticket("fake", "7_1", "log"))
     end = job.ended()
     assert end == End(0, "job 7_1 left the queue without a result")
-    lost, done = composed(), composed("seed=1")
-    done.write_result({"status": "done"})
-    watch = cluster._Watch(SlurmEngine, [lost, done], {}, 2)
-    assert (watch.status_after(lost, job, end), watch.status_after(done, job, end)) == ("failed", "done")
+    lost, done, again = composed(), composed("seed=1"), composed("seed=2", "force=true")
+    for run in (done, again):
+        run.write_result({"status": "done"})
+    watch = cluster._Watch(SlurmEngine, [lost, done, again], {}, 3)
+    watch.before[again.path] = again.result()  # from before the job
+    watch.before[done.path] = done.result()  # of an earlier command's job, which ended while this one was submitted
+    ends = [watch.status_after(run, job, end) for run in (lost, done, again)]
+    assert ends == ["failed", "done", "failed"]
     assert lost.result()["reason"] == f"{end.reason}; its output is in log"
-    watch.before[done.path] = done.result()  # from before the job, as with force=true
-    assert watch.status_after(done, job, end) == "failed"
+    assert done.status == "done"
 
 
 @pytest.mark.parametrize(

@@ -202,11 +202,12 @@ class _Watch:
     def status_after(self, run: Run, job: Job, end: End) -> str:
         """Return how the run of a job that has ended stands, once that can be seen here.
 
-        A result from before the job is none: the job died before it could write anything.
+        A result from before the job is none: the job died before it could write anything. But a run that was finished
+        while its job was submitted, by a job of an earlier command, has nothing left to write.
         """
 
         def has_result() -> bool:
-            return run.has_ended and run.result() != self.before.get(run.path)
+            return run.is_finished or (run.has_ended and run.result() != self.before.get(run.path))
 
         seen = time.monotonic() + LAG_SECONDS
         while end.code == 0 and not has_result() and time.monotonic() < seen:
