@@ -98,7 +98,7 @@ def run_all(runs: Sequence[Run], engine: Engine, wait: bool = True) -> list[floa
     except Refused as refusal:
         exit_with_problems([str(refusal)])
     print(
-        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before, "
+        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them ended before, "
         f"{len(attached)} queued or running already",
         flush=True,
     )
@@ -114,7 +114,7 @@ class _Watch:
         engine: that runs them.
         runs: to train.
         attached: jobs that an earlier command has submitted.
-        total: jobs of the sweep, those trained before included; for the overview.
+        total: jobs of the sweep, those that ended before included; for the overview.
     """
 
     def __init__(self, engine: Engine, runs: Sequence[Run], attached: Mapping[Path, Job], total: int) -> None:

@@ -50,7 +50,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
     threads = max(1, cores() // n_jobs)
     devices = gpus() if any(_may_use_gpu(run) for run in waiting) else []
     print(
-        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before: "
+        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them ended before: "
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each"
         + (f", on {len(devices)} GPUs in turn" if len(devices) > 1 else ""),
         flush=True,
@@ -103,7 +103,7 @@ class _Pool:
         threads: of each.
         devices: names of the GPUs; each job that may use one sees that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
-        total: jobs of the sweep, those trained before included; for the overview.
+        total: jobs of the sweep, those that ended before included; for the overview.
         reason: to prune a run, if there is one.
     """
 
