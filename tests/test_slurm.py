@@ -25,8 +25,8 @@ from runner.storage.identity import ids
 from runner.storage.slurm import NoAnswer, Queue, Ticket, standing
 from runner.summary.runs import read_run
 from runner.sweep import cluster
-from runner.sweep.cluster import End
-from runner.sweep.slurm import SlurmEngine, _SlurmJob
+from runner.sweep.cluster import End, Refused
+from runner.sweep.slurm import MachineEngine, SlurmEngine, _SlurmJob
 
 
 class Slurm:
@@ -207,10 +207,26 @@ def test_what_slurm_refuses_is_one_sentence(slurm: Slurm) -> None:
     assert "scontrol does not answer" in slurm.run(code=2)
 
 
-@pytest.mark.parametrize("line", [(), ("hydra/launcher=submitit_machine",), ("hydra/sweeper=optuna", "seed=range(3)")])
+@pytest.mark.parametrize(
+    "line",
+    [
+        (),
+        ("hydra/launcher=submitit_machine",),
+        ("hydra/sweeper=optuna", "seed=range(3)"),
+        ("hydra.sweeper.max_batch_size=2", "seed=range(3)"),
+    ],
+)
 def test_jobs_that_cannot_be_left(slurm: Slurm, line: tuple[str, ...]) -> None:
     slurm.line = TINY if not line or "launcher" in line[0] else slurm.line
-    assert "sweep.wait=false needs hydra/" in slurm.run(*line, "sweep.wait=false", code=2)
+    assert "sweep.wait=false needs hydra" in slurm.run(*line, "sweep.wait=false", code=2)
+    assert not slurm.jobs()
+
+
+def test_who_does_not_take_the_jobs_is_named(composed: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    engine = MachineEngine(folder=str(tmp_path / "file"), max_num_timeout=1, python=None, cpus_per_task=1)
+    with pytest.raises(Refused, match=r"^hydra/launcher=submitit_machine does not take the jobs: .*file"):
+        list(engine.submit([composed()]))
 
 
 def test_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

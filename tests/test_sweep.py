@@ -52,7 +52,7 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert (folder / "summary.png").stat().st_size > 1000
     logs = {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run_without_torch(*grid, "penalty.l2.weight=0.01,0")
-    assert "4 of them trained before" in said
+    assert "4 of them ended before" in said
     assert logs == {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run(*grid, "penalty.l2.weight=0,0.01,0.1")
     assert "[2/2] done: " in said
@@ -348,6 +348,12 @@ def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> No
     assert _final_status(Member(tmp_path)) == "failed"  # nobody has it, and it left no result
 
 
+def test_a_run_that_nothing_was_written_of_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _final_status(Member(tmp_path / "never")) == "failed"
+    assert capsys.readouterr().err == "failed: never: its process ended before it wrote anything\n"
+    assert not (tmp_path / "never").exists()  # the table would have an empty row of it
+
+
 def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
     """Submitit's signal before a preemption: the state is saved at once, and its next sitting goes on from there."""
     process = sweeps.start(*LONG, "epochs=3000", "seed=0", "hydra/launcher=submitit_machine", "checkpoint_seconds=3600")
@@ -408,9 +414,9 @@ def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_two_spellings_of_a_run_are_trained_once(sweeps: Sweeps) -> None:
     said = sweeps.run(*TINY, "epochs=2", "loss.weight=1,1.0", "optimizer=momentum")
-    assert "sweep of 1 job, 0 of them trained before" in said
+    assert "sweep of 1 job, 0 of them ended before" in said
     line = ("optimizer=sgd", "optimizer.lr=0.02", "+optimizer.momentum=0.9")
-    assert "sweep of 1 job, 1 of them trained before" in sweeps.run(*TINY, "epochs=2", *line)
+    assert "sweep of 1 job, 1 of them ended before" in sweeps.run(*TINY, "epochs=2", *line)
     assert list(sweeps.times_trained().values()) == [1]
 
 
