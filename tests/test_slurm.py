@@ -25,8 +25,8 @@ from runner.storage.identity import ids
 from runner.storage.slurm import NoAnswer, Queue, Ticket, standing
 from runner.summary.runs import read_run
 from runner.sweep import cluster
-from runner.sweep.cluster import End
-from runner.sweep.slurm import SlurmEngine, _SlurmJob
+from runner.sweep.cluster import End, Refused
+from runner.sweep.slurm import MachineEngine, SlurmEngine, _SlurmJob
 
 
 class Slurm:
@@ -144,13 +144,16 @@ def test_a_job_that_slurm_has_forgotten(composed: Callable[..., Any], monkeypatc
     job = _SlurmJob(Queue(), Ticket("fake", "7_1", "log"))
     end = job.ended()
     assert end == End(0, "job 7_1 left the queue without a result")
-    lost, done = composed(), composed("seed=1")
-    done.write_result({"status": "done"})
-    watch = cluster._Watch(SlurmEngine, [lost, done], {}, 2)
-    assert (watch.status_after(lost, job, end), watch.status_after(done, job, end)) == ("failed", "done")
+    lost, done, again = composed(), composed("seed=1"), composed("seed=2", "force=true")
+    for run in (done, again):
+        run.write_result({"status": "done"})
+    watch = cluster._Watch(SlurmEngine, [lost, done, again], {}, 3)
+    watch.before[again.path] = again.result()  # from before the job
+    watch.before[done.path] = done.result()  # of an earlier command's job, which ended while this one was submitted
+    ends = [watch.status_after(run, job, end) for run in (lost, done, again)]
+    assert ends == ["failed", "done", "failed"]
     assert lost.result()["reason"] == f"{end.reason}; its output is in log"
-    watch.before[done.path] = done.result()  # from before the job, as with force=true
-    assert watch.status_after(done, job, end) == "failed"
+    assert done.status == "done"
 
 
 @pytest.mark.parametrize(
@@ -204,10 +207,26 @@ def test_what_slurm_refuses_is_one_sentence(slurm: Slurm) -> None:
     assert "scontrol does not answer" in slurm.run(code=2)
 
 
-@pytest.mark.parametrize("line", [(), ("hydra/launcher=submitit_machine",), ("hydra/sweeper=optuna", "seed=range(3)")])
+@pytest.mark.parametrize(
+    "line",
+    [
+        (),
+        ("hydra/launcher=submitit_machine",),
+        ("hydra/sweeper=optuna", "seed=range(3)"),
+        ("hydra.sweeper.max_batch_size=2", "seed=range(3)"),
+    ],
+)
 def test_jobs_that_cannot_be_left(slurm: Slurm, line: tuple[str, ...]) -> None:
     slurm.line = TINY if not line or "launcher" in line[0] else slurm.line
-    assert "sweep.wait=false needs hydra/" in slurm.run(*line, "sweep.wait=false", code=2)
+    assert "sweep.wait=false needs hydra" in slurm.run(*line, "sweep.wait=false", code=2)
+    assert not slurm.jobs()
+
+
+def test_who_does_not_take_the_jobs_is_named(composed: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    engine = MachineEngine(folder=str(tmp_path / "file"), max_num_timeout=1, python=None, cpus_per_task=1)
+    with pytest.raises(Refused, match=r"^hydra/launcher=submitit_machine does not take the jobs: .*file"):
+        list(engine.submit([composed()]))
 
 
 def test_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

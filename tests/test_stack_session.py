@@ -282,7 +282,7 @@ def test_a_sweep_of_stacks(sweeps: Sweeps) -> None:
     assert sorted(sizes, key=str) == [3, 3, 3, None, None, None]
     assert sweeps.times_trained() == dict.fromkeys(sweeps.results(), 1)
     said = sweeps.run_without_torch(*grid, "model.dropout=0")
-    assert "3 of them trained before" in said
+    assert "3 of them ended before" in said
 
 
 def test_a_diverged_run_of_a_stack_is_told_as_any(sweeps: Sweeps) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from runner.storage import checkpoint, members
 from runner.storage.lock import locked
 from runner.storage.members import Member
 from runner.sweep.conclude import _final_status, sweep_report, titles_of
-from runner.sweep.job import train_job
+from runner.sweep.job import train_in_own_process, train_job
 from runner.system import gpus
 
 
@@ -51,7 +52,7 @@ def test_a_grid_is_trained_once(sweeps: Sweeps) -> None:
     assert (folder / "summary.png").stat().st_size > 1000
     logs = {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run_without_torch(*grid, "penalty.l2.weight=0.01,0")
-    assert "4 of them trained before" in said
+    assert "4 of them ended before" in said
     assert logs == {path: path.read_bytes() for path in sweeps.paths("train", "train.log")}
     said = sweeps.run(*grid, "penalty.l2.weight=0,0.01,0.1")
     assert "[2/2] done: " in said
@@ -244,10 +245,113 @@ def test_two_sweeps_share_no_run(sweeps: Sweeps) -> None:
     assert all(result["status"] == "done" for result in sweeps.results().values())
 
 
+def test_a_run_that_another_sweep_has_finished_is_told(sweeps: Sweeps) -> None:
+    """It was in the queue of this one, which goes on with what is left."""
+    sweeps.faults.write_text('{"1": "slow"}')
+    first = sweeps.start(*FAULTY, "loss.job=1,2,3", "sweep.n_jobs=1")
+    sweeps.wait_until(lambda: sweeps.results(), first)
+    sweeps.run(*FAULTY, "loss.job=2")
+    sweeps.faults.write_text("{}")
+    code, said = sweeps.wait(first)
+    assert code == 0, said
+    assert re.findall(r"^\[(./3)\] done: loss.job=(\d)", said, re.MULTILINE) == [
+        ("1/3", "1"),
+        ("2/3", "2"),
+        ("3/3", "3"),
+    ]
+    assert "Traceback" not in said
+    assert list(sweeps.times_trained().values()) == [1] * 3
+
+
+class Child:
+    """A process of a pool that has ended as soon as it starts, as `_Pool` sees it.
+
+    Args:
+        end: what it does before.
+        exit_code: its own.
+    """
+
+    pid = sentinel = 0
+
+    def __init__(self, end: Callable[..., None], exit_code: int) -> None:
+        self.end, self.exitcode = end, exit_code
+
+    def __call__(self, target: Callable[..., None], args: Any) -> Child:
+        self.runs = args[0]
+        return self
+
+    def start(self) -> None:
+        self.end(self.runs)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pool_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that returns a pool with a child in place of processes."""
+    from runner.sweep import pool
+
+    def made(child: Child, total: int) -> Any:
+        monkeypatch.setattr(pool, "wait", lambda sentinels, timeout: None)
+        found = pool._Pool(1, 1, [], "continue", total, None)
+        found.processes = type("", (), {"Process": child})()
+        return found
+
+    return made
+
+
+def test_a_stack_tells_what_another_sweep_has_finished(
+    composed: Callable[..., Any], pool_of: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [composed(*TINY, f"seed={seed}") for seed in range(4)]
+    for number in (0, 1, 3):
+        runs[number].write_result({"status": "done"})
+
+    def end(stack: Any) -> None:
+        assert stack == runs[:3]  # nothing is started for the fourth
+        runs[2].write_result({"status": "done"})
+
+    pool_of(Child(end, 0), 4).run([runs[:3], runs[3:]], runs[1:])  # the first one had ended before
+    lines = [f"[{place}/3] done: {runs[number].title}" for place, number in ((1, 1), (2, 2), (3, 3))]
+    assert re.findall(r"^\[.*? done: \S+", capsys.readouterr().out, re.MULTILINE) == lines
+
+
+def test_the_reason_of_the_last_run_of_a_stack_stays(composed: Callable[..., Any], pool_of: Callable[..., Any]) -> None:
+    """The others have ended, and an error ends the process as well."""
+    runs = [composed(*TINY, f"seed={seed}") for seed in range(2)]
+    runs[0].write_result({"status": "done"})
+
+    def end(stack: Any) -> None:
+        runs[1].write_result({"status": "failed", "reason": "on purpose"})
+
+    pool_of(Child(end, 1), 2).run([runs], runs[1:])
+    assert runs[1].result()["reason"] == "on purpose"
+
+
+def test_a_job_whose_run_has_just_ended_does_nothing(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "setpgid", lambda *ids: None)
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)
+    monkeypatch.setattr("runner.sweep.job.die_with", lambda parent: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # restored at the end
+    run = composed(*TINY)
+    run.write_result({"status": "done"})
+    train_in_own_process([run], 1, None, 0)
+    assert not run.log.exists()
+
+
 def test_a_run_that_another_process_has_just_begun_is_busy(tmp_path: Path) -> None:
     with locked(tmp_path):
         assert _final_status(Member(tmp_path)) == "busy"
     assert _final_status(Member(tmp_path)) == "failed"  # nobody has it, and it left no result
+
+
+def test_a_run_that_nothing_was_written_of_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _final_status(Member(tmp_path / "never")) == "failed"
+    assert capsys.readouterr().err == "failed: never: its process ended before it wrote anything\n"
+    assert not (tmp_path / "never").exists()  # the table would have an empty row of it
 
 
 def test_a_preempted_job_goes_on(sweeps: Sweeps) -> None:
@@ -310,9 +414,9 @@ def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_two_spellings_of_a_run_are_trained_once(sweeps: Sweeps) -> None:
     said = sweeps.run(*TINY, "epochs=2", "loss.weight=1,1.0", "optimizer=momentum")
-    assert "sweep of 1 job, 0 of them trained before" in said
+    assert "sweep of 1 job, 0 of them ended before" in said
     line = ("optimizer=sgd", "optimizer.lr=0.02", "+optimizer.momentum=0.9")
-    assert "sweep of 1 job, 1 of them trained before" in sweeps.run(*TINY, "epochs=2", *line)
+    assert "sweep of 1 job, 1 of them ended before" in sweeps.run(*TINY, "epochs=2", *line)
     assert list(sweeps.times_trained().values()) == [1]
 
 
@@ -382,7 +486,7 @@ def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch:
 def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import runner.run
 
-    def broken(config: Mapping[str, Any]) -> None:
+    def broken(*arguments: Any) -> None:
         raise ArithmeticError("on purpose")
 
     monkeypatch.setattr(runner.run, "build", broken)
@@ -392,6 +496,24 @@ def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], mon
         assert run.status is None  # another process is training
     train_job(run)
     assert run.status == "failed"
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("on purpose"), SystemExit(3)], ids=["error", "exit"])
+def test_what_ends_an_interrupted_run_before_it_goes_on(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """An error is recorded as in any run; an exit is that of a launcher's signal handler, which is to get through."""
+    import runner.run
+
+    def broken(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(runner.run, "build", broken)
+    run = composed(*TINY)
+    run.write_result({"status": "interrupted"})
+    with pytest.raises(SystemExit) if isinstance(error, SystemExit) else nullcontext():
+        train_job(run)
+    assert run.status == ("interrupted" if isinstance(error, SystemExit) else "failed")
 
 
 @pytest.fixture

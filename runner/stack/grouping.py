@@ -34,7 +34,7 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
     A stack that was interrupted is made again of the same runs, with those that have ended: bits depend on its size.
 
     Args:
-        runs: of the sweep, those trained before included.
+        runs: of the sweep, those that ended before included.
         n_jobs: stacks that are trained at the same time; there are not fewer as long as each has two runs.
         largest: number of runs in a stack (>= 2).
 

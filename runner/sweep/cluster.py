@@ -98,7 +98,7 @@ def run_all(runs: Sequence[Run], engine: Engine, wait: bool = True) -> list[floa
     except Refused as refusal:
         exit_with_problems([str(refusal)])
     print(
-        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before, "
+        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them ended before, "
         f"{len(attached)} queued or running already",
         flush=True,
     )
@@ -114,7 +114,7 @@ class _Watch:
         engine: that runs them.
         runs: to train.
         attached: jobs that an earlier command has submitted.
-        total: jobs of the sweep, those trained before included; for the overview.
+        total: jobs of the sweep, those that ended before included; for the overview.
     """
 
     def __init__(self, engine: Engine, runs: Sequence[Run], attached: Mapping[Path, Job], total: int) -> None:
@@ -202,11 +202,12 @@ class _Watch:
     def status_after(self, run: Run, job: Job, end: End) -> str:
         """Return how the run of a job that has ended stands, once that can be seen here.
 
-        A result from before the job is none: the job died before it could write anything.
+        A result from before the job is none: the job died before it could write anything. But a run that was finished
+        while its job was submitted, by a job of an earlier command, has nothing left to write.
         """
 
         def has_result() -> bool:
-            return run.has_ended and run.result() != self.before.get(run.path)
+            return run.is_finished or (run.has_ended and run.result() != self.before.get(run.path))
 
         seen = time.monotonic() + LAG_SECONDS
         while end.code == 0 and not has_result() and time.monotonic() < seen:

@@ -76,6 +76,9 @@ def _problems_of_leaving(composed: Composed) -> list[str]:
         return ["sweep.wait=false needs hydra/launcher=submitit_cluster: under others the jobs end with this command"]
     if composed.hydra["sweeper"]["_target_"] == SEARCH:
         return ["sweep.wait=false needs hydra/sweeper=grid: a search proposes jobs by what others have shown"]
+    if size := composed.hydra["sweeper"].get("max_batch_size"):
+        got = f"null, got {size}: the command would leave after the first batch and never submit the others"
+        return [f"sweep.wait=false needs hydra.sweeper.max_batch_size={got}"]
     return []
 
 
@@ -162,6 +165,9 @@ def _final_status(member: Member) -> str:
 
 def _recorded_status(path: Path) -> str:
     """Return the status in a run's directory, corrected where its process died."""
+    if not path.exists():  # to lock it would make it
+        print(f"failed: {path.name}: its process ended before it wrote anything", file=sys.stderr)
+        return Status.FAILED
     try:  # another process may have begun the run and written no result yet
         if (path / "result.json").exists() and read_json(path / "result.json")["status"] != Status.RUNNING:
             return str(read_json(path / "result.json")["status"])
@@ -174,8 +180,6 @@ def _recorded_status(path: Path) -> str:
     except Busy:
         return Status.BUSY
     except (OSError, ValueError, KeyError, TypeError):  # no result, a damaged one, or no room to write it
-        if not path.exists():
-            print(f"failed: {path.name}: its process ended before it wrote anything", file=sys.stderr)
         return Status.FAILED
 
 

@@ -52,7 +52,9 @@ def train_in_own_process(runs: Sequence[Run], threads: int, gpu: str | None, par
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    run = next(run for run in runs if not run.needs_no_training)
+    run = next((run for run in runs if not run.needs_no_training), None)
+    if run is None:  # another process was faster
+        return
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -132,7 +134,7 @@ def train_job(run: Run) -> None:
         except (Busy, Interrupted):
             raise
         except (Exception, SystemExit) as error:
-            if run.status == Status.INTERRUPTED:
+            if isinstance(error, SystemExit) and run.status == Status.INTERRUPTED:
                 raise  # a launcher's own signal handler exits like this, to have the job started again
             if not _is_recorded(run, error):
                 with suppress(OSError):

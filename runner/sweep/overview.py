@@ -23,8 +23,8 @@ class Overview:
     """Show how many jobs are done, running, failed and waiting, and the time left.
 
     Args:
-        directories: of the jobs to run.
-        total: jobs of the sweep, those trained before included.
+        runs: to train.
+        total: jobs of the sweep, those that ended before included.
     """
 
     def __init__(self, runs: Sequence[Run], total: int) -> None:
@@ -80,12 +80,13 @@ class Overview:
         if self.terminal.is_terminal:
             self.live.update(Group(Text(head), *(Text("  " + line) for line in lines[:SHOWN])), refresh=True)
         else:
-            self.say(f"{head}: {'; '.join(lines)}")
+            self.say(": ".join(filter(None, (head, "; ".join(lines)))))
 
     def head(self, epochs_running: int, seconds: float) -> str:
         """Return the line of numbers."""
         ended = sum(self.ends.values())
-        numbers = {"done": self.total - self.jobs + self.ends.get(Status.DONE, 0), "running": len(self.running)}
+        numbers = {"ended before": self.total - self.jobs}  # done, or diverged, or failed and not tried again
+        numbers |= {"done": self.ends.get(Status.DONE, 0), "running": len(self.running)}
         numbers |= {status: number for status, number in self.ends.items() if status != Status.DONE}
         numbers["waiting"] = self.jobs - ended - len(self.running)
         trained = self.epochs_ended + epochs_running - self.epochs_before

@@ -50,7 +50,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
     threads = max(1, cores() // n_jobs)
     devices = gpus() if any(_may_use_gpu(run) for run in waiting) else []
     print(
-        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them trained before: "
+        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them ended before: "
         f"{n_jobs} at a time, {threads} thread{'s' * (threads > 1)} each"
         + (f", on {len(devices)} GPUs in turn" if len(devices) > 1 else ""),
         flush=True,
@@ -103,7 +103,7 @@ class _Pool:
         threads: of each.
         devices: names of the GPUs; each job that may use one sees that with the fewest jobs.
         on_error: what a failure does to the other jobs (continue, stop).
-        total: jobs of the sweep, those trained before included; for the overview.
+        total: jobs of the sweep, those that ended before included; for the overview.
         reason: to prune a run, if there is one.
     """
 
@@ -115,12 +115,13 @@ class _Pool:
         self.gpu_of: dict[BaseProcess, str | None] = {}  # of each running job
         self.pruned: dict[Path, str] = {}  # runs that have been told to end, and why
         self.processes = multiprocessing.get_context("fork")
-        self.running: dict[BaseProcess, list[Run]] = {}
+        self.running: dict[BaseProcess, list[Run]] = {}  # what each trains
+        self.stacks: set[BaseProcess] = set()  # that train several runs, of which some may have ended
         self.stopping = False
 
     def run(self, jobs: Sequence[Sequence[Run]], runs: Sequence[Run]) -> None:
         """Train all runs: each job is a stack of them, or a single one."""
-        waiting = deque(jobs)
+        waiting, self.expected = deque(jobs), {run.path for run in runs}
         with StopSignals() as signals, Overview(runs, self.total) as self.overview:
             while waiting or self.running:
                 while waiting and len(self.running) < self.n_jobs:
@@ -136,14 +137,21 @@ class _Pool:
                     sys.exit(FAILED)
 
     def start(self, runs: Sequence[Run]) -> None:
-        """Fork a job."""
+        """Fork a job, unless another process has ended its runs meanwhile."""
+        left = [run for run in runs if not run.needs_no_training]
+        for run in (run for run in runs if run not in left and run.path in self.expected):
+            self.overview.ended(run, str(run.status))
+        if not left:
+            return
         sys.stdout.flush()
         gpu = min(self.devices, key=[*self.gpu_of.values()].count, default=None) if _may_use_gpu(runs[0]) else None
         process = self.processes.Process(target=train_in_own_process, args=(runs, self.threads, gpu, os.getpid()))
-        self.running[process] = [run for run in runs if not run.needs_no_training]
+        self.running[process] = left
+        if len(runs) > 1:
+            self.stacks.add(process)
         self.gpu_of[process] = gpu
         process.start()
-        for run in self.running[process]:
+        for run in left:
             self.overview.started(run)
 
     def reap(self, seconds: float) -> list[str]:
@@ -154,8 +162,9 @@ class _Pool:
             runs = self.running.pop(process)
             del self.gpu_of[process]
             for run in runs:
-                statuses.append(self.status_after(run, process.exitcode or 0, in_stack=len(runs) > 1))
+                statuses.append(self.status_after(run, process.exitcode or 0, in_stack=process in self.stacks))
                 self.overview.ended(run, statuses[-1])
+            self.stacks.discard(process)
             process.close()
         self.overview.draw()
         return statuses

@@ -26,6 +26,7 @@ from runner.sweep.cluster import End, Job, Refused
 from runner.sweep.job import train_in_engines_process
 from runner.sweep.pool import reason_of_death
 
+TAKERS = {"slurm": "slurm", "local": "hydra/launcher=submitit_machine"}  # executor -> its name for a user
 GENERIC = ("name", "timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "stderr_to_stdout")  # of any executor
 
 
@@ -70,7 +71,7 @@ class _Executor:
                 here, threads = Path.cwd(), self.options["cpus_per_task"]
                 return executor.submit_array([_Training(run, here, threads) for run in runs])
         except (RuntimeError, AssertionError, NameError, OSError) as error:
-            raise Refused(f"{self.kind} does not take the jobs: {_in_one_line(error)}") from error
+            raise Refused(f"{TAKERS[self.kind]} does not take the jobs: {_in_one_line(error)}") from error
 
 
 def _resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
