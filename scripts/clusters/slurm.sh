@@ -347,4 +347,4 @@ many_submissions() {  # no Slurm: sbatch gives out numbers, squeue knows of no j
 
 hundredths() { cut -d ')' -f 2 </proc/$$/stat | awk '{print $14 + $15}'; }  # of seconds that our children have computed
 
-await_long() { for _ in $(seq 400); do "$@" >/dev/null 2>&1 && return; sleep .5; done; echo "waited in vain: $*" >&2; return 1; }
+await_long() { for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep .5; done; echo "waited in vain: $*" >&2; return 1; }
