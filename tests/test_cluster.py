@@ -60,6 +60,18 @@ def test_an_old_result_does_not_stand_for_a_job_that_died(sweeps: Sweeps) -> Non
     assert "left the queue" in results(sweeps)[1]["reason"]
 
 
+def test_a_job_that_fails_twice_in_the_same_way_keeps_its_reason(sweeps: Sweeps) -> None:
+    """Its second result says what the first one said: it is new all the same."""
+    misfit = ("data=line", "model=convnet", "loss=mse")
+    reasons = []
+    for _ in range(2):
+        run(sweeps, *misfit, code=1)
+        reasons += [result["reason"] for result in sweeps.results().values()]
+    assert len(reasons) == 2
+    assert reasons[0] == reasons[1]
+    assert "without a result" not in reasons[0]
+
+
 def test_what_the_engine_refuses_has_failed(sweeps: Sweeps) -> None:
     sweeps.faults.write_text('{"2": "refuse"}')
     said = run(sweeps, *FAULTY, "loss.job=1,2,3", code=1)

@@ -19,12 +19,14 @@ from hydra.types import RunMode
 from support.sweeps import FAULTY, LONG, REASONS, TIMES, TINY, Sweeps
 
 from runner.config.compose import Composer, composed_of, loader_with, parsed
+from runner.outcome import BUSY
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, members
 from runner.storage.lock import locked
 from runner.storage.members import Member
+from runner.storage.status import Status
 from runner.sweep.conclude import _final_status, sweep_report, titles_of
-from runner.sweep.job import train_in_own_process, train_job
+from runner.sweep.job import record_exit, train_in_own_process, train_job
 from runner.system import gpus
 
 
@@ -496,6 +498,25 @@ def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], mon
         assert run.status is None  # another process is training
     train_job(run)
     assert run.status == "failed"
+
+
+def test_a_run_that_was_stopped_elsewhere_stays_interrupted(composed: Callable[..., Any]) -> None:
+    """Our process found it busy; then the other one was stopped."""
+    run = composed(*TINY)
+    with locked(run.path):
+        run.write_end(Status.INTERRUPTED, "SIGINT")
+    assert record_exit(run, BUSY, "its process exited with code 3") == "interrupted"
+    assert run.result()["reason"] == "SIGINT"
+
+
+def test_an_end_that_cannot_be_recorded_is_told(
+    composed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = composed(*TINY)
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    run.path.write_text("a file where the directory should be")
+    assert record_exit(run, 1, "its process exited with code 1") == "failed"
+    assert str(run.path) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ArithmeticError("on purpose"), SystemExit(3)], ids=["error", "exit"])

@@ -85,6 +85,14 @@ class Run:
             return {}
         return found if isinstance(found, dict) and found.get("run_id") == self.run_id else {}
 
+    @property
+    def written_at(self) -> int:
+        """When result.json was written, in nanoseconds; 0 if there is none."""
+        try:
+            return (self.path / "result.json").stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write what is known of the run, under its ids, and return it."""
         whole = {"run_id": self.run_id, "group_id": self.group_id, **result}

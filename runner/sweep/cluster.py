@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from runner.config.check import exit_with_problems
 from runner.outcome import FAILED, objective
@@ -121,7 +121,7 @@ class _Watch:
         self.engine, self.runs, self.attached, self.total = engine, runs, attached, total
         self.on_error = runs[0].config["sweep"]["on_error"]
         self.jobs: dict[Path, tuple[Run, Job]] = {}
-        self.before: dict[Path, dict[str, Any]] = {}  # results from before the jobs
+        self.before: dict[Path, int] = {}  # when the results from before the jobs were written
         self.begun: set[Path] = set()
         self.looked = 0.0
         self.stopping = False
@@ -149,7 +149,7 @@ class _Watch:
             if run.path in self.attached:
                 self.take_up("found", run, self.attached[run.path])
         left = {run.path: run for run in self.runs if run.path not in self.attached}
-        self.before = {path: run.result() for path, run in left.items()}  # a job may soon end
+        self.before = {path: run.written_at for path, run in left.items()}  # a job may soon end
         try:
             for run, job in self.engine.submit(list(left.values())) if left else ():
                 self.take_up("submitted", left.pop(run.path), job)
@@ -207,7 +207,7 @@ class _Watch:
         """
 
         def has_result() -> bool:
-            return run.is_finished or (run.has_ended and run.result() != self.before.get(run.path))
+            return run.is_finished or (run.has_ended and run.written_at != self.before.get(run.path))
 
         seen = time.monotonic() + LAG_SECONDS
         while end.code == 0 and not has_result() and time.monotonic() < seen:

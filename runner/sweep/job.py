@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from runner.config.check import ConfigError
 from runner.outcome import BUSY, objective, reason_of
 from runner.signals import STOP_CODES, Interrupted
 from runner.storage.directory import Run
@@ -125,6 +126,7 @@ def train_job(run: Run) -> None:
         Interrupted: after a signal, with the state saved.
     """
     run.path.mkdir(parents=True, exist_ok=True)
+    before = run.written_at
     with open(run.log, "a") as log, open(os.devnull, "w") as nowhere:
         faulthandler.enable(log)
         try:
@@ -136,7 +138,7 @@ def train_job(run: Run) -> None:
         except (Exception, SystemExit) as error:
             if isinstance(error, SystemExit) and run.status == Status.INTERRUPTED:
                 raise  # a launcher's own signal handler exits like this, to have the job started again
-            if not _is_recorded(run, error):
+            if run.written_at == before or not _is_recorded(run, error):
                 with suppress(OSError):
                     traceback.print_exc(file=log)
                 with suppress(OSError, Busy), locked(run.path):
@@ -167,12 +169,12 @@ def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False, p
                 unsaved = ", killed before it could save" if exit_code == -signal.SIGKILL else ""
                 run.write_end(Status.INTERRUPTED, f"stopped with the sweep{unsaved}")
                 return Status.INTERRUPTED
-            if status == Status.INTERRUPTED and exit_code in STOP_CODES:
+            if status == Status.INTERRUPTED and exit_code in {*STOP_CODES, BUSY}:  # BUSY: another process was stopped
                 return status
             run.write_end(Status.FAILED, reason)
     except Busy:
         return Status.BUSY
-    except OSError as error:  # the disk is full: it cannot be recorded
+    except (OSError, ConfigError) as error:  # the disk is full, or a file stands there: it cannot be recorded
         print(f"{run.title}: {error}", file=sys.stderr, flush=True)
     return Status.FAILED
 
