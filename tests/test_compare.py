@@ -285,6 +285,18 @@ def test_a_seed_of_the_trials_is_refused_in_the_comparison(capsys: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("own", [{"data.validation_size": 0}, {"data.train_size": 9}])  # a tenth of 9 is none
+def test_trials_without_validation_are_refused_before_any_is_trained(own: dict[str, Any], capsys: Any) -> None:
+    arms = {"none": {"penalty": "none"} | own, "l2": {"penalty": "l2"} | own}
+    sweep = {"arms": {"none": arms["none"]}, "trials": 2, "tuning_seeds": [7], "ranges": None}
+    assert len(points_of(sweep, ["seed=0"], project_composer())) == 1  # nothing is tuned
+    with pytest.raises(SystemExit) as leaving:
+        points_of({**sweep, "arms": arms}, ["seed=0"], project_composer())
+    assert leaving.value.code == 2
+    sentence = "sweep.trials needs validation examples, got none: choose data.validation_size above 0\n"
+    assert capsys.readouterr().err == sentence
+
+
 def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     class Result:
         def __init__(self, validation: float, loss: float, test: float, status: str = "done") -> None:
@@ -370,6 +382,16 @@ def test_mistakes_in_arms_are_told_before_anything_starts(command: Callable[...,
     assert "sweep.arms.b: penalty.l2.weight is not a key of the config" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
     assert "sweep.baseline must be one of none, a, b, got x" in done.stderr
+
+
+@pytest.mark.process
+def test_a_sweep_of_arms_without_validation_writes_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
+    done = command("-m", "data=line", "model=mlp", "loss=mse", "sweep.arms={l2: {penalty: l2}}", "sweep.trials=2")
+    assert done.returncode == 2
+    assert done.stdout + done.stderr == (
+        "sweep.trials needs validation examples, got none: choose data.validation_size above 0\n"
+    )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_arms_are_rows_by_their_purpose_in_the_sweep(write: Write, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
 from runner.storage.status import Status
 
+NO_VALIDATION = "sweep.trials needs validation examples, got none: choose data.validation_size above 0"
+
 Jobs = list[list[str]]
 
 
@@ -127,7 +129,7 @@ def _between(low: float, high: float, place: float) -> float:
 
 
 def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) -> list[Point]:
-    """Return the points of all arms; exit with code 2 if a trial has a seed of the comparison.
+    """Return the points of all arms; exit with code 2 if a trial has a seed of the comparison, or nothing to choose by.
 
     Args:
         sweep: the config's node.
@@ -140,11 +142,21 @@ def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) 
         seeds = [line for key, line in lines.items() if key in SEEDS]
         others = [line for key, line in lines.items() if key not in SEEDS]
         for point in grid(others):
-            ranges = ranges_of(composer.compose(point).values, set(lines)) if sweep["trials"] else {}
+            config = composer.compose(point).values if sweep["trials"] else None
+            ranges = ranges_of(config, set(lines)) if config else {}
+            if config and ranges and not _has_validation(config["data"]):
+                exit_with_problems([NO_VALIDATION])
             found.append(Point(arm, point, seeds, ranges))
     if sweep["trials"]:
         _check_seeds(found, sweep["tuning_seeds"], composer)
     return found
+
+
+def _has_validation(data: dict[str, Any]) -> bool:
+    """Tell whether there will be validation examples, as far as the options say; the data may be too few."""
+    if data["validation_size"] is None:  # a tenth of the training examples
+        return data["train_size"] is None or data["train_size"] >= 10
+    return data["validation_size"] > 0
 
 
 def ranges_of(config: dict[str, Any], given: set[str]) -> dict[str, Sequence[float]]:
@@ -187,6 +199,6 @@ def _validated(results: Sequence[dict[str, Any]]) -> tuple[float, float]:
         return math.inf, math.inf
     monitor = results[0]["best/by"]
     if not monitor.startswith("validation/"):
-        exit_with_problems(["sweep.trials needs validation examples, got none: choose data.validation_size above 0"])
+        exit_with_problems([NO_VALIDATION])
     means = [sum(result[key] for result in results) / len(results) for key in (monitor, "validation/loss")]
     return means[0], means[1]
