@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer, grid, parsed, typed_lines
+from runner.outcome import FAILED
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
 from runner.storage.status import Status
@@ -28,7 +29,7 @@ Jobs = list[list[str]]
 
 
 def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], launch: Callable[[Jobs], None]) -> None:
-    """Run the trials of all arms, then the comparison with what they have chosen.
+    """Run the trials of all arms, then the comparison with what they have chosen; exit with code 1 if one is left out.
 
     Args:
         loader: Hydra's.
@@ -41,19 +42,25 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
     found = points_of(sweep, shared, composer)
     trials = [point.trials(sweep["trials"], sweep["tuning_seeds"]) for point in found]
     if jobs := [job for point in trials for each in point.values() for job in each]:
-        print(f"{len(jobs)} trials choose on validation what is compared then", flush=True)
+        count = sum(map(len, trials))
+        best = "the best trial of each arm on validation goes into the comparison"
+        print(f"{count} trial{'s' * (count != 1)} in {len(jobs)} run{'s' * (len(jobs) != 1)}; {best}", flush=True)
         launch(jobs)
-    jobs = []
+    jobs, is_missing = [], False
     for point, tried in zip(found, trials, strict=True):
         means = validated(tried, lambda job: Run(composer.compose(job).values))
         choice = best_of(means) if tried else ()
         if choice is None:
             print(f"{point.arm}: no trial ended well, so that it cannot be compared", file=sys.stderr, flush=True)
+            is_missing = True
             continue
         if tried:
-            print(f"{point.arm}: {_words_for(choice, means)}{_hint(choice, point.ranges)}", flush=True)
+            print(f"{point.arm}: {_words_for(choice, means)}{_hint(choice, point.ranges, means)}", flush=True)
         jobs += point.comparison(choice)
-    launch(jobs)
+    if jobs:
+        launch(jobs)
+    if is_missing:
+        sys.exit(FAILED)
 
 
 def _words_for(choice: tuple[str, ...], means: Mapping[tuple[str, ...], tuple[float, float]]) -> str:
@@ -63,8 +70,10 @@ def _words_for(choice: tuple[str, ...], means: Mapping[tuple[str, ...], tuple[fl
     return f"{' '.join(choice)}, {means[choice][0]:.4g} on validation{beside}"
 
 
-def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> str:
-    """Return what it means if a number that was chosen stands at an end of its range."""
+def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]], means: Mapping[tuple[str, ...], object]) -> str:
+    """Return what it means if a number that was chosen stands at an end of its range; nothing without other trials."""
+    if len(means) == 1:
+        return ""
     hints = {}
     for key, (low, high) in ranges.items():
         option = f"{key}_range" if key.startswith("penalty.") else "sweep.ranges"

@@ -102,8 +102,8 @@ def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
 def sweep_report(folder: Path) -> Iterator[None]:
     """Run a sweep, then print the table of its runs, however it ended, and exit with its code.
 
-    That is 1 if a run failed or diverged (now, or earlier and left as it was), 3 if one is busy in another process,
-    and 128 + its number after a signal.
+    That is 1 if a run failed or diverged (now, or earlier and left as it was) or an arm could not be compared, 3 if a
+    run is busy in another process, and 128 + its number after a signal.
 
     Args:
         folder: of the runs.
