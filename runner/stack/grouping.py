@@ -65,8 +65,8 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
         if len(group) == 1:
             alone.setdefault("no other differs from it in numbers alone", []).append(group[0])
             continue
-        parts = max(math.ceil(len(group) / largest), min(math.ceil(n_jobs / len(groups)), len(group) // 2))
-        ends = [len(group) * number // parts for number in range(parts + 1)]
+        count = max(math.ceil(len(group) / largest), min(math.ceil(n_jobs / len(groups)), len(group) // 2))
+        ends = [len(group) * number // count for number in range(count + 1)]
         stacks += [_placed(group)[start:end] for start, end in pairwise(ends)]
     return stacks, alone
 

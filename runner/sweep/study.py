@@ -46,8 +46,8 @@ def open_study(url: str | None, folder: Path, name: str, searched: str, objectiv
             if pause is None:
                 exit_with_problems([f"hydra.sweeper.storage={where} cannot be used: {_first_line(error)}"])
             if pause == PAUSES[0]:
-                again = f"trying again for {sum(PAUSES):g} seconds"
-                print(f"hydra.sweeper.storage={where} cannot be used yet ({_first_line(error)}): {again}", file=sys.stderr)
+                why = f"({_first_line(error)}): trying again for {sum(PAUSES):g} seconds"
+                print(f"hydra.sweeper.storage={where} cannot be used yet {why}", file=sys.stderr)
             time.sleep(pause)
     if study.user_attrs.get(SEARCHED, searched) != searched:
         exit_with_problems(
