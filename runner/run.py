@@ -60,11 +60,11 @@ def train_run(run: Run, stream: TextIO | None = None) -> dict[str, Any]:
         Busy: if another process works in the directory.
         Interrupted: after a signal, with the state saved.
     """
-    components, told = built(run)
+    components, lines = built(run)
     with locked(run.path), StopSignals() as signals:
         if run.is_finished:  # another process was faster
             return run.result()
-        with opened(run, components, told, signals, stream) as session:
+        with opened(run, components, lines, signals, stream) as session:
             return session.train()
 
 
@@ -81,12 +81,12 @@ def built(run: Run, dataset: Dataset | None = None) -> tuple[Components, list[st
 
 @contextmanager
 def opened(
-    run: Run, components: Components, told: Sequence[str], signals: StopSignals, stream: TextIO | None
+    run: Run, components: Components, lines: Sequence[str], signals: StopSignals, stream: TextIO | None
 ) -> Iterator[Session]:
     """Open a session of a run, whose directory is held, with its log and its record; close them at the end."""
     console = Console(stream)
     console.open_log(run.log)
-    for line in (run.announcement, *told):
+    for line in (run.announcement, *lines):
         console.say(line)
     try:
         session = Session(run, components, console, signals)

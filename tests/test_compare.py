@@ -26,7 +26,7 @@ from runner.summary.forest import figure_of
 from runner.summary.groups import summarize
 from runner.summary.report import report
 from runner.summary.table import values_csv, values_of
-from runner.sweep.arms import best_of, points, points_of, validated
+from runner.sweep.arms import _hint, best_of, points, points_of, validated
 
 Write = Callable[..., Path]
 NONE = [0.050, 0.048, 0.053, 0.049, 0.051]
@@ -285,6 +285,18 @@ def test_a_seed_of_the_trials_is_refused_in_the_comparison(capsys: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("own", [{"data.validation_size": 0}, {"data.train_size": 9}])  # a tenth of 9 is none
+def test_trials_without_validation_are_refused_before_any_is_trained(own: dict[str, Any], capsys: Any) -> None:
+    arms = {"none": {"penalty": "none"} | own, "l2": {"penalty": "l2"} | own}
+    sweep = {"arms": {"none": arms["none"]}, "trials": 2, "tuning_seeds": [7], "ranges": None}
+    assert len(points_of(sweep, ["seed=0"], project_composer())) == 1  # nothing is tuned
+    with pytest.raises(SystemExit) as leaving:
+        points_of({**sweep, "arms": arms}, ["seed=0"], project_composer())
+    assert leaving.value.code == 2
+    sentence = "sweep.trials needs validation examples, got none: choose data.validation_size above 0\n"
+    assert capsys.readouterr().err == sentence
+
+
 def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     class Result:
         def __init__(self, validation: float, loss: float, test: float, status: str = "done") -> None:
@@ -324,7 +336,7 @@ def test_a_sweep_of_arms_tunes_compares_answers_and_goes_on(sweeps: Sweeps) -> N
         ("both", "comparison"): 3,
     }  # fmt: skip
     assert len(load_runs(sweeps.folder / "runs")) == 9
-    assert "8 trials choose on validation what is compared then" in said
+    assert "4 trials in 8 runs; the best trial of each arm on validation goes into the comparison" in said
     assert "Difference to none in test/loss, paired by seed" in said
     assert said.rstrip().endswith("of such tables.")
     assert {"differences.png", "trials.png", "summary.csv"} <= {
@@ -372,6 +384,38 @@ def test_mistakes_in_arms_are_told_before_anything_starts(command: Callable[...,
     assert "sweep.baseline must be one of none, a, b, got x" in done.stderr
 
 
+@pytest.mark.process
+def test_an_arm_whose_trials_all_diverge_is_not_lost(sweeps: Sweeps) -> None:
+    """The others are compared, and the exit code says that it is missing."""
+    arms = "sweep.arms={none: {penalty: none}, l2: {penalty: l2}, wild: {penalty: l2, optimizer.lr: 1e30}}"
+    line = ["data=sine", *TINY[1:], "epochs=3", "sweep.trials=1", "sweep.tuning_seeds=[9]", "seed=range(2)"]
+    said = sweeps.run(*line, arms, code=1)
+    assert "wild: no trial ended well, so that it cannot be compared" in said
+    assert "Difference to none in test/loss" in said
+    assert "of its range" not in said  # nothing else was tried
+    said = sweeps.run(*line, "sweep.arms={wild: {penalty: l2, optimizer.lr: 1e30}}", code=1)  # nothing is left
+    assert "sweep of 0 jobs" not in said
+    assert "There are trials, and no run of the comparison." in said
+
+
+def test_a_hint_at_the_end_of_a_range_needs_another_trial() -> None:
+    choice, ranges = ("penalty.l2.weight=1e-05",), {"penalty.l2.weight": (1e-5, 1e-2)}
+    means = {choice: (0.1, 0.1)}
+    assert _hint(choice, ranges, means) == ""
+    hint = _hint(choice, ranges, {**means, ("penalty.l2.weight=0.01",): (0.2, 0.2)})
+    assert hint == " (the least of its range: larger ones were worse on validation)"
+
+
+@pytest.mark.process
+def test_a_sweep_of_arms_without_validation_writes_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
+    done = command("-m", "data=line", "model=mlp", "loss=mse", "sweep.arms={l2: {penalty: l2}}", "sweep.trials=2")
+    assert done.returncode == 2
+    assert done.stdout + done.stderr == (
+        "sweep.trials needs validation examples, got none: choose data.validation_size above 0\n"
+    )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_arms_are_rows_by_their_purpose_in_the_sweep(write: Write, tmp_path: Path) -> None:
     paths = {seed: write(*l2(0.01), seed=seed, test_error=0.1, validation_error=0.1) for seed in (0, 1, 100)}
     other = {seed: write(seed=seed, test_error=0.2, validation_error=0.2) for seed in (0, 1)}
@@ -383,6 +427,17 @@ def test_arms_are_rows_by_their_purpose_in_the_sweep(write: Write, tmp_path: Pat
     assert [row.keys["chosen"] for row in summary.rows] == ["l2.weight=0.01", ""]
     assert len(summary.trials) == 1
     assert [summary.label(each.row) for each in differences_of(summary, "test/error")] == ["mine"]
+
+
+@pytest.mark.parametrize("status", ["done", "diverged"])
+def test_trials_alone_are_reported(status: str, write: Write, tmp_path: Path, capsys: Any) -> None:
+    """As after a second stage that could not begin."""
+    paths = [write(*l2(weight), seed=100, status=status, validation_error=weight) for weight in (0.01, 0.1)]
+    members = [Member(path, "l2", "trial") for path in paths]
+    report(paths, out=tmp_path, members=members)
+    assert "There are trials, and no run of the comparison." in capsys.readouterr().out
+    assert (tmp_path / "summary.csv").read_text().count("trial,") == 2
+    assert (tmp_path / "trials.png").exists() == (status == "done")
 
 
 def test_the_list_says_what_each_run_is_for(composed: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:

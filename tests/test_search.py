@@ -176,6 +176,7 @@ def test_a_metric_that_is_not_measured_ends_the_search(sweeps: Sweeps) -> None:
     said = sweeps.run(*line, code=2)
     assert re.search("hydra.sweeper.objectives must be among .*train/loss, .*, got train/lost\n", said)
     assert len(sweeps.results()) == 2  # of eight
+    assert "tables and pictures are in runs/train" in said  # what was trained stands in the table
 
 
 def test_failed_trials_are_repeated(sweeps: Sweeps) -> None:
@@ -372,6 +373,24 @@ def test_a_line_that_was_not_finished_is_cut_off(tmp_path: Path) -> None:
     assert [trial.values for trial in study.trials] == [[1.0]]
     study.tell(study.ask(), 2.0)
     assert [trial.values for trial in opened().trials] == [[1.0], [2.0]]
+
+
+def test_waiting_for_a_database_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process may be creating it; a wrong password looks the same."""
+    told_by_pauses = []
+    monkeypatch.setattr(time, "sleep", lambda _: told_by_pauses.append(capsys.readouterr().err))
+    with pytest.raises(SystemExit) as leaving:
+        open_study("sqlite:////nowhere/a.db", tmp_path, "study", "x", 1, anew=False)
+    assert leaving.value.code == 2
+    first, *later = told_by_pauses
+    assert first == (
+        "hydra.sweeper.storage=sqlite:////nowhere/a.db cannot be used yet (unable to open database file): "
+        "trying again for 15.5 seconds\n"
+    )
+    assert later == [""] * 4
+    assert "cannot be used: unable to open database file" in capsys.readouterr().err
 
 
 def test_a_process_is_known_by_its_birth() -> None:

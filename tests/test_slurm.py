@@ -197,6 +197,10 @@ def test_a_stage_after_the_other(slurm: Slurm) -> None:
         assert slurm.run(*line).count("submitted: ") == submitted
         slurm.wait_for(0, "PENDING")
         slurm.wait_for(0, "RUNNING")
+        if submitted == 2:  # a second stage that is refused: what was trained is shown
+            said = slurm.run(*line, "hydra.launcher.partition=nowhere", code=2)
+            assert "slurm does not take the jobs: invalid partition specified: nowhere" in said
+            assert "There are trials, and no run of the comparison." in said
     assert "submitted" not in slurm.run(*line)
 
 

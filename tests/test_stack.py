@@ -20,7 +20,7 @@ from runner.build import Components, build
 from runner.config.compose import Composer, project_composer
 from runner.loop import Diverged, Loop
 from runner.stack.components import StackedSplit
-from runner.stack.grouping import lines_of, stacks_of
+from runner.stack.grouping import _obstacle, lines_of, stacks_of
 from runner.stack.layers import stacked
 from runner.stack.loop import StackedLoop
 from runner.storage.directory import Run
@@ -133,6 +133,26 @@ def test_every_optimizer_updates_a_stack_as_it_updates_each_model(optimizer: str
 )
 def test_options_of_an_optimizer_may_differ(optimizer: str, option: str, values: Sequence[Any]) -> None:
     assert_same_training([*CLASSES, f"optimizer={optimizer}"], {**LRS, f"optimizer.{option}": values})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("momentum", "optimizer.dampening=0.5"),
+        ("adam", "optimizer.amsgrad=true"),
+        ("adamw", "optimizer.amsgrad=true"),
+        ("nadam", "optimizer.momentum_decay=0.1"),
+        ("rmsprop", "optimizer.momentum=0.9", "optimizer.centered=true"),
+        ("adagrad", "optimizer.lr_decay=0.1", "optimizer.initial_accumulator_value=0.5"),
+        ("adadelta", "optimizer.rho=0.5"),
+    ],
+)
+def test_every_option_that_a_stack_knows_acts_as_alone(options: Sequence[str]) -> None:
+    name, *others = options
+    columns = {**LRS, "optimizer.weight_decay": (0.0, 0.1, 0.2)}
+    base = [*CLASSES, f"optimizer={name}", *(f"++{line}" for line in others)]
+    assert _obstacle(configs(base, columns)[0]) is None
+    assert_same_training(base, columns, epochs=3)
 
 
 PENALTIES = {
@@ -365,6 +385,10 @@ def test_other_differences_make_other_stacks(
         ((*MLP, "model.dropout=0.1"), "dropout"),
         ((*MLP, "optimizer=lbfgs"), "LBFGS"),
         ((*MLP, "optimizer=rmsprop_tensorflow"), "TensorFlowRMSprop"),
+        ((*MLP, "optimizer=nadam", "+optimizer.decoupled_weight_decay=true"), "optimizer.decoupled_weight_decay"),
+        ((*MLP, "optimizer=adam", "+optimizer.decoupled_weight_decay=true"), "optimizer.decoupled_weight_decay"),
+        ((*MLP, "+optimizer.maximize=true"), "optimizer.maximize"),
+        ((*MLP, "+optimizer.differentiable=true", "+optimizer.maximize=true"), "differentiable, optimizer.maximize"),
         ((*MLP, "augment=noise"), "GaussianNoise"),
         ((*MLP, "precision=bf16"), "bf16"),
     ],

@@ -115,6 +115,8 @@ def test_a_bad_run_ends_alone(stack_of: Callable[..., list[Run]], monkeypatch: p
     assert runs[0].result()["reason"] == "OSError: no room"
     assert "stack" not in runs[0].result()  # it goes on by itself
     assert "train_size" in runs[2].result()["reason"]
+    assert [run.log.read_text().count("Traceback") for run in runs] == [1, 0, 1, 0]
+    assert "ConfigError: data: train_size" in runs[2].log.read_text()
     assert runs[1].result()["diverged_at_step"] > 0
     assert runs[3].result()["epoch"] == 4
 

@@ -19,17 +19,18 @@ from runner.term import Term
 
 def stacked_components(loops: Sequence[Loop]) -> Components:
     """Return components with which a loop trains the models of some loops, from copies of their weights."""
-    parts = [loop.components for loop in loops]
-    first, model = parts[0], stacked([part.model for part in parts])
+    components = [loop.components for loop in loops]
+    first, model = components[0], stacked([each.model for each in components])
     stack_of = dict(zip(first.model.parameters(), model.parameters(), strict=True))
     groups: Any = [[stack_of[param] for param in group["params"]] for group in first.optimizer.param_groups]
     clips = [loop.config["optimizer"]["clip"] for loop in loops]
-    terms: Any = [StackedTerm(column, first.device) for column in zip(*(part.terms for part in parts), strict=True)]
+    columns = zip(*(each.terms for each in components), strict=True)
+    terms: Any = [StackedTerm(column, first.device) for column in columns]
     return replace(
         first,
-        dataset=replace(first.dataset, train=StackedSplit.of([part.dataset.train for part in parts])),
+        dataset=replace(first.dataset, train=StackedSplit.of([each.dataset.train for each in components])),
         model=model,
-        optimizer=StackedOptimizer([part.optimizer for part in parts], groups, clips),
+        optimizer=StackedOptimizer([each.optimizer for each in components], groups, clips),
         terms=terms,
         probes={},
     )

@@ -15,6 +15,10 @@ from runner.storage.identity import digest, identity
 
 MODELS = ("models.MLP",)  # on a CPU K grouped convolutions have .55 of the throughput of K single ones
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop", "Adagrad", "Adadelta")  # elementwise, linear in lr
+OPTIONS = (  # of these, all that a stack does as each model alone; torch has others, such as maximize
+    *("_target_", "groups", "gradient", "clip", "lr", "weight_decay", "betas", "eps", "amsgrad", "momentum"),
+    *("nesterov", "dampening", "alpha", "centered", "rho", "momentum_decay", "lr_decay", "initial_accumulator_value"),
+)
 SMALL = ("data.Digits", "data.Line", "data.Moons", "data.Plateaus", "data.Sine")  # each model may have its own
 NUMBERS = ("seed", "optimizer.", "init.")  # keys, or groups of keys, in whose numbers the runs of a stack may differ
 NUMBERS_OF_DATA = ("data.seed", "data.noise", "data.label_noise")
@@ -61,8 +65,8 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
         if len(group) == 1:
             alone.setdefault("no other differs from it in numbers alone", []).append(group[0])
             continue
-        parts = max(math.ceil(len(group) / largest), min(math.ceil(n_jobs / len(groups)), len(group) // 2))
-        ends = [len(group) * number // parts for number in range(parts + 1)]
+        count = max(math.ceil(len(group) / largest), min(math.ceil(n_jobs / len(groups)), len(group) // 2))
+        ends = [len(group) * number // count for number in range(count + 1)]
         stacks += [_placed(group)[start:end] for start, end in pairwise(ends)]
     return stacks, alone
 
@@ -70,10 +74,12 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
 def _obstacle(config: Mapping[str, Any]) -> str | None:
     """Return why a run is never trained in a stack, if that is so."""
     model, optimizer, augment = (config[group]["_target_"] for group in ("model", "optimizer", "augment"))
+    others = [f"optimizer.{key}" for key in config["optimizer"] if key not in OPTIONS]
     facts = {
         f"{model} is no model that gains by it": model not in MODELS,
         "model.dropout draws for all models at once": bool(config["model"].get("dropout")),
         f"a step of {optimizer} is not one of each number by itself": optimizer.rpartition(".")[2] not in OPTIMIZERS,
+        f"a stack does not know {', '.join(others)}": bool(others),
         f"{augment} draws for all models at once": augment != "data.Unchanged",
         "precision=bf16 is not meant for it": config["precision"] != "fp32",
         "classes of your own (allow_targets) may mix examples": bool(config["allow_targets"]),

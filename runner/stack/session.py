@@ -43,12 +43,12 @@ def train_stack(runs: Sequence[Run], stream: TextIO | None = None) -> None:
         _align(waiting)
         sessions: dict[int, Session] = {}
         loops: list[Loop] = []
-        for run, (components, told) in prepared.items():
+        for run, (components, lines) in prepared.items():
             if run not in waiting:
                 loops.append(Loop(components, run.config))
                 continue
             with _ending(run):
-                session = open_things.enter_context(opened(run, components, told, signals, stream))
+                session = open_things.enter_context(opened(run, components, lines, signals, stream))
                 sessions[len(loops)] = session
                 loops.append(session.loop)
         if sessions:
@@ -64,9 +64,9 @@ def _prepared(run: Run, datasets: dict[str, Dataset], open_things: ExitStack) ->
         if not run.needs_no_training:
             open_things.enter_context(locked(run.path))
         node = repr(run.config["data"])
-        components, told = built(run, datasets.get(node))
+        components, lines = built(run, datasets.get(node))
         datasets[node] = components.dataset
-        return components, told
+        return components, lines
     return None
 
 
@@ -78,8 +78,11 @@ def _ending(run: Run) -> Iterator[None]:
     except Busy as busy:
         print(busy, file=sys.stderr, flush=True)
     except Exception as error:
-        traceback.print_exc()
         with suppress(OSError):  # the disk is full: it cannot be recorded
+            run.path.mkdir(parents=True, exist_ok=True)
+            with run.log.open("a") as log:  # stderr is the log of another run of the stack
+                traceback.print_exc(file=log)
+        with suppress(OSError):
             if not run.needs_no_training:
                 run.write_end(Status.FAILED, reason_of(error, run))
 

@@ -39,7 +39,7 @@ def report(
         WriteError: if a file cannot be written.
     """
     summary = summarize(*folders, members=members, baseline=baseline)
-    if not summary.rows and not summary.others:
+    if not (summary.rows or summary.others or summary.trials):
         raise NothingToShow(f"there are no runs in {', '.join(map(str, folders))}: give a folder such as runs/<name>")
     if metric is not None and metric not in summary.metrics:
         raise NothingToShow(f"metric must be one of {', '.join(summary.metrics)}, got {metric!r}")

@@ -162,6 +162,8 @@ def show(summary: Summary, folder: Path, metric: str | None, console: Console | 
     shown = fitting(columns, console)
     if summary.rows:
         console.print(table_of(shown))
+    elif summary.trials:
+        console.print(Text("There are trials, and no run of the comparison."))
     notes = notes_of(summary) if summary.rows else []
     left_out = [one_line(column.title) for column in columns if column not in shown]
     notes += [f"No room for {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}."] if left_out else []

@@ -18,15 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer, grid, parsed, typed_lines
+from runner.outcome import FAILED
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
 from runner.storage.status import Status
+
+NO_VALIDATION = "sweep.trials needs validation examples, got none: choose data.validation_size above 0"
 
 Jobs = list[list[str]]
 
 
 def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], launch: Callable[[Jobs], None]) -> None:
-    """Run the trials of all arms, then the comparison with what they have chosen.
+    """Run the trials of all arms, then the comparison with what they have chosen; exit with code 1 if one is left out.
 
     Args:
         loader: Hydra's.
@@ -39,19 +42,25 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
     found = points_of(sweep, shared, composer)
     trials = [point.trials(sweep["trials"], sweep["tuning_seeds"]) for point in found]
     if jobs := [job for point in trials for each in point.values() for job in each]:
-        print(f"{len(jobs)} trials choose on validation what is compared then", flush=True)
+        count = sum(map(len, trials))
+        best = "the best trial of each arm on validation goes into the comparison"
+        print(f"{count} trial{'s' * (count != 1)} in {len(jobs)} run{'s' * (len(jobs) != 1)}; {best}", flush=True)
         launch(jobs)
-    jobs = []
+    jobs, is_missing = [], False
     for point, tried in zip(found, trials, strict=True):
         means = validated(tried, lambda job: Run(composer.compose(job).values))
         choice = best_of(means) if tried else ()
         if choice is None:
             print(f"{point.arm}: no trial ended well, so that it cannot be compared", file=sys.stderr, flush=True)
+            is_missing = True
             continue
         if tried:
-            print(f"{point.arm}: {_words_for(choice, means)}{_hint(choice, point.ranges)}", flush=True)
+            print(f"{point.arm}: {_words_for(choice, means)}{_hint(choice, point.ranges, means)}", flush=True)
         jobs += point.comparison(choice)
-    launch(jobs)
+    if jobs:
+        launch(jobs)
+    if is_missing:
+        sys.exit(FAILED)
 
 
 def _words_for(choice: tuple[str, ...], means: Mapping[tuple[str, ...], tuple[float, float]]) -> str:
@@ -61,8 +70,10 @@ def _words_for(choice: tuple[str, ...], means: Mapping[tuple[str, ...], tuple[fl
     return f"{' '.join(choice)}, {means[choice][0]:.4g} on validation{beside}"
 
 
-def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> str:
-    """Return what it means if a number that was chosen stands at an end of its range."""
+def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]], means: Mapping[tuple[str, ...], object]) -> str:
+    """Return what it means if a number that was chosen stands at an end of its range; nothing without other trials."""
+    if len(means) == 1:
+        return ""
     hints = {}
     for key, (low, high) in ranges.items():
         option = f"{key}_range" if key.startswith("penalty.") else "sweep.ranges"
@@ -127,7 +138,7 @@ def _between(low: float, high: float, place: float) -> float:
 
 
 def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) -> list[Point]:
-    """Return the points of all arms; exit with code 2 if a trial has a seed of the comparison.
+    """Return the points of all arms; exit with code 2 if a trial has a seed of the comparison, or nothing to choose by.
 
     Args:
         sweep: the config's node.
@@ -140,11 +151,21 @@ def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) 
         seeds = [line for key, line in lines.items() if key in SEEDS]
         others = [line for key, line in lines.items() if key not in SEEDS]
         for point in grid(others):
-            ranges = ranges_of(composer.compose(point).values, set(lines)) if sweep["trials"] else {}
+            config = composer.compose(point).values if sweep["trials"] else None
+            ranges = ranges_of(config, set(lines)) if config else {}
+            if config and ranges and not _has_validation(config["data"]):
+                exit_with_problems([NO_VALIDATION])
             found.append(Point(arm, point, seeds, ranges))
     if sweep["trials"]:
         _check_seeds(found, sweep["tuning_seeds"], composer)
     return found
+
+
+def _has_validation(data: dict[str, Any]) -> bool:
+    """Tell whether there will be validation examples, as far as the options say; the data may be too few."""
+    if data["validation_size"] is None:  # a tenth of the training examples
+        return data["train_size"] is None or data["train_size"] >= 10
+    return data["validation_size"] > 0
 
 
 def ranges_of(config: dict[str, Any], given: set[str]) -> dict[str, Sequence[float]]:
@@ -187,6 +208,6 @@ def _validated(results: Sequence[dict[str, Any]]) -> tuple[float, float]:
         return math.inf, math.inf
     monitor = results[0]["best/by"]
     if not monitor.startswith("validation/"):
-        exit_with_problems(["sweep.trials needs validation examples, got none: choose data.validation_size above 0"])
+        exit_with_problems([NO_VALIDATION])
     means = [sum(result[key] for result in results) / len(results) for key in (monitor, "validation/loss")]
     return means[0], means[1]

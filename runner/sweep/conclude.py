@@ -85,7 +85,7 @@ def _problems_of_leaving(composed: Composed) -> list[str]:
 def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
     """Return the overrides of each job that tell it from the others, such as "penalty.l2.weight=0.01 seed=1".
 
-    In a sweep with arms the arm's name stands first, and what tells the job from the others of its arm behind it.
+    In a sweep with arms the arm's name stands first, and what tells the job from the others of its arm after it.
     """
     arms = [next((line for line in lines if line.startswith("sweep.arm=")), "") for lines in batch]
     shared = {
@@ -105,8 +105,8 @@ def titles_of(batch: Sequence[Sequence[str]]) -> list[str]:
 def sweep_report(folder: Path) -> Iterator[None]:
     """Run a sweep, then print the table of its runs, however it ended, and exit with its code.
 
-    That is 1 if a run failed or diverged (now, or earlier and left as it was), 3 if one is busy in another process,
-    and 128 + its number after a signal.
+    That is 1 if a run failed or diverged (now, or earlier and left as it was) or an arm could not be compared, 3 if a
+    run is busy in another process, and 128 + its number after a signal.
 
     Args:
         folder: of the runs.
@@ -124,17 +124,17 @@ def sweep_report(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         code = 130
     except Submitted as left:
-        print(f"{left.number} jobs are queued or running; how they stand: {_collect_command(folder)}")
+        print(f"{left.number} jobs are queued or running; see them with: {_collect_command(folder)}")
         raise
     except SystemExit as leaving:
         code = leaving.code
-    if code == BAD_CONFIG:  # nothing has been started
+    started = [member for member in listed() if member.path.exists()]
+    if code == BAD_CONFIG and not started:
         with suppress(OSError):  # the folder holds something from before
             folder.rmdir()
         sys.exit(code)
-    members = [member for member in listed() if member.path.exists() or not code]  # if stopped, not all were started
-    statuses = [_final_status(member) for member in members]
-    _show_table([member for member in members if member.path.exists()], folder)
+    statuses = [_final_status(member) for member in (started if code else listed())]  # if stopped, not all were started
+    _show_table(started, folder)
     if code in STOP_CODES:
         print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
     sys.exit(code or _exit_code_of(statuses))

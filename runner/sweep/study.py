@@ -37,14 +37,17 @@ def open_study(url: str | None, folder: Path, name: str, searched: str, objectiv
         objectives: how many numbers are minimised.
         anew: discard what the journal holds of it.
     """
+    where = re.sub(r":[^:@/]+@", ":***@", url or str(folder / "search.journal"))  # no password
     for pause in (*PAUSES, None):
         try:
             study = _opened(_database(url) if url else _journal(folder / "search.journal"), name, objectives, anew)
             break
         except _errors() as error:
             if pause is None:
-                where = re.sub(r":[^:@/]+@", ":***@", url or str(folder / "search.journal"))  # no password
                 exit_with_problems([f"hydra.sweeper.storage={where} cannot be used: {_first_line(error)}"])
+            if pause == PAUSES[0]:
+                why = f"({_first_line(error)}): trying again for {sum(PAUSES):g} seconds"
+                print(f"hydra.sweeper.storage={where} cannot be used yet {why}", file=sys.stderr)
             time.sleep(pause)
     if study.user_attrs.get(SEARCHED, searched) != searched:
         exit_with_problems(
