@@ -174,16 +174,17 @@ matrix() {
 eight() {  # one raises, one diverges, one is killed, one cancelled, one requeued, one meets its time limit
     sweep local "loss.job=range(1,9)" epochs=400 sweep.n_jobs=2 || true
     faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "5": "slow", "6": "slow"}'
-    on_slurm eight "loss.job=range(1,9)" epochs=400 hydra.launcher.timeout_min=3 hydra.launcher.signal_delay_s=60 \
+    on_slurm eight "loss.job=range(1,9)" epochs=400 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=60 \
         hydra.launcher.max_num_timeout=0 &
     local driver=$! code=0
     for job in 4 5; do await_long has_begun eight $job; done
     scancel "$(job_of eight 4)"
-    faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "6": "slow"}'
     scontrol requeue "$(job_of eight 5)"
+    sleep 5  # it is told to save; Slurm starts it again after two minutes
+    faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "6": "slow"}'
     wait $driver || code=$?
     local first
-    first="exit $code; $(facts causes eight local)"
+    first="exit $code; $(facts causes eight local), the requeued one resumed $(grep -c 'resumed at' runs/eight/*job=5,*/train.log) times"
     faults '{}'
     code=0
     on_slurm eight "loss.job=range(1,9)" epochs=400 || code=$?
@@ -262,7 +263,7 @@ python_of() {  # $1: process id of a sweep in the background
 
 time_limit() {  # several sessions, each cut short by the limit
     faults '{"1": "slow"}'
-    on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=30 &
+    on_slurm limit loss.job=1 epochs=300 hydra.launcher.timeout_min=2 hydra.launcher.signal_delay_s=80 &
     local driver=$! code=0
     await_long sh -c "grep -qs 'resumed at' runs/limit/*/train.log"
     faults '{}'
