@@ -50,8 +50,9 @@ class Measured(NamedTuple):
     outputs: int
     what: str
     ms: float
-    ratio: float | None  # None, with no quartiles, for a probe, which is no step
-    quartiles: str
+    ratio: float  # NaN, as the quartiles, for a probe, which is no step
+    low: float
+    high: float
     peak_mib: float
 
 
@@ -59,7 +60,10 @@ def main(arguments: list[str]) -> list[Table]:
     """Measure all rows."""
     parser = ArgumentParser("benchmark.py outputs", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.parse_args(arguments)
-    rows = [list(row) for row in measure()]
+    rows = [
+        [*row[:3], *((row.ratio, f"{row.low:.2f}-{row.high:.2f}") if row.what != PROBE else (None, "")), row.peak_mib]
+        for row in measure()
+    ]
     columns = ["outputs", "what", "ms", "ratio", "quartiles", "peak MiB"]
     return [Table("Jacobians of many outputs: a perceptron 784-200-200-C, batches of 32, one thread", columns, rows)]
 
@@ -90,13 +94,12 @@ def send(what: str, outputs: int, sender: multiprocessing.connection.Connection)
     if what == PROBE:
         start = time.process_time()
         runs[PROBE]()
-        seconds, ratio, quartiles = time.process_time() - start, None, ""
+        times = (time.process_time() - start, *[float("nan")] * 3)
     else:
         is_slow = what == "exact" and outputs > OUTPUTS[0]
         rounds, warm_up = (FEW_ROUNDS, 0) if is_slow else (ROUNDS, 1)
-        seconds, ratio, *quartile = compare(runs, rounds, warm_up, clock=time.process_time)[what]
-        quartiles = "{:.2f}-{:.2f}".format(*quartile)
-    sender.send(Measured(outputs, what, 1e3 * seconds, ratio, quartiles, memory("VmHWM") - before))
+        times = compare(runs, rounds, warm_up, clock=time.process_time)[what]
+    sender.send(Measured(outputs, what, 1e3 * times[0], *times[1:], memory("VmHWM") - before))
 
 
 def work(what: str, outputs: int) -> Callable[[], object]:

@@ -12,7 +12,7 @@ from losses import EagerForward
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark_outputs
-from studies.jacobian import BEYOND, GRID, distances, plane, slice_of
+from studies.jacobian_robust import BEYOND, GRID, distances, plane, slice_of
 
 
 @pytest.fixture
