@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 from torch.backends import cuda, mha
 from torch.overrides import TorchFunctionMode
@@ -21,9 +21,11 @@ class TorchDraws:
 
     Args:
         device: of the inputs; its generator is remembered beside that of the CPU.
+        generators: others, whose states are remembered and restored with them.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *generators: Generator) -> None:
+        self.others = [(generator, generator.get_state()) for generator in generators]
         self.devices = [device] if device.type == "cuda" else []
         self.cpu = torch.get_rng_state()
         self.cuda = [torch.cuda.get_rng_state(device) for device in self.devices]
@@ -33,6 +35,8 @@ class TorchDraws:
         torch.set_rng_state(self.cpu)
         for device, state in zip(self.devices, self.cuda, strict=True):
             torch.cuda.set_rng_state(state, device)
+        for generator, state in self.others:
+            generator.set_state(state)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

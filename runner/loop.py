@@ -13,6 +13,7 @@ from torch import Tensor
 from losses import EagerForward
 from losses.passes import TorchDraws
 from runner.build import Components
+from runner.optimizers import evaluates_once
 from runner.seeds import stream_seed
 from runner.term import Term
 
@@ -60,6 +61,7 @@ class Loop:
         self.augment_generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "augment"))
         torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
+        self.evaluates_once = evaluates_once(components.optimizer)
         self.full_gradient = config["optimizer"]["gradient"] == "full"
         self.steps_per_epoch = 1 if self.full_gradient else -(-len(components.dataset.train) // config["batch_size"])
         self.epoch, self.batch, self.checked = 0, 0, 0
@@ -98,14 +100,13 @@ class Loop:
         steps_done = self.epoch * self.steps_per_epoch + self.batch
         epoch = steps_done / self.steps_per_epoch
         due = [term for term in self.components.terms if term.is_due(steps_done)]
-        directions, changes = self.generator.get_state(), self.augment_generator.get_state()
-        draws = TorchDraws(self.components.device)
+        draws = (
+            None if self.evaluates_once else TorchDraws(self.components.device, self.generator, self.augment_generator)
+        )
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            if trials:  # the same function in each trial: random numbers
-                self.generator.set_state(directions)
-                self.augment_generator.set_state(changes)
+            if trials and draws:  # the same function in each trial: the same random numbers
                 draws.restore()
             self.components.optimizer.zero_grad()
             objectives = []

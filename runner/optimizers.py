@@ -10,6 +10,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 
+def evaluates_once(optimizer: Optimizer) -> bool:
+    """Tell whether a step surely calls its closure once: all of torch's and ours do, but LBFGS."""
+    package = type(optimizer).__module__.partition(".")[0]
+    return package in ("torch", "runner") and not isinstance(optimizer, torch.optim.LBFGS)
+
+
 class TensorFlowRMSprop(Optimizer):
     """RMSprop as TensorFlow computes it, which many published results rest on.
 

@@ -32,7 +32,7 @@ class StackedLoop(Loop):
         first = next(loop for number, loop in enumerate(loops) if number not in ended)
         unclipped = {**first.config, "optimizer": {**first.config["optimizer"], "clip": None}}  # the optimizer does it
         super().__init__(stacked_components(loops), unclipped, StackedForward)
-        self.generator = _Generators(loop.generator for loop in loops)  # type: ignore[assignment]
+        self.generator = [loop.generator for loop in loops]  # type: ignore[assignment]
         columns = zip(*(loop.base_lrs for loop in loops), strict=True)  # what a group has by now is a schedule's
         device = self.components.device
         self.base_lrs = [torch.tensor(lrs, dtype=torch.float64, device=device) for lrs in columns]
@@ -94,9 +94,3 @@ class StackedLoop(Loop):
             loop.last_finite = float(self.latest[number])
             loop.means.sums = {name: total[number] for name, total in self.means.sums.items()}
             loop.means.counts = dict(self.means.counts)
-
-
-class _Generators(list[torch.Generator]):
-    """One generator for each model. No optimizer of a stack computes a step twice, so no state is ever put back."""
-
-    def get_state(self) -> None: ...

@@ -180,7 +180,7 @@ eight() {  # one raises, one diverges, one is killed, one cancelled, one requeue
     for job in 4 5; do await_long has_begun eight $job; done
     scancel "$(job_of eight 4)"
     scontrol requeue "$(job_of eight 5)"
-    sleep 5  # it is told to save; Slurm starts it again after two minutes
+    sleep 15  # it saves, goes on, and is killed after KillWait; Slurm starts it again after two minutes
     faults '{"1": "raise", "2": "diverge", "3": "kill", "4": "slow", "6": "slow"}'
     wait $driver || code=$?
     local first
