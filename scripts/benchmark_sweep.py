@@ -1,7 +1,7 @@
 """Measure the time that a launcher adds to each job of a sweep, and compare jobs in parallel with one at a time.
 
     uv run scripts/benchmark.py sweep                          40 tiny runs with each launcher, one round; 24 others
-    uv run scripts/benchmark.py sweep --jobs 12 --rounds 3 --launchers local basic
+    uv run scripts/benchmark.py sweep --jobs 12 --rounds 3 --launchers local stacked
     uv run scripts/benchmark.py sweep --root data_root         MNIST's first 1,000 digits instead of random images
 
 All rounds start `train.py -m` in an empty folder, with one launcher after the other. Targets: with `local`, less than
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmark import HERE, Table, random_images, sweep
 
-LAUNCHERS = ("local", "basic", "joblib_jobs", "submitit_machine")
+LAUNCHERS = ("local", "joblib_jobs", "submitit_machine", "stacked")
 QUIET = ("histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 TINY = ("data=line", "model=mlp", "loss=mse", "epochs=2", *QUIET)
 EPOCHS = 20
