@@ -31,12 +31,13 @@ from models import MNISTConvnet
 path, runs, epochs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if path.endswith(".npz"):
     file = np.load(path)
-    images, labels = torch.tensor(file["train_images"]), torch.tensor(file["train_labels"])
+    images, labels, test = (torch.tensor(file[name]) for name in ("train_images", "train_labels", "test_images"))
 else:
     import data
-    part = data.MNIST(path).load().train[:1000]
-    images, labels = part.inputs, part.targets
-inputs = ((images.float() / 255 - 0.13) / 0.31).contiguous(memory_format=torch.channels_last)
+    raw = data.MNIST(path).load()
+    images, labels, test = raw.train.inputs[:1000], raw.train.targets[:1000], raw.test.inputs
+normalised = lambda images: ((images.float() / 255 - 0.13) / 0.31).contiguous(memory_format=torch.channels_last)
+inputs, test = normalised(images), normalised(test)
 for seed in range(runs):
     torch.manual_seed(seed)
     model = MNISTConvnet(input_shape=(1, 28, 28), outputs=10).to(memory_format=torch.channels_last)
@@ -46,6 +47,10 @@ for seed in range(runs):
             optimizer.zero_grad()
             cross_entropy(model(inputs[indices]), labels[indices]).backward()
             optimizer.step()
+    with torch.no_grad():
+        for part in (inputs, test):
+            for batch in part.split(1000):
+                model(batch)
 """
 FEW = 4  # jobs of the short sweep, which separates the start from the time that each job adds
 
@@ -92,7 +97,8 @@ def compare_jobs_at_a_time(options: Namespace) -> Table:
     """Time the lecture's network on 1,000 images: in bare loops, as many jobs as cores, and one job at a time.
 
     The bare loops are as many scripts side by side as there are cores, with one thread each, each for its share of the
-    runs: torch, the images, and for each run the network, the optimizer, and the epochs.
+    runs: torch, the images, and for each run the network, the optimizer, the epochs, and at the end one pass over the
+    training and the test images, as the runs evaluate.
     """
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
