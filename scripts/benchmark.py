@@ -151,7 +151,7 @@ def facts(subject: str, arguments: Sequence[str]) -> dict[str, Any]:
     names = [line.partition(": ")[2] for line in info.read_text().splitlines() if "model name" in line]
     return {
         "subject": subject,
-        "arguments": list(arguments),
+        "arguments": ["FOLDER" if Path(argument).is_absolute() else argument for argument in arguments],
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},

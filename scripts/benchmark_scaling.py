@@ -315,12 +315,13 @@ def jobs(options: Namespace, launcher: str = "local") -> Table:
             line = [*TINY, *QUIET, f"seed=range({count})", f"hydra/launcher={launcher}"]
             (trained, wall, memory), (again, again_wall, later) = (_sweep(line, folder) for _ in range(2))
         rows.append([count, trained, wall, memory, again, again_wall, later])
-    again = "settled, CPU seconds", "settled, seconds", "settled, MiB"
+    again = "again, CPU seconds", "again, seconds", "again, MiB"
     columns = ["jobs", "CPU seconds", "seconds", "MiB", *again]
     title = "Jobs in a sweep" if launcher == "local" else "Jobs in a sweep of stacks"
     (few, *_, many) = rows if len(rows) > 1 else rows * 2
     each = (many[2] - few[2]) / max(1, many[0] - few[0])
-    note = f"Starts included; MiB of the command's own process. Each further job takes {each:.3g} s by the clock."
+    note = "Starts included; MiB of the command's own process. `again` is the same command once more, which trains "
+    note += f"nothing. Each further job takes {each:.3g} s by the clock."
     return Table(f"{title}: five points, {TINY[3]}", columns, rows, note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -48,6 +49,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors_of(target), link
 
 
+def measured_costs() -> dict[str, float]:
+    """Return the costs that `scripts/benchmark.py penalties` has measured, by row."""
+    record = json.loads((ROOT / "docs" / "performance" / "penalties.json").read_text())
+    return {row[0]: row[1] for table in record["tables"] for row in table["rows"]}
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_each_penalty_has_its_half_page(name: str) -> None:
     page = (ROOT / "docs" / "penalties.md").read_text()
@@ -61,4 +68,6 @@ def test_each_penalty_has_its_half_page(name: str) -> None:
     row = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| [^|]+ \|$", (ROOT / "README.md").read_text(), re.M)
     assert row, name
     (said,) = re.findall(r"\*\*Cost\*\* (.*)\*\*Command", section.replace("\n", " "))
-    assert re.findall(r"\d+\.?\d*", row[1])[0] in said  # the cost of the README's table
+    (cost, *_) = re.findall(r"\d+\.?\d*", row[1])
+    assert cost in said  # the cost of the README's table
+    assert float(cost) == pytest.approx(measured_costs()[name], rel=0.04)  # it has two digits
