@@ -100,9 +100,8 @@ class Loop:
         steps_done = self.epoch * self.steps_per_epoch + self.batch
         epoch = steps_done / self.steps_per_epoch
         due = [term for term in self.components.terms if term.is_due(steps_done)]
-        draws = (
-            None if self.evaluates_once else TorchDraws(self.components.device, self.generator, self.augment_generator)
-        )
+        generators = self.generator, self.augment_generator
+        draws = None if self.evaluates_once else TorchDraws(self.components.device, *generators)
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
@@ -114,7 +113,7 @@ class Loop:
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 terms = [term for term in due if number == 0 or not term.penalty.of_weights]
                 objective = self.objective(indices, terms, epoch, Means() if trials else self.means)
-                objective.sum().backward(inputs=self.params)
+                objective.backward(torch.ones_like(objective), inputs=self.params)  # of a stack there are several
                 objectives.append(objective.detach())
             if self.config["optimizer"]["clip"]:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # scripts' own modules; the packages
 
 from benchmark import Table, markdown  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator  # noqa: E402
 from studies.style import figure, look, png  # noqa: E402
 
 FOLDER = HERE.parent / "docs" / "performance"
@@ -110,6 +111,11 @@ def growth_of(table: Table) -> Any:
         axes.plot(x, [row[table.columns.index(column)] for row in table.rows], **look(index), label=label)
     if across != "penalties":  # which begin with 0
         axes.set(xscale="log", yscale="log")
+        axes.set_xticks(x, [f"{each:,}" for each in x], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     ylabel = "throughput by that of one model" if not curves else curves[0][0]
     axes.set(xlabel=across, ylabel=ylabel if len(curves) < 2 else ylabel.partition(" ")[0])
     axes.set_title(table.title, fontsize=9)

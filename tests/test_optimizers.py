@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.build import build_optimizer
-from runner.optimizers import TensorFlowRMSprop
+from runner.optimizers import TensorFlowRMSprop, evaluates_once
 from runner.schedule import Constant
 
 Composed = Callable[..., Any]
@@ -163,3 +163,33 @@ def test_momentum_is_faster_than_sgd_in_a_narrow_valley(composed: Composed) -> N
     )
     assert momentum[-1] < 0.01 * sgd[-1]
     assert all(after < before for before, after in pairwise(sgd.tolist()))
+
+
+class _Own(torch.optim.SGD):
+    """An optimizer that is neither torch's nor ours: what its step does with the closure is not known."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (torch.optim.SGD, True),
+        (torch.optim.Adam, True),
+        (TensorFlowRMSprop, True),
+        (torch.optim.LBFGS, False),
+        (_Own, False),
+    ],
+)
+def test_which_optimizers_call_their_closure_once(kind: type[torch.optim.Optimizer], expected: bool) -> None:
+    param = torch.nn.Parameter(torch.ones(2))
+    optimizer, calls = kind([param]), []  # type: ignore[call-arg]
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = (param - 3).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert evaluates_once(optimizer) == expected
+    assert not expected or len(calls) == 1
