@@ -148,8 +148,8 @@ def test_a_job_that_slurm_has_forgotten(composed: Callable[..., Any], monkeypatc
     for run in (done, again):
         run.write_result({"status": "done"})
     watch = cluster._Watch(SlurmEngine, [lost, done, again], {}, 3)
-    watch.before[again.path] = again.result()  # from before the job
-    watch.before[done.path] = done.result()  # of an earlier command's job, which ended while this one was submitted
+    watch.before[again.path] = again.written_at  # from before the job
+    watch.before[done.path] = done.written_at  # of an earlier command's job, which ended while this one was submitted
     ends = [watch.status_after(run, job, end) for run in (lost, done, again)]
     assert ends == ["failed", "done", "failed"]
     assert lost.result()["reason"] == f"{end.reason}; its output is in log"
