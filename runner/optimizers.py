@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 
 def evaluates_once(optimizer: Optimizer) -> bool:
-    """Tell whether a step surely calls its closure once: all of torch's and ours do, but LBFGS."""
+    """Tell whether a step surely calls its closure once: torch's, except LBFGS, and ours do; others may not."""
     package = type(optimizer).__module__.partition(".")[0]
     return package in ("torch", "runner") and not isinstance(optimizer, torch.optim.LBFGS)
 
