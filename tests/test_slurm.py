@@ -122,7 +122,8 @@ def test_a_driver_is_killed_and_the_same_command_attaches(slurm: Slurm) -> None:
 def test_each_job_ends_alone(slurm: Slurm) -> None:
     slurm.faults(_1="kill", _2="wait")
     process = slurm.start("seed=range(4)")
-    slurm.wait_for(2, "COMPLETED", process)
+    for count, state in ((2, "COMPLETED"), (1, "FAILED"), (1, "RUNNING")):
+        slurm.wait_for(count, state, process)
     running = next(name for name, job in slurm.jobs().items() if job["state"] == "RUNNING")
     (slurm.folder / "away").touch()  # for a while nobody answers
     slurm.script("summarize.py", "runs/train")
