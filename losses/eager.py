@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 
 from .forward import Forward
-from .passes import AffineTangents, TorchDraws, quiet_start, run
+from .passes import AffineTangents, TorchDraws, one_tensor, quiet_start, run
 from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
@@ -21,7 +21,7 @@ class EagerForward(Forward):
         model: the module; called once, with a dual number if a penalty declares a tangent.
         criterion: (outputs, targets) -> losses (B,).
         inputs, targets: the batch.
-        penalties: asked for their layers and tangents before the pass.
+        penalties: those that will be evaluated; asked for their layers and tangents before the pass.
         generator: for the random numbers of the penalties (null: torch's own).
 
     Example, in a loop of your own::
@@ -45,19 +45,26 @@ class EagerForward(Forward):
         penalties: Sequence[Penalty] = (),
         generator: Generator | None = None,
     ) -> None:
-        self.model, self.targets, self.generator = model, targets, generator
-        self.inputs = inputs.detach()
+        self.model, self.inputs, self.targets, self.generator = model, inputs, targets, generator
+        self.tangents, self.activations = {}, {}
+        self._is_differentiable = any_differentiates(penalties)
+        if self._is_differentiable:
+            self._differentiable_pass(penalties)
+        else:  # what such a pass prepares would take a twentieth of a small network's step
+            self.outputs = one_tensor(model(inputs))
+        self.losses = criterion(self.outputs, targets)
+
+    def _differentiable_pass(self, penalties: Sequence[Penalty]) -> None:
+        self.inputs = self.inputs.detach()
         self.tangents = declared_tangents(penalties, self)
         self.inputs.requires_grad_()
-        self._layers, self._differentiated = layers_of(penalties), any_differentiates(penalties)
-        self._draws = TorchDraws(inputs.device)
+        self._layers, self._draws = layers_of(penalties), TorchDraws(self.inputs.device)
         self._products: list[tuple[Tensor, dict[str, Tensor]]] = []  # found again by the direction's identity
         if self.tangents:
             self.activations = self._dual_pass(next(iter(self.tangents.values())).direction)
             self.outputs = self.activations.pop("outputs")
         else:
-            self.outputs, self.activations = run(model, self.inputs, self._layers, self._differentiated)
-        self.losses = criterion(self.outputs, targets)
+            self.outputs, self.activations = run(self.model, self.inputs, self._layers)
 
     @cached_property
     def params(self) -> dict[str, Tensor]:  # type: ignore[override]
@@ -71,6 +78,7 @@ class EagerForward(Forward):
         of: str = "outputs",
         create_graph: bool = True,
     ) -> tuple[Tensor, ...]:
+        self._check_differentiable()
         return torch.autograd.grad(
             self._point(of),
             [self._point(name) for name in at],
@@ -81,6 +89,7 @@ class EagerForward(Forward):
         )
 
     def jvp(self, direction: Tensor, of: str = "outputs", create_graph: bool = True) -> Tensor:
+        self._check_differentiable()
         for known, products in self._products:
             if known is direction:
                 return products[of] if create_graph else products[of].detach()
@@ -91,6 +100,13 @@ class EagerForward(Forward):
 
     def loss_gradient(self) -> Tensor:
         return torch.autograd.grad(self.losses.sum(), self.outputs, create_graph=True)[0]
+
+    def _check_differentiable(self) -> None:
+        if not self._is_differentiable:
+            raise ValueError(
+                "penalties must name each penalty that will be evaluated, got none that differentiates the model: "
+                "write EagerForward(..., penalties=[penalty])"
+            )
 
     def _point(self, name: str) -> Tensor:
         if name in ("inputs", "outputs"):
@@ -106,7 +122,7 @@ class EagerForward(Forward):
             with quiet_start():
                 dual = forward_ad.make_dual(self.inputs, direction)
             with AffineTangents():
-                outputs, record = run(self.model, dual, self._layers, self._differentiated)
+                outputs, record = run(self.model, dual, self._layers)
             record["outputs"] = outputs
             self._products.append((direction, {name: tangent_part(dual) for name, dual in record.items()}))
         return record

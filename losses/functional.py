@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from .forward import Forward
 from .passes import TorchDraws, quiet_start, run
-from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
+from .penalty import Penalty, declared_tangents, layers_of
 
 
 class FunctionalForward(Forward):
@@ -35,7 +35,7 @@ class FunctionalForward(Forward):
         self.inputs, self.targets, self.generator = inputs, targets, generator
         self.params, self._owners = dict(params), owners_of(model)
         self.tangents = declared_tangents(penalties, self)
-        self._differentiated, self._draws = any_differentiates(penalties), TorchDraws(inputs.device)
+        self._draws = TorchDraws(inputs.device)
         self.taps = self._zeros(layers_of(penalties))
         record, self._pullback = torch.func.vjp(self._run, self.params, inputs, self.taps)  # type: ignore[misc]
         self.outputs, self.activations = record["outputs"], record["activations"]
@@ -86,7 +86,7 @@ class FunctionalForward(Forward):
         def call(inputs: Tensor) -> Tensor:
             return torch.func.functional_call(self.model, tensors, (inputs,), tie_weights=False)
 
-        outputs, activations = run(self.model, inputs, tuple(taps), self._differentiated, call, taps)
+        outputs, activations = run(self.model, inputs, tuple(taps), call, taps)
         return {"outputs": outputs, "activations": activations}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -50,32 +50,32 @@ def run(
     model: nn.Module,
     inputs: Tensor,
     layers: Sequence[str],
-    differentiated: bool,
     call: Callable[[Tensor], Tensor] | None = None,
     taps: Mapping[str, Tensor | None] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the model's outputs, and the outputs of its layers by name.
+    """Return the model's outputs, which penalties can differentiate, and the outputs of its layers by name.
 
     Args:
         model: the module.
         inputs: (B, *I); a copy is handed on, since the first layer may work in place.
         layers: names of the layers to record.
-        differentiated: whether penalties differentiate the outputs before the loop does.
         call: what to call in the place of the model (null: itself), for other parameters than its own.
         taps: layer name -> (B, *H), what to add to its output.
 
     Raises:
         ValueError: if the model's output is not one tensor; and as `recorded`.
     """
-    with (
-        differentiable(model) if differentiated else nullcontext(),
-        recorded(model, layers, len(inputs), taps) as record,
-    ):
-        outputs = (call or model)(inputs.clone())
+    with differentiable(model), recorded(model, layers, len(inputs), taps) as record:
+        outputs = one_tensor((call or model)(inputs.clone()))
+    return outputs, record
+
+
+def one_tensor(outputs: object) -> Tensor:
+    """Return a model's outputs; raise ValueError, in one sentence, unless they are one tensor."""
     if not isinstance(outputs, Tensor):
         kind = type(outputs).__name__
         raise ValueError(f"the model must return one tensor, got a {kind}: leave out auxiliary outputs")
-    return outputs, record
+    return outputs
 
 
 @contextmanager

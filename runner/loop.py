@@ -13,6 +13,7 @@ from torch import Tensor
 from losses import EagerForward
 from losses.passes import TorchDraws
 from runner.build import Components
+from runner.metrics import Means
 from runner.optimizers import evaluates_once
 from runner.seeds import stream_seed
 from runner.term import Term
@@ -29,29 +30,13 @@ class Diverged(Exception):
         self.step, self.last_finite = step, last_finite
 
 
-class Means:
-    """Means of named scalars over the steps of an epoch, summed on the device and read once."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        value = value.double()
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def compute(self) -> dict[str, Any]:
-        return {name: (total / self.counts[name]).tolist() for name, total in self.sums.items()}
-
-
 class Loop:
     """The training of one model.
 
     Its state is `epoch` (completed ones), `batch` (completed ones of the epoch under way), the components' own states,
     the generators and the sums for the means of the epoch (`state_dict`). The order of the examples is a pure
-    function of (seed, epoch), so that training resumes anywhere, bit for bit. Random directions and
-    augmentation each have a generator of their own; torch's own serve what a model draws by itself (dropout).
+    function of (seed, epoch), so that training resumes anywhere, bit for bit; a single batch is never shuffled. Random
+    directions and augmentation each have a generator of their own; torch's serve what a model draws itself (dropout).
     """
 
     def __init__(self, components: Components, config: dict[str, Any], forward_pass: Any = EagerForward) -> None:
@@ -64,42 +49,52 @@ class Loop:
         self.evaluates_once = evaluates_once(components.optimizer)
         self.full_gradient = config["optimizer"]["gradient"] == "full"
         self.steps_per_epoch = 1 if self.full_gradient else -(-len(components.dataset.train) // config["batch_size"])
-        self.epoch, self.batch, self.checked = 0, 0, 0
-        self.means, self.last_finite = Means(), float("nan")
-        self.objectives = torch.zeros(self.steps_per_epoch, device=components.device)
+        self.has_one_order = not config["shuffle"] or len(components.dataset.train) <= config["batch_size"]
+        self.latest_steps: Sequence[Sequence[Tensor]] = []
+        self.epoch, self.batch, self.means, self.last_finite = 0, 0, Means(), float("nan")
+        self.unchecked: list[Tensor] = []  # the objectives of the latest steps
 
-    def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Train to the end of the epoch under way and return the means of its objective and penalties."""
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * self.steps_per_epoch + self.batch
+
+    def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> None:
+        """Train to the end of the epoch under way; `read_means` tells of it."""
         if not self.components.model.training:  # it walks through all layers
             self.components.model.train()
+        if self.batch == 0:
+            self.means = Means()
         for batches in self.steps()[self.batch :]:
             before_step()
             self.set_lrs()
             self.step(batches)
             self.batch += 1
-            if self.batch % CHECK_EVERY == 0:
+            if len(self.unchecked) == CHECK_EVERY:
                 self.check_finite()
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def read_means(self) -> dict[str, Any]:
+        """Return the means of the objective and the penalties over the steps of the last epoch."""
         self.check_finite()
-        means = self.means.compute()
-        self.epoch, self.batch, self.checked, self.means = self.epoch + 1, 0, 0, Means()
-        return means
+        return self.means.compute()
 
     def steps(self) -> Sequence[Sequence[Tensor]]:
         """Return, for each step of this epoch, the indices of its mini-batches: one, or all for the full gradient."""
-        batches = self.order().to(self.components.device).split(self.config["batch_size"], dim=-1)
-        return [batches] if self.full_gradient else [[batch] for batch in batches]
+        if not (self.latest_steps and self.has_one_order):
+            batches = self.order().to(self.components.device).split(self.config["batch_size"], dim=-1)
+            self.latest_steps = [batches] if self.full_gradient else [[batch] for batch in batches]
+        return self.latest_steps
 
     def order(self) -> Tensor:
         """Return the indices of the examples in the order of this epoch."""
         count, seed = len(self.components.dataset.train), stream_seed(self.config["seed"], "order", self.epoch)
         generator = torch.Generator().manual_seed(seed)
-        return torch.randperm(count, generator=generator) if self.config["shuffle"] else torch.arange(count)
+        return torch.arange(count) if self.has_one_order else torch.randperm(count, generator=generator)
 
     def step(self, batches: Sequence[Tensor]) -> None:
         """Make one step on the sum of the objectives of some mini-batches."""
-        steps_done = self.epoch * self.steps_per_epoch + self.batch
-        epoch = steps_done / self.steps_per_epoch
-        due = [term for term in self.components.terms if term.is_due(steps_done)]
+        epoch = self.steps_done / self.steps_per_epoch
+        due = [term for term in self.components.terms if term.is_due(self.steps_done)]
         generators = self.generator, self.augment_generator
         draws = None if self.evaluates_once else TorchDraws(self.components.device, *generators)
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
@@ -113,7 +108,8 @@ class Loop:
                 # A penalty on the weights alone counts once per step, not once per mini-batch.
                 terms = [term for term in due if number == 0 or not term.penalty.of_weights]
                 objective = self.objective(indices, terms, epoch, Means() if trials else self.means)
-                objective.backward(torch.ones_like(objective), inputs=self.params)  # of a stack there are several
+                # Of a stack there are several objectives. With penalties the inputs are tracked, and need no gradient.
+                objective.backward(torch.ones_like(objective), inputs=self.params if due else None)
                 objectives.append(objective.detach())
             if self.config["optimizer"]["clip"]:
                 torch.nn.utils.clip_grad_norm_(self.params, self.config["optimizer"]["clip"])
@@ -121,7 +117,7 @@ class Loop:
             return trials[-1]
 
         self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
-        self.objectives[self.batch] = trials[0]
+        self.unchecked.append(trials[0])
         self.means.add("train/objective", trials[0])
         for term in self.components.terms:
             if term.is_proximal and term.weight:
@@ -137,30 +133,34 @@ class Loop:
         model, criterion = self.components.model, self.components.criterion
         inputs = self.components.augment(batch, model, criterion, self.augment_generator)
         forward = self.forward_pass(model, criterion, inputs, batch.targets, penalties, self.generator)
-        objective = self.config["loss"]["weight"] * forward.mean(forward.losses)
+        objective = forward.mean(forward.losses)
+        if self.config["loss"]["weight"] != 1:
+            objective = self.config["loss"]["weight"] * objective
         for term in terms:
             value = forward.mean(term.penalty(forward))
             objective = objective + term.coefficient_at(epoch) * value
             means.add(f"train/penalty/{term.name}", value.detach())
             for key, statistic in term.penalty.statistics(forward.mean).items():
-                means.add(f"train/penalty/{term.name}/{key}", statistic)
+                means.add(f"train/penalty/{term.name}/{key}", statistic.clone())  # it may change in place
         return objective
 
     def set_lrs(self) -> None:
         """Set the learning rates of the step to come."""
-        step = self.epoch * self.steps_per_epoch + self.batch
-        factor = self.components.schedule(self.epoch, self.config["epochs"], step)
+        factor = self.components.schedule(self.epoch, self.config["epochs"], self.steps_done)
         for group, base in zip(self.components.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
 
     def check_finite(self) -> None:
         """Remember the last finite objective; raise Diverged if a later one is not and `on_nan` is stop."""
-        for number, objective in enumerate(self.objectives[self.checked : self.batch].tolist(), self.checked):
+        self.means.sum_up()
+        objectives = torch.stack(self.unchecked).tolist() if self.unchecked else []
+        self.unchecked = []
+        for step, objective in enumerate(objectives, self.steps_done - len(objectives) + 1):
             if math.isfinite(objective):
                 self.last_finite = objective
             elif self.config["on_nan"] == "stop":
-                raise Diverged(self.epoch * self.steps_per_epoch + number + 1, self.last_finite)
-        self.checked = self.batch
+                self.epoch, self.batch = divmod(step - 1, self.steps_per_epoch)
+                raise Diverged(step, self.last_finite)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, for a checkpoint."""
@@ -182,9 +182,9 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.epoch, self.batch, self.checked = state["epoch"], state["batch"], state["batch"]
+        self.epoch, self.batch = state["epoch"], state["batch"]
         self.last_finite = state["last_finite"]
-        self.means.sums = {name: total.to(self.components.device) for name, total in state["means"]["sums"].items()}
+        self.means.sums = {name: total.cpu() for name, total in state["means"]["sums"].items()}
         self.means.counts = dict(state["means"]["counts"])
         self.components.model.load_state_dict(state["model"])
         self.components.optimizer.load_state_dict(state["optimizer"])

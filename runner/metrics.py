@@ -1,4 +1,4 @@
-"""What is measured of a model in training: losses and errors, proximal penalties, probes; and which epoch was best."""
+"""What is measured of a model in training: means, losses and errors, proximal penalties, probes; the best epoch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,36 @@ from runner.evaluation.probes import Subject
 from runner.seeds import stream_seed
 
 AT_CHANCE = 0.95  # part of the error of a guess, from which on nothing was learned
+
+
+class Means:
+    """Means of named scalars over the steps of an epoch.
+
+    A step only keeps its values, on their device: to add each of them up at once would take a twentieth of a small
+    network's step. The sums and the counts are the state.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}  # not in the sums yet
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Keep a value, (), or (K,) of a stack of K models; it must not be changed in place from now on."""
+        self.values.setdefault(name, []).append(value)
+
+    def sum_up(self) -> None:
+        """Add what was kept to the sums, value by value: the same bits, however often this is done."""
+        for name, values in self.values.items():
+            for value in torch.stack(values).cpu().double():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + len(values)
+        self.values.clear()
+
+    def compute(self) -> dict[str, Any]:
+        """Return the means by name: numbers, or lists of K numbers."""
+        self.sum_up()
+        return {name: (total / self.counts[name]).tolist() for name, total in self.sums.items()}
 
 
 def evaluations_of(components: Components, splits: Mapping[str, Split]) -> dict[str, Evaluation]:

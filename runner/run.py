@@ -168,9 +168,10 @@ class Session:
         epochs = self.config["epochs"]
         while self.loop.epoch < epochs:
             began = time.perf_counter()
-            means = self.loop.run_epoch(self.before_step)
+            self.loop.run_epoch(self.before_step)
+            means = self.loop.read_means() if self.is_evaluated(self.loop.epoch) else None
             self.training_seconds += time.perf_counter() - began
-            if self.is_evaluated(self.loop.epoch):
+            if means is not None:
                 self.evaluate(means)
             if time.monotonic() - self.saved > EPOCH_SAVE_SECONDS or self.loop.epoch == epochs:
                 self.save()
@@ -258,7 +259,7 @@ class Session:
 
     @property
     def steps(self) -> int:
-        return self.loop.epoch * self.loop.steps_per_epoch + self.loop.batch
+        return self.loop.steps_done
 
     @property
     def examples_per_second(self) -> float:

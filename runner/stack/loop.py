@@ -36,7 +36,6 @@ class StackedLoop(Loop):
         columns = zip(*(loop.base_lrs for loop in loops), strict=True)  # what a group has by now is a schedule's
         device = self.components.device
         self.base_lrs = [torch.tensor(lrs, dtype=torch.float64, device=device) for lrs in columns]
-        self.objectives = self.objectives.new_zeros(self.steps_per_epoch, len(loops))
         self.is_active = torch.tensor([number not in ended for number in range(len(loops))], device=device)
         self.latest = torch.tensor([loop.last_finite for loop in loops])
         self.diverged: dict[int, Diverged] = {}
@@ -50,19 +49,20 @@ class StackedLoop(Loop):
 
     def check_finite(self) -> None:
         """Remember the last finite objectives; note in `diverged` whose later one is not, if `on_nan` is stop."""
-        unchecked = self.objectives[self.checked : self.batch]
-        if len(unchecked):
-            if (unchecked.isfinite().all(0) | ~self.is_active).all():
-                self.latest = unchecked[-1].clone()
-            else:
-                self._check_each()
-        self.checked = self.batch
+        self.means.sum_up()
+        if not self.unchecked:
+            return
+        objectives, self.unchecked = torch.stack(self.unchecked), []
+        if (objectives.isfinite().all(0) | ~self.is_active).all():
+            self.latest = objectives[-1]
+        else:
+            self._check_each(objectives)
 
-    def _check_each(self) -> None:
+    def _check_each(self, objectives: Tensor) -> None:
         """Have the loops check their objectives."""
         for number, loop in self._active_loops():
-            loop.objectives = self.objectives[:, number]
-            loop.epoch, loop.batch, loop.checked = self.epoch, self.batch, self.checked
+            loop.unchecked = list(objectives[:, number])
+            loop.epoch, loop.batch = self.epoch, self.batch
             loop.last_finite = float(self.latest[number])
             try:
                 loop.check_finite()
@@ -76,7 +76,7 @@ class StackedLoop(Loop):
 
     def _gather(self, first: Loop) -> None:
         """Go on where the loops are."""
-        self.epoch, self.batch, self.checked = first.epoch, first.batch, first.batch
+        self.epoch, self.batch = first.epoch, first.batch
         self.means.counts = dict(first.means.counts)
         for name, total in first.means.sums.items():
             sums = [loop.means.sums.get(name, torch.zeros_like(total)) for loop in self.loops]
@@ -90,7 +90,7 @@ class StackedLoop(Loop):
             torch._foreach_copy_([param.detach() for param in params], list(stack.detach()))
         self.components.optimizer.scatter()  # type: ignore[attr-defined]
         for number, loop in self._active_loops():
-            loop.epoch, loop.batch, loop.checked = self.epoch, self.batch, self.batch
+            loop.epoch, loop.batch = self.epoch, self.batch
             loop.last_finite = float(self.latest[number])
             loop.means.sums = {name: total[number] for name, total in self.means.sums.items()}
             loop.means.counts = dict(self.means.counts)

@@ -132,13 +132,14 @@ class _StackSession:
     def train_epoch(self) -> None:
         """Train one epoch, then evaluate and save the models if that is due."""
         began = time.perf_counter()
-        means: dict[str, Any] = self.loop.run_epoch(self.before_step)
+        self.loop.run_epoch(self.before_step)
+        is_evaluated = any(session.is_evaluated(self.loop.epoch) for session in self.sessions.values())
+        means = self.loop.read_means() if is_evaluated else None
         seconds = time.perf_counter() - began
         for session in self.sessions.values():
             session.training_seconds += seconds
         self.end_diverged()
-        first = next(iter(self.sessions.values()), None)
-        if first and first.is_evaluated(self.loop.epoch):
+        if means is not None:
             self.loop.scatter()
             self.each(lambda session, number: session.evaluate({name: each[number] for name, each in means.items()}))
         if time.monotonic() - self.saved > self.save_seconds or self.loop.epoch == self.config["epochs"]:

@@ -218,9 +218,8 @@ def instrument(
         nonlocal made
         strike("before")
         step(self, batches)
-        number = self.epoch * self.steps_per_epoch + self.batch
-        objectives = self.objectives[self.batch].flatten().tolist()  # of a stack there are several
-        os.write(file, f"{number} {' '.join(map(float.hex, objectives))}\n".encode())
+        objectives = self.unchecked[-1].flatten().tolist()  # of a stack there are several
+        os.write(file, f"{self.steps_done} {' '.join(map(float.hex, objectives))}\n".encode())
         made += 1
         strike("after")
 
