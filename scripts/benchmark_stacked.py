@@ -13,14 +13,15 @@ whole sweeps of 3,000 epochs at least 5 times.
 import time
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from benchmark import Table, compare, sweep
 
 from runner.build import build
 from runner.config.compose import project_composer
-from runner.loop import Loop
+from runner.loop import CHECK_EVERY, Loop
 from runner.stack.loop import StackedLoop
 
 LINE = ("data=line", "model=mlp", "model.activation=tanh", "loss=mse", "optimizer=adam", "penalty=jacobian")
@@ -32,7 +33,7 @@ MODELS = {
     "digits, jacobian": ("data=digits", "model=mlp", "batch_size=50", "optimizer=adam", "penalty=jacobian"),
 }
 ROWS = ("histograms=false", "pictures=false", "evaluate_every=0")
-STEPS = 128  # of one model; a stack makes fewer, since each takes longer
+STEPS = 3 * CHECK_EVERY  # of one model at least; a stack makes fewer, since each takes longer
 
 
 def main(arguments: list[str]) -> list[Table]:
@@ -58,20 +59,29 @@ def compare_training(options: Namespace) -> Table:
     torch.set_num_threads(1)
     gains, singles = [], []
     for name in options.models:
-        runs = {1: steps(loops(MODELS[name], 1)[0], STEPS)}
-        runs |= {size: steps(StackedLoop(loops(MODELS[name], size)), made_by(size)) for size in options.sizes}
+        trained = {1: loops(MODELS[name], 1)[0]}
+        trained |= {size: StackedLoop(loops(MODELS[name], size)) for size in options.sizes}
+        epochs = {size: epochs_of(loop, STEPS if size == 1 else CHECK_EVERY) for size, loop in trained.items()}
+        runs = {size: partial(train, loop, epochs[size]) for size, loop in trained.items()}
         timings = compare(runs, options.rounds, clock=time.process_time)
-        gains.append([size * made_by(size) / STEPS / timings[size].ratio for size in options.sizes])
-        singles.append(f"{name} {timings[1].seconds / STEPS * 1e3:.2f}")
+        gains.append([size * epochs[size] / epochs[1] / timings[size].ratio for size in options.sizes])
+        singles.append(f"{name} {timings[1].seconds / (epochs[1] * trained[1].steps_per_epoch) * 1e3:.2f}")
     rows = [[size, *found] for size, *found in zip(options.sizes, *gains, strict=True)]
     note = f"By that of one model, whose step takes, in ms: {'; '.join(singles)}. One thread, CPU time, medians of "
     note += f"{options.rounds} rounds."
     return Table("Models in a stack: throughput of training", ["models", *options.models], rows, note)
 
 
-def made_by(size: int) -> int:
-    """Return the steps of a stack in a round."""
-    return max(8, STEPS // size)
+def epochs_of(loop: Loop, steps: int) -> int:
+    """Return how many epochs have at least so many steps."""
+    return -(-steps // loop.steps_per_epoch)
+
+
+def train(loop: Loop, epochs: int) -> None:
+    """Train so many epochs, with what their steps put off to a later check."""
+    for _ in range(epochs):
+        loop.run_epoch()
+    loop.check_finite()
 
 
 def loops(lines: Sequence[str], count: int) -> list[Loop]:
@@ -81,21 +91,6 @@ def loops(lines: Sequence[str], count: int) -> list[Loop]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [Loop(build(each), each) for each in configs]
-
-
-def steps(loop: Loop, count: int) -> Callable[[], None]:
-    """Return a function that makes so many steps, epoch after epoch."""
-
-    def made() -> None:
-        left = count
-        while left > 0:
-            batches = list(loop.steps())[:left]
-            loop.components.model.train()
-            for loop.batch, batch in enumerate(batches):
-                loop.step(batch)
-            loop.epoch, loop.batch, left = loop.epoch + 1, 0, left - len(batches)
-
-    return made
 
 
 def compare_sweeps(options: Namespace) -> Table:
