@@ -51,7 +51,7 @@ class EagerForward(Forward):
         if self._is_differentiable:
             self._differentiable_pass(penalties)
         else:  # what such a pass prepares would take a twentieth of a small network's step
-            self.outputs = one_tensor(model(inputs))
+            self.outputs = one_tensor(model(inputs.clone()))  # the first layer may work in place
         self.losses = criterion(self.outputs, targets)
 
     def _differentiable_pass(self, penalties: Sequence[Penalty]) -> None:

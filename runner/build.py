@@ -229,8 +229,8 @@ def _start_from(source: str | None, model: nn.Module) -> None:
 
 
 def _check_outputs(model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError unless the model gives outputs of the right shape for two examples."""
-    two = dataset.train.inputs[:2]
+    """Raise ValueError unless the model gives outputs of the right shape for two examples, and leaves these alone."""
+    two = dataset.train.inputs[:2].clone()
     try:
         with torch.no_grad():
             outputs = model.eval()(two)
@@ -242,6 +242,11 @@ def _check_outputs(model: nn.Module, dataset: Dataset) -> None:
     got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
     if got != wanted:
         raise ValueError(f"its outputs for {len(two)} examples are {got} instead of a tensor of shape {wanted}")
+    if two._version:  # with each evaluation the data would move on
+        raise ValueError(
+            "it must leave its inputs as they are, and changes them in place: "
+            "write x = x / 2 for x /= 2, and leave out inplace=True before the first layer with weights"
+        )
 
 
 def _use_bfloat16(model: nn.Module, device: torch.device) -> None:

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, jacrev, vmap
 
 from losses import (
+    L2,
     ActivationGradient,
     EagerForward,
     Forward,
@@ -329,6 +330,22 @@ def test_a_shared_module_is_left_whole_by_torch_func() -> None:
     forward = eager(penalty, model=model)
     expected = torch.autograd.grad(penalty(forward).mean(), list(forward.params.values()), materialize_grads=True)
     torch.testing.assert_close(list(gradients.values()), list(expected))
+
+
+@pytest.mark.parametrize("penalties", [(), (L2(),)])
+def test_a_pass_without_the_penalty_that_asks_says_so(penalties: tuple[Penalty, ...]) -> None:
+    """Nothing was prepared for it: a wrong number must not come out."""
+    forward = eager(*penalties)
+    for ask in (lambda: forward.vjp(forward.outputs), lambda: forward.jvp(INPUTS), lambda: Jacobian()(forward)):
+        with pytest.raises(ValueError, match=r"^penalties must name each penalty that"):
+            ask()
+
+
+@pytest.mark.parametrize("penalty", [L2(), Jacobian()])
+def test_a_first_layer_that_works_in_place_leaves_the_inputs_alone(penalty: Penalty) -> None:
+    model, inputs = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, 4)).double(), INPUTS.clone()
+    EagerForward(model, CRITERION, inputs, TARGETS, [penalty])
+    assert torch.equal(inputs, INPUTS)
 
 
 def test_hooks_go_even_if_the_model_fails() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from losses import L1, Forward, Penalty
 from runner.build import build, build_optimizer
-from runner.loop import Diverged, Loop
+from runner.loop import CHECK_EVERY, Diverged, Loop
 from runner.outcome import remedy_of
 from runner.schedule import Constant
 from runner.term import Term
@@ -245,6 +246,8 @@ def test_order_is_a_function_of_seed_and_epoch(composed: Composed) -> None:
     loop.epoch = 1
     assert first != order_of(loop)
     assert order_of(looped(composed, *MLP, "shuffle=false")) == list(range(60))
+    assert order_of(looped(composed, *MLP, "batch_size=60")) == list(range(60))  # one batch: it does not matter
+    assert order_of(looped(composed, *MLP, "batch_size=59")) != list(range(60))
 
 
 def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callable[..., dict[str, Any]]) -> None:
@@ -306,6 +309,46 @@ def test_divergence_in_the_first_step_after_a_resumption_knows_what_was_before(c
     assert divergence.value.step == loop.steps_per_epoch + 1
     assert (resumed.epoch, resumed.batch) == (1, 0)  # where it diverged, however long that was unknown
     assert divergence.value.last_finite == before
+
+
+def test_epochs_of_few_steps_are_checked_together(composed: Composed) -> None:
+    """No epoch waits for the device unless its means are read; what is found late is told as if it had been at once."""
+    loop = looped(composed, *MLP, "batch_size=30")
+    for _ in range(3):
+        loop.run_epoch()
+    before = loop.unchecked[-1].item()
+    with torch.no_grad():
+        loop.params[0].fill_(math.nan)
+    epochs = CHECK_EVERY // 2 - 3
+    for _ in range(epochs - 1):
+        loop.run_epoch()
+    with pytest.raises(Diverged) as divergence:
+        loop.run_epoch()
+    assert (divergence.value.step, divergence.value.last_finite) == (7, before)
+    assert (loop.epoch, loop.batch) == (3, 0)
+
+
+def test_the_means_are_those_of_the_latest_epoch(composed: Composed) -> None:
+    """Bit for bit, whether or not those of the epochs before were read, or a step was the last of its session."""
+    read, unread, resumed = (looped(composed, *MLP, "penalty=l2") for _ in range(3))
+    for _ in range(2):
+        read.run_epoch()
+        read.read_means()
+        unread.run_epoch()
+    for loop in (read, unread):
+        loop.run_epoch(lambda loop=loop: loop.state_dict() if loop is read else None)
+    expected = unread.read_means()
+    assert expected == read.read_means()
+    assert expected["train/objective"] > expected["train/penalty/l2"] * 0.01 > 0
+
+    states: list[Any] = []
+    for _ in range(3):
+        resumed.run_epoch(lambda: states.append(copy.deepcopy(resumed.state_dict())))
+    for state in states[-3:]:
+        loop = looped(composed, *MLP, "penalty=l2")
+        loop.load_state_dict(state)
+        loop.run_epoch()
+        assert loop.read_means() == expected
 
 
 def test_divergence_may_be_ignored(train: Callable[..., dict[str, Any]]) -> None:

@@ -37,6 +37,12 @@ class Pair(Net):
 class Broken(Net):
     def forward(self, images):
         return self.second(images)
+
+
+class Halving(Net):
+    def forward(self, images):
+        images /= 2
+        return super().forward(images)
 """
 SMALL = ("epochs=1", "data.train_size=40", "data.validation_size=0", "histograms=false", "pictures=false", "device=cpu")
 
@@ -68,6 +74,10 @@ def test_a_network_of_ones_own_trains_with_a_penalty_on_its_layers(
         ("{_target_: mine.Net}", "model.network.hidden is missing"),
         ("{_target_: mine.Pair, hidden: 7}", "model: its outputs for 2 examples are a tuple instead of a tensor of"),
         ("{_target_: mine.Broken, hidden: 7}", "model: it does not take 1x28x28 inputs: AttributeError: 'Broken' obj"),
+        (
+            "{_target_: mine.Halving, hidden: 7}",
+            "model: it must leave its inputs as they are, and changes",
+        ),
         ("{_target_: mine.system, command: touch touched}", "'mine.system' must be a class or function defined in m"),
         ("null", "model: network must be {_target_: package.Class, and its arguments}, got None"),
     ],
