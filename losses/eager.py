@@ -33,7 +33,12 @@ class EagerForward(Forward):
         objective.backward(inputs=list(forward.params.values()))
         optimizer.step()
 
-    `backward(inputs=...)` keeps the tracked input, which costs nothing that way, out of the backward pass.
+    Where a penalty differentiates the model, the pass tracks a copy of the inputs; `backward(inputs=...)` keeps it out
+    of the backward pass, so that it costs nothing.
+
+    Raises:
+        ValueError: a layer is not there, the model returns more than one tensor, or, from `vjp` and `jvp`, none of
+            `penalties` differentiates the model.
     """
 
     def __init__(
@@ -45,17 +50,16 @@ class EagerForward(Forward):
         penalties: Sequence[Penalty] = (),
         generator: Generator | None = None,
     ) -> None:
-        self.model, self.inputs, self.targets, self.generator = model, inputs, targets, generator
+        self.model, self.inputs, self.targets, self.generator = model, inputs.detach(), targets, generator
         self.tangents, self.activations = {}, {}
         self._is_differentiable = any_differentiates(penalties)
         if self._is_differentiable:
             self._differentiable_pass(penalties)
         else:  # what such a pass prepares would take a twentieth of a small network's step
-            self.outputs = one_tensor(model(inputs.clone()))  # the first layer may work in place
+            self.outputs = one_tensor(model(self.inputs.clone()))  # the first layer may work in place
         self.losses = criterion(self.outputs, targets)
 
     def _differentiable_pass(self, penalties: Sequence[Penalty]) -> None:
-        self.inputs = self.inputs.detach()
         self.tangents = declared_tangents(penalties, self)
         self.inputs.requires_grad_()
         self._layers, self._draws = layers_of(penalties), TorchDraws(self.inputs.device)
@@ -105,7 +109,7 @@ class EagerForward(Forward):
         if not self._is_differentiable:
             raise ValueError(
                 "penalties must name each penalty that will be evaluated, got none that differentiates the model: "
-                "write EagerForward(..., penalties=[penalty])"
+                "write EagerForward(..., penalties=[penalty]), and of_weights = False in its class"
             )
 
     def _point(self, name: str) -> Tensor:

@@ -107,8 +107,8 @@ def declared_tangents(penalties: Sequence[Penalty], forward: Forward) -> dict[Ha
 
 
 def any_differentiates(penalties: Sequence[Penalty]) -> bool:
-    """Tell whether one of the penalties differentiates the model; those on the weights alone do not."""
-    return any(not penalty.of_weights for penalty in penalties)
+    """Tell whether one of the penalties asks for more than the losses; those on the weights alone do not."""
+    return any(not penalty.of_weights or penalty.layers for penalty in penalties)
 
 
 def layers_of(penalties: Sequence[Penalty]) -> tuple[str, ...]:

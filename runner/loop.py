@@ -59,7 +59,7 @@ class Loop:
         return self.epoch * self.steps_per_epoch + self.batch
 
     def run_epoch(self, before_step: Callable[[], None] = lambda: None) -> None:
-        """Train to the end of the epoch under way; `read_means` tells of it."""
+        """Train to the end of the epoch under way; its means are then in `read_means`."""
         if not self.components.model.training:  # it walks through all layers
             self.components.model.train()
         if self.batch == 0:
@@ -69,7 +69,7 @@ class Loop:
             self.set_lrs()
             self.step(batches)
             self.batch += 1
-            if len(self.unchecked) == CHECK_EVERY:
+            if len(self.unchecked) >= CHECK_EVERY:
                 self.check_finite()
         self.epoch, self.batch = self.epoch + 1, 0
 
@@ -141,7 +141,7 @@ class Loop:
             objective = objective + term.coefficient_at(epoch) * value
             means.add(f"train/penalty/{term.name}", value.detach())
             for key, statistic in term.penalty.statistics(forward.mean).items():
-                means.add(f"train/penalty/{term.name}/{key}", statistic.clone())  # it may change in place
+                means.add(f"train/penalty/{term.name}/{key}", statistic.detach().clone())
         return objective
 
     def set_lrs(self) -> None:

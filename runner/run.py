@@ -137,10 +137,22 @@ class Session:
             self.train_epochs()
             return self.finish(Status.DONE)
         except Exception as error:
-            result = self.record_end(error)
-            if isinstance(error, Diverged):
+            cause = self.divergence_before(error) or error
+            result = self.record_end(cause)
+            if isinstance(cause, Diverged):
                 return result
             raise
+
+    def divergence_before(self, error: Exception) -> Diverged | None:
+        """Return the divergence that an error follows from, which was not found yet, if there is one."""
+        try:
+            if not isinstance(error, Diverged | Interrupted):
+                self.loop.check_finite()
+        except Diverged as divergence:
+            return divergence
+        except Exception:  # the device does not answer any more
+            return None
+        return None
 
     def record_end(self, error: Exception) -> dict[str, Any]:
         """Record that an error has ended the session, and return the result; a divergence is one, too."""

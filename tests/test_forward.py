@@ -341,6 +341,30 @@ def test_a_pass_without_the_penalty_that_asks_says_so(penalties: tuple[Penalty, 
             ask()
 
 
+class WeightsAndLayer(Penalty):
+    """On the weights, and yet with a look at a layer."""
+
+    layers, of_weights = ("conv",), True
+
+    def __call__(self, forward: Forward) -> Tensor:
+        return forward.params["fc.weight"].abs().sum() * forward.activations["conv"].detach().square().mean()
+
+
+@FORWARDS
+def test_a_penalty_on_the_weights_may_ask_for_layers(build: Build) -> None:
+    alone, beside = (penalties[0](build(*penalties)) for penalties in ([WeightsAndLayer()], [WeightsAndLayer(), L2()]))
+    assert alone == beside > 0
+
+
+@pytest.mark.parametrize("penalty", [L2(), Jacobian()])
+def test_the_pass_ends_at_the_inputs(penalty: Penalty) -> None:
+    """What has made them, a generator or an augmentation, gets no gradient, whether or not a penalty tracks them."""
+    made = INPUTS.clone().requires_grad_()
+    forward = EagerForward(convnet(), CRITERION, 2 * made, TARGETS, [penalty])
+    (forward.losses.sum() + penalty(forward).sum()).backward()
+    assert made.grad is None
+
+
 @pytest.mark.parametrize("penalty", [L2(), Jacobian()])
 def test_a_first_layer_that_works_in_place_leaves_the_inputs_alone(penalty: Penalty) -> None:
     model, inputs = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, 4)).double(), INPUTS.clone()

@@ -328,6 +328,24 @@ def test_epochs_of_few_steps_are_checked_together(composed: Composed) -> None:
     assert (loop.epoch, loop.batch) == (3, 0)
 
 
+def test_an_error_that_follows_from_a_divergence_is_told_as_one(
+    composed: Composed, train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's code may refuse NaN before the loop has looked."""
+    step = Loop.step
+
+    def picky(self: Loop, batches: Any) -> None:
+        if not vector(self.components.model).isfinite().all():
+            raise FloatingPointError("no NaN here")
+        step(self, batches)
+
+    monkeypatch.setattr(Loop, "step", picky)
+    result = train(*MLP, "optimizer.lr=1e30", "evaluate_every=0", "batch_size=60")
+    assert result["status"] == "diverged"
+    assert "the objective is not finite at step" in result["reason"]
+    assert result["epoch"] == result["diverged_at_step"] - 1
+
+
 def test_the_means_are_those_of_the_latest_epoch(composed: Composed) -> None:
     """Bit for bit, whether or not those of the epochs before were read, or a step was the last of its session."""
     read, unread, resumed = (looped(composed, *MLP, "penalty=l2") for _ in range(3))

@@ -258,6 +258,19 @@ def test_a_diverged_model_leaves_the_others_alone(penalty: str, value: float) ->
     assert all(torch.equal(one[[0, 2]], other[[0, 2]]) for one, other in zip(stack.params, control.params, strict=True))
 
 
+def test_a_model_diverges_at_the_step_at_which_it_does_alone() -> None:
+    """In float32: with its weight in Python's precision the objective would be finite for a step more."""
+    overflow = ("penalty=l2", "penalty.l2.weight=1e38", "init=normal", "init.std=10")
+    alone, together = ([Loop(build(each), each) for each in configs([*CLASSES, *overflow], LRS)] for _ in range(2))
+    stack = StackedLoop(together)
+    for loop in (alone[0], stack):
+        loop.run_epoch()
+    with pytest.raises(Diverged) as divergence:
+        alone[0].check_finite()
+    stack.check_finite()
+    assert divergence.value.step == stack.diverged[0].step == 1
+
+
 def test_on_nan_continue_goes_on() -> None:
     stack = StackedLoop(loops([*CLASSES, "optimizer=momentum", "on_nan=continue"], LRS))
     stack.params[0][1].detach().fill_(float("nan"))

@@ -52,7 +52,8 @@ class StackedLoop(Loop):
         self.means.sum_up()
         if not self.unchecked:
             return
-        objectives, self.unchecked = torch.stack(self.unchecked), []
+        # In the precision of one model alone: each model's weight of a penalty is a number of Python's precision.
+        objectives, self.unchecked = torch.stack(self.unchecked).to(self.params[0].dtype), []
         if (objectives.isfinite().all(0) | ~self.is_active).all():
             self.latest = objectives[-1]
         else:

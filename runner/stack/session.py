@@ -125,6 +125,9 @@ class _StackSession:
                 self.train_epoch()
             self.each(lambda session, _: session.finish(Status.DONE))
         except Exception as error:
+            with suppress(Exception):  # the device may not answer any more
+                self.loop.check_finite()
+                self.end_diverged()
             for number in [*self.sessions]:
                 self.end(number, error)
             raise
@@ -179,6 +182,8 @@ class _StackSession:
         """Record that an error has ended a session; its model is trained no more."""
         self.loop.is_active[number] = False
         session = self.sessions.pop(number)
+        if number not in self.loop.diverged:
+            session.loop.epoch, session.loop.batch = self.loop.epoch, self.loop.batch
         if not isinstance(error, Diverged | Interrupted):
             session.stack = {}  # its next session is its own
         with suppress(OSError):  # the disk is full: it cannot be recorded
