@@ -340,7 +340,7 @@ def test_an_error_that_follows_from_a_divergence_is_told_as_one(
         step(self, batches)
 
     monkeypatch.setattr(Loop, "step", picky)
-    result = train(*MLP, "optimizer.lr=1e30", "evaluate_every=0", "batch_size=60")
+    result = train(*MLP, "epochs=20", "optimizer.lr=1e30", "evaluate_every=0", "batch_size=60")
     assert result["status"] == "diverged"
     assert "the objective is not finite at step" in result["reason"]
     assert result["epoch"] == result["diverged_at_step"] - 1
@@ -357,6 +357,7 @@ def test_the_means_are_those_of_the_latest_epoch(composed: Composed) -> None:
         loop.run_epoch(lambda loop=loop: loop.state_dict() if loop is read else None)
     expected = unread.read_means()
     assert expected == read.read_means()
+    assert set(unread.means.counts.values()) == {unread.steps_per_epoch}
     assert expected["train/objective"] > expected["train/penalty/l2"] * 0.01 > 0
 
     states: list[Any] = []

@@ -14,7 +14,7 @@ from support.states import assert_same, timeless
 from data import Raw, Split, prepare
 from losses import Penalty
 from runner.build import Components, build
-from runner.metrics import gradient_ratios, warning_of_chance
+from runner.metrics import Means, gradient_ratios, warning_of_chance
 from runner.run import train_run
 from runner.storage import checkpoint
 from runner.storage.directory import Run
@@ -22,6 +22,19 @@ from runner.term import Term
 
 LINE = ("data=line", "model=mlp", "model.activation=tanh", "model.widths=[]", "loss=mse", "batch_size=5")
 SMALL = ("epochs=2", "data.train_size=100", "model=convnet", "model.norm=batch", "model.dropout=0.5")
+
+
+def test_means_have_the_same_bits_however_often_they_are_summed_up() -> None:
+    """Of a stack the values are float64, whose sum depends on the order."""
+    values = torch.randn(50, 3, dtype=torch.float64).exp() * 10 ** torch.arange(50).remainder(9).unsqueeze(1)
+    rarely, often = Means(), Means()
+    for number, value in enumerate(values):
+        rarely.add("value", value)
+        often.add("value", value)
+        if number % 7 == 0:
+            often.sum_up()
+    assert rarely.compute() == often.compute()
+    assert rarely.compute()["value"] == pytest.approx(values.mean(0).tolist())
 
 
 class Noise(Penalty):
