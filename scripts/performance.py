@@ -48,6 +48,9 @@ GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
 }
 
 
+LITTLE = 3  # ratio of the largest number to the smallest, up to which a curve is drawn from 0
+
+
 def main() -> None:
     """Write the page and the pictures."""
     (FOLDER.parent / "performance.md").write_text(page(FOLDER))
@@ -99,7 +102,7 @@ def picture_of(table: Table) -> str | None:
 
 
 def growth_of(table: Table) -> Any:
-    """Return the picture of a table, both axes logarithmic; None if it has none."""
+    """Return the picture of a table, or None: axes are logarithmic, that of seconds only if they vary by much."""
     title = table.title.partition(":")[0].partition(",")[0]
     if title not in GROWTH:
         return None
@@ -110,12 +113,17 @@ def growth_of(table: Table) -> Any:
     for index, (column, label) in enumerate(drawn):
         axes.plot(x, [row[table.columns.index(column)] for row in table.rows], **look(index), label=label)
     if across != "penalties":  # which begin with 0
-        axes.set(xscale="log", yscale="log")
+        axes.set_xscale("log")
         axes.set_xticks(x, [f"{each:,}" for each in x], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        y = [number for line in axes.lines for number in line.get_ydata() if number is not None]
+        if max(y) > LITTLE * min(y):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(bottom=0)
     ylabel = "throughput by that of one model" if not curves else curves[0][0]
     axes.set(xlabel=across, ylabel=ylabel if len(curves) < 2 else ylabel.partition(" ")[0])
     axes.set_title(table.title, fontsize=9)
