@@ -1,6 +1,7 @@
 """Measure how time grows: with the batch size, the training size, the width, the penalties, the outputs, the jobs.
 
     uv run scripts/benchmark.py scaling                        random images
+    uv run scripts/benchmark.py scaling --only around --root data_root
     uv run scripts/benchmark.py scaling --rounds 3 --examples 2000 --jobs 16 64 --only batch jobs
 
 One thread; times are CPU seconds, which depend least on other work; those of jobs are of all their
@@ -63,6 +64,7 @@ def main(arguments: list[str]) -> Iterator[Table]:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (>= 2, default 5)")
     parser.add_argument("--examples", type=int, default=6000, help="images of an epoch (default 6,000)")
     parser.add_argument("--jobs", type=int, nargs="+", default=[64, 250, 1000, 4000], help="of the sweeps")
+    parser.add_argument("--root", help="folder of MNIST, for what is around the training (default: random images)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only tables with one of these words in the name")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -223,8 +225,11 @@ def around_training(options: Namespace) -> Table:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for training, epochs, every in ((1_000, 20, "null"), (1_000, 20, "1"), (10_000, 10, "null"), (10_000, 10, "1")):
             with tempfile.TemporaryDirectory() as folder:
-                data = [*random_images(Path(folder), 10_000), f"data.train_size={training}", "batch_size=100"]
-                lines = [*data, f"epochs={epochs}", "optimizer.lr=0.001", "threads=1", "device=cpu"]
+                root = Path(options.root or folder).resolve()
+                mnist = ["data=mnist", f"data.root={root}", "data.validation_size=0"]
+                data = mnist if options.root else [*random_images(root, 10_000), "optimizer.lr=0.001"]
+                own = [f"data.train_size={training}", f"epochs={epochs}"]
+                lines = [*data, *own, "batch_size=100", "threads=1", "device=cpu"]
                 config = project_composer().compose([*lines, f"evaluate_every={every}"]).values
                 configs = [{**config, "runs_dir": f"{folder}/{number}"} for number in range(3)]
                 found = sorted(pool.map(_session, configs), key=lambda seconds: seconds[2])

@@ -79,6 +79,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["-m", "seed=1,-2"], "seed must be a whole number of at least 0, got -2"),
         (["--config-dir", "absent"], "--config-dir must be a folder, got 'absent'"),
         (["epochs=["], "epochs=[ cannot be read as key=value"),
+        (["-m", "seed=range(0)"], "seed=range(0) has no values: a sweep needs at least one"),
         (["--epochs", "5"], "--epochs is not a flag: write epochs=5\n"),
         (["--epochs=5", "seed=1"], "--epochs=5 is not a flag: write epochs=5\n"),
         (["epochs", "5", "seed=1"], "epochs is not key=value: write epochs=5\n"),

@@ -87,13 +87,15 @@ def _problems_of_words(arguments: Sequence[str], words: Sequence[str], flag_in_t
 
 
 def _parsed_overrides(lines: Sequence[str]) -> list[Override]:
-    """Parse overrides; exit with code 2 and a sentence for each that cannot be read."""
+    """Parse overrides; exit with code 2 and a sentence for each that cannot be read, or has no value."""
     parser, overrides, problems = OverridesParser.create(), [], []
     for line in lines:
         try:
             overrides.append(parser.parse_override(line))
         except HydraException:
             problems.append(f"{line} cannot be read as key=value: quote what holds spaces, brackets or braces")
+    empty = [o.input_line for o in overrides if o.is_sweep_override() and not _values_of(o)]
+    problems += [f"{line} has no values: a sweep needs at least one, such as range(5)" for line in empty]
     if problems:
         exit_with_problems(problems)
     return overrides
