@@ -109,7 +109,7 @@ class EagerForward(Forward):
         if not self._is_differentiable:
             raise ValueError(
                 "penalties must name each penalty that will be evaluated, got none that differentiates the model: "
-                "write EagerForward(..., penalties=[penalty]), and of_weights = False in its class"
+                "write EagerForward(..., penalties=[penalty]); one that calls vjp or jvp must not set of_weights"
             )
 
     def _point(self, name: str) -> Tensor:

@@ -27,7 +27,7 @@ class Penalty(ABC):
 
     layers: tuple[str, ...] = ()  # activations to record in the forward pass
     in_objective: bool = True  # False: acts through `prox_`; its value is reported, not differentiated
-    of_weights: bool = False  # depends on the weights alone: counts once per step, whatever the batches
+    of_weights: bool = False  # depends on the weights alone: counts once per step, and calls neither vjp nor jvp
     per_example: bool = False  # differentiates each example by itself: wrong where batch norm mixes them
     tolerates_batch_norm: bool = False  # per example, but its reference uses batch norm all the same: a warning
     prefers_contiguous: bool = False  # slower channels last: the double backward of max-pooling leaves that layout

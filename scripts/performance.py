@@ -46,8 +46,6 @@ GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
     "Jobs in a sweep of stacks": ("jobs", [("seconds", "trained"), ("again, seconds", "the same command again")]),
     "Models in a stack": ("models", []),
 }
-
-
 LITTLE = 3  # ratio of the largest number to the smallest, up to which a curve is drawn from 0
 
 

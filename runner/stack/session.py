@@ -182,7 +182,7 @@ class _StackSession:
         """Record that an error has ended a session; its model is trained no more."""
         self.loop.is_active[number] = False
         session = self.sessions.pop(number)
-        if number not in self.loop.diverged:
+        if number not in self.loop.diverged:  # whose place is where it diverged
             session.loop.epoch, session.loop.batch = self.loop.epoch, self.loop.batch
         if not isinstance(error, Diverged | Interrupted):
             session.stack = {}  # its next session is its own
