@@ -35,7 +35,7 @@ def main(config: DictConfig) -> float:
     Console().show(run.announcement if finished else "importing torch, then reading the data")
     if not finished:
         with exit_on_error(run):
-            with importing_much():  # torch; late, so that mistakes are reported at once
+            with importing_much("torch"):  # late, so that mistakes are reported at once
                 import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 
                 from runner.run import train_run

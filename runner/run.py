@@ -245,7 +245,7 @@ class Session:
                 self.record_losses(name, evaluation.losses)
             self.recorder.record_layers(epoch, self.components.model)
         if self.config["pictures"] and epoch:  # of an untrained model they show nothing
-            with importing_much():  # late: matplotlib takes as long as all the rest of the runner
+            with importing_much("matplotlib.figure"):  # late: it takes as long as all the rest of the runner
                 from runner.recording import pictures
 
             for tag, figure in pictures.figures_of(self.components.model, dataset, evaluations["test"]).items():

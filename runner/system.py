@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import os
@@ -68,10 +69,19 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def importing_much() -> Iterator[None]:
-    """Import without looking for garbage: torch makes a million objects that stay, and a search takes half a second."""
+def importing_much(module: str) -> Iterator[None]:
+    """Import a large module, unless that has been done, without looking for garbage.
+
+    Torch makes a million objects that stay: each search through them takes a fifth of a second. So there is none while
+    they are made, and no later one looks at them. The last search, at the exit, does: native modules expect it.
+    """
+    if module in sys.modules:
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)
         gc.enable()

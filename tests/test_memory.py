@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import mmap
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from support.forked import Forks
 
 from runner.run import Session, train_run
+from runner.system import importing_much
 
 Composed = Callable[..., Any]
 SHORT = ("data.train_size=100", "data.validation_size=50", "batch_size=25", "optimizer.lr=1e-5")
@@ -99,6 +101,21 @@ def test_a_leak_shows(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> No
     sizes = sizes_of_epochs(composed, monkeypatch, 8, "model=mlp", "histograms=false", "pictures=false")
     with pytest.raises(AssertionError):
         assert_flat(sizes)
+
+
+def test_no_search_for_garbage_looks_at_a_large_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[Callable[[], object]] = []
+    gc.unfreeze()  # what an earlier test has imported
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    with importing_much("torch"):  # has been done
+        assert gc.isenabled()
+    assert (gc.get_freeze_count(), at_exit) == (0, [])
+    with importing_much("a module that nobody has imported"):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
+    at_exit.pop()()  # else native modules report leaks at the exit
+    assert gc.get_freeze_count() == 0
 
 
 def test_lack_of_memory_is_told_with_the_batch_size(forks: Forks, tmp_path: Path) -> None:

@@ -91,14 +91,33 @@ def test_the_sample_is_fixed_and_the_last_evaluation_in_full() -> None:
     assert {name: len(split) for name, split in one.splits(10).items()} == dict(
         zip(("train", "validation", "test"), MNIST, strict=True)
     )
-    assert (one.facts(3), one.facts(10)) == ({"train/examples": SAMPLE}, {"train/examples": MNIST[0]})
     assert "5000 of 54000 training examples" in one.sentence
 
 
-def test_without_a_validation_split_the_training_error_tells_the_best_epoch_so_there_is_no_sample() -> None:
-    found = plan((60_000, 0, 10_000), 20)
+@pytest.mark.parametrize(("epoch", "sizes"), [(0, (SAMPLE, SAMPLE, SAMPLE)), (3, (SAMPLE, *MNIST[1:])), (10, MNIST)])
+def test_before_the_first_step_all_large_splits_are_sampled(epoch: int, sizes: tuple[int, int, int]) -> None:
+    found = plan(MNIST, 10)
+    assert tuple(len(found.splits(epoch)[name]) for name in ("train", "validation", "test")) == sizes
+    assert found.facts(epoch) == {
+        f"examples/{name}": size for name, size in zip(("train", "validation", "test"), sizes, strict=True)
+    }
+    assert found.is_complete({"test/loss": 1.0} | found.facts(epoch)) is (sizes == MNIST)
+
+
+def test_a_small_split_is_evaluated_in_full_and_nothing_is_said_of_it() -> None:
+    found = plan(LECTURE, 20)
     assert found.splits(0)["train"] is found.dataset.train
-    assert found.facts(0) == {}
+    assert found.facts(0) == {"examples/test": SAMPLE}
+    assert "at 0 with at most 5000 examples of each" in found.sentence
+    assert plan(LINE, 3).sentence == ""
+    assert plan(LINE, 3).is_complete({"test/loss": 1.0})
+
+
+def test_without_a_validation_split_the_training_error_tells_the_best_epoch_so_it_is_of_all() -> None:
+    found = plan((60_000, 0, 10_000), 20)
+    between = next(epoch for epoch in range(1, 20) if found.is_whole(epoch))
+    assert found.splits(between)["train"] is found.dataset.train
+    assert found.facts(between) == {"examples/train": 60_000, "examples/test": 10_000}
     assert found.splits(1) == {}
 
 
@@ -151,3 +170,19 @@ def test_the_best_epoch_of_a_run_that_diverges_is_evaluated(composed: Callable[.
     result = train_run(run)
     assert result["status"] == "diverged"
     assert math.isfinite(result["best/test/error"] + result["best/train/loss"])
+
+
+def test_samples_are_named_in_the_record_and_the_best_and_the_last_epoch_are_in_full(
+    pair: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.evaluation.plan.SAMPLE", 30)  # of 50 training and of 360 test examples
+    (seldom, result), (_, expected) = pair("histograms=false", "pictures=false")
+    rows = table(seldom.path)
+    sizes = {
+        row["epoch"]: [float(row[f"examples/{part}"]) for part in ("train", "test")] for row in rows if row["test/loss"]
+    }
+    assert (sizes["0"], sizes["20"]) == ([30, 30], [50, 360])
+    assert (result["examples/train"], result["best/epoch"] in (0, 20)) == (50, False)
+    assert {key: result[key] for key in expected if key.startswith("best/t")} == {
+        key: value for key, value in expected.items() if key.startswith("best/t")
+    }

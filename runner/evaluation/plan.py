@@ -15,7 +15,7 @@ SHARE = 0.15  # of the work of training: what whole evaluations may add to it; t
 FREE = 2_000  # work beyond it that nobody waits for
 FORWARD = 1 / 3  # work for an example without gradient, where it is 1 in a training step
 STEP, EVALUATION, DRAWING = 20, 100, 4_000  # work for each of them, whatever the number of examples
-SAMPLE = 5_000  # training examples that are evaluated before the end
+SAMPLE = 5_000  # examples of a larger split that stand for all of it before the end
 MOST_DRAWINGS = 4  # between the first epoch and the last
 
 
@@ -28,8 +28,9 @@ class Plan:
 
     - the other epochs (at most 100) have rows with what training itself tells and, if there is a validation split,
       with that split evaluated: so the best epoch is that of `evaluate_every=1`;
-    - before the end, `train/...` are of a fixed sample of a large training split, whose size is `train/examples`.
-      Without a validation split there is no sample, since the training error then tells which epoch is best;
+    - before the first step large splits are evaluated on a fixed sample, since nothing was learned yet; in between the
+      training split likewise, unless its error tells which epoch is best, because there is no validation split. How
+      many examples it were, is recorded as `examples/<split>`;
     - there are pictures and histograms of the last epoch, the first, and a few others.
 
     Args:
@@ -39,14 +40,13 @@ class Plan:
 
     def __init__(self, dataset: Dataset, config: Mapping[str, Any]) -> None:
         self.dataset, self.epochs = dataset, config["epochs"]
-        self.sample: Split | None = None
+        self.large: set[str] = set()  # names of splits of which a sample may be taken
         self.row_every = self.whole_every = self.drawn_every = config["evaluate_every"] or 0
         if config["evaluate_every"] is not None:
             return
-        if dataset.validation is not None and len(dataset.train) > SAMPLE:
-            self.sample = _sample_of(dataset.train)
+        self.large = {name for name, split in self.all_splits.items() if len(split) > SAMPLE}
         allowed = SHARE * self._work_of_training(config) + FREE
-        evaluations = (allowed - self._work_of(self.all_splits)) / self._work_of(self.all_splits | self._sampled)
+        evaluations = (allowed - self._work_of_evaluation(self.epochs)) / self._work_of_evaluation(1)
         self.row_every = math.ceil(self.epochs / MOST_ROWS)
         self.whole_every = self._spread(evaluations, self.row_every)
         self.drawn_every = self._spread(1 + min(MOST_DRAWINGS, allowed // DRAWING), self.whole_every)
@@ -67,21 +67,25 @@ class Plan:
         """Return what is evaluated after an epoch, by name."""
         if not self.is_whole(epoch):
             return {name: split for name, split in self.all_splits.items() if name == "validation"}
-        return self.all_splits | ({} if epoch == self.epochs else self._sampled)
+        sampled = self._sampled(epoch)
+        return {name: _sample_of(split) if name in sampled else split for name, split in self.all_splits.items()}
 
     @property
     def sentence(self) -> str:
         """What a user is told of a run that evaluates less than everything after each epoch that has a row; else ""."""
-        if self.whole_every == self.row_every and self.sample is None:
+        if self.whole_every == self.row_every and not self.large:
             return ""
         at = [str(epoch) for epoch in range(self.epochs + 1) if self.is_whole(epoch)]
         listed = ", ".join(at if len(at) < 6 else [*at[:3], "...", at[-1]])
-        part = f", before the last with {SAMPLE} of {len(self.dataset.train)} training examples" if self.sample else ""
-        return f"all splits are evaluated at epochs {listed}{part}; evaluate_every=1: at each, with all"
+        parts = f", at 0 with at most {SAMPLE} examples of each" if self.large else ""
+        if self._sampled(1) and len(at) > 2:
+            parts += f", before the last with {SAMPLE} of {len(self.dataset.train)} training examples"
+        return f"all splits are evaluated at epochs {listed}{parts}; evaluate_every=1: at each, with all"
 
     def facts(self, epoch: int) -> dict[str, float]:
-        """Return what the row of a whole evaluation says of its sample, if there is one."""
-        return {} if self.sample is None else {"train/examples": len(self.splits(epoch)["train"])}
+        """Return what the row of a whole evaluation says of the sizes of large splits, if there are any."""
+        sizes = self._sizes(epoch)
+        return {f"examples/{name}": sizes[name] for name in sizes if name in self.large}
 
     @property
     def all_splits(self) -> dict[str, Split]:
@@ -91,11 +95,18 @@ class Plan:
 
     def is_complete(self, row: Mapping[str, float]) -> bool:
         """Tell whether a row holds the evaluation of all splits in full."""
-        return "test/loss" in row and row.get("train/examples", len(self.dataset.train)) == len(self.dataset.train)
+        return "test/loss" in row and self.facts(self.epochs).items() <= row.items()
 
-    @property
-    def _sampled(self) -> dict[str, Split]:
-        return {} if self.sample is None else {"train": self.sample}
+    def _sampled(self, epoch: int) -> set[str]:
+        """Return the names of the splits of which a whole evaluation after an epoch takes a sample."""
+        if epoch == 0:
+            return self.large
+        return self.large & {"train"} if epoch < self.epochs and self.dataset.validation is not None else set()
+
+    def _sizes(self, epoch: int) -> dict[str, int]:
+        """Return how many examples of each split a whole evaluation after an epoch is of."""
+        sampled = self._sampled(epoch)
+        return {name: SAMPLE if name in sampled else len(split) for name, split in self.all_splits.items()}
 
     def _is_each(self, every: int, epoch: int) -> bool:
         return epoch == self.epochs or (every > 0 and epoch % every == 0)
@@ -109,9 +120,8 @@ class Plan:
         steps = 1 if config["optimizer"]["gradient"] == "full" else math.ceil(examples / config["batch_size"])
         return self.epochs * (examples + STEP * steps)
 
-    @staticmethod
-    def _work_of(splits: Mapping[str, Split]) -> float:
-        return FORWARD * sum(map(len, splits.values())) + EVALUATION
+    def _work_of_evaluation(self, epoch: int) -> float:
+        return FORWARD * sum(self._sizes(epoch).values()) + EVALUATION
 
 
 def _sample_of(split: Split) -> Split:

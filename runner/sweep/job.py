@@ -22,6 +22,7 @@ from runner.storage.directory import Run
 from runner.storage.lock import Busy, locked
 from runner.storage.members import add_to_list
 from runner.storage.status import ENDED, Status
+from runner.system import importing_much
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -130,7 +131,8 @@ def train_job(run: Run) -> None:
     with open(run.log, "a") as log, open(os.devnull, "w") as nowhere:
         faulthandler.enable(log)
         try:
-            from runner.run import train_run
+            with importing_much("torch"):
+                from runner.run import train_run
 
             train_run(run, nowhere)
         except (Busy, Interrupted):

@@ -71,7 +71,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
 
 def _import_all(runs: Sequence[Run]) -> None:
     """Import here, once, what every job imports; then check all options against the signatures of their classes."""
-    with importing_much():
+    with importing_much("torch"):
         import torch._dynamo
         import torch.utils.serialization.config  # noqa: F401 (the first checkpoint does)
 
