@@ -101,11 +101,16 @@ class Elapsed(NamedTuple):
 
 def sweep(arguments: Sequence[str], folder: str | None = None) -> Elapsed:
     """Run `train.py -m` in a folder, by default an empty one, with no threads given; it must succeed."""
+    return train(["-m", *arguments], folder)
+
+
+def train(arguments: Sequence[str], folder: str | None = None) -> Elapsed:
+    """Run `train.py` in the same way."""
     if folder is None:
         with tempfile.TemporaryDirectory() as empty:
-            return sweep(arguments, empty)
+            return train(arguments, empty)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    line = [sys.executable, str(TRAIN), "-m", *arguments]
+    line = [sys.executable, str(TRAIN), *arguments]
     began, before = time.perf_counter(), children_cpu()
     ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     taken = Elapsed(time.perf_counter() - began, children_cpu() - before)

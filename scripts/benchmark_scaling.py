@@ -4,28 +4,26 @@
     uv run scripts/benchmark.py scaling --only around --root data_root
     uv run scripts/benchmark.py scaling --rounds 3 --examples 2000 --jobs 16 64 --only batch jobs
 
-One thread; times are CPU seconds, which depend least on other work; those of jobs are of all their
-processes. The limit is this machine's own: the rate at which it multiplies matrices of 1,024 x 1,024 numbers.
+One thread; times are CPU seconds, which depend least on other work, if not said otherwise; those of jobs are of all
+their processes. The limit is this machine's own: the rate at which it multiplies matrices of 1,024 x 1,024 numbers.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import TRAIN, Table, children_cpu, compare, random_images
+from benchmark import TRAIN, Table, children_cpu, compare, random_images, train
 from benchmark_penalties import Loop as Step
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -38,8 +36,6 @@ from runner.build import build
 from runner.config.compose import project_composer
 from runner.evaluation.evaluate import BATCH, evaluate
 from runner.loop import Loop
-from runner.run import Session, train_run
-from runner.storage.directory import Run
 from runner.system import keep_freed_memory
 
 PENALTIES = (L2(), Jacobian(), InputGradient(), WeightGradient(), ActivationGradient(layers=["fc1"]), LargeMargin())
@@ -217,52 +213,29 @@ def evaluation(options: Namespace) -> Table:
 
 
 def around_training(options: Namespace) -> Table:
-    """Whole runs, with pictures and histograms: their CPU time over that of their training alone.
-
-    Each in a process of its own, since each imports what draws the pictures; the medians of three.
-    """
+    """Runs as a user starts them, with pictures and histograms: their time over that of their training alone."""
     rows = []
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for training, epochs, every in ((1_000, 20, "null"), (1_000, 20, "1"), (10_000, 10, "null"), (10_000, 10, "1")):
-            with tempfile.TemporaryDirectory() as folder:
-                root = Path(options.root or folder).resolve()
-                mnist = ["data=mnist", f"data.root={root}", "data.validation_size=0"]
-                data = mnist if options.root else [*random_images(root, 10_000), "optimizer.lr=0.001"]
-                own = [f"data.train_size={training}", f"epochs={epochs}"]
-                lines = [*data, *own, "batch_size=100", "threads=1", "device=cpu"]
-                config = project_composer().compose([*lines, f"evaluate_every={every}"]).values
-                configs = [{**config, "runs_dir": f"{folder}/{number}"} for number in range(3)]
-                found = sorted(pool.map(_session, configs), key=lambda seconds: seconds[2])
-            rows.append([training, epochs, every, *found[1]])
-    columns = ["training images", "epochs", "evaluate_every", "CPU seconds", "training alone", "ratio"]
-    return Table("Around the training: runs with a test on 10,000 images, no validation split", columns, rows)
+    for training, epochs, every in ((1_000, 20, "null"), (1_000, 20, "1"), (10_000, 10, "null"), (10_000, 10, "1")):
+        with tempfile.TemporaryDirectory() as folder:
+            mnist = ["data=mnist", f"data.root={Path(options.root or '').resolve()}", "data.validation_size=0"]
+            data = mnist if options.root else [*random_images(Path(folder), 10_000), "optimizer.lr=0.001"]
+            own = [f"data.train_size={training}", f"epochs={epochs}", f"evaluate_every={every}"]
+            line = [*data, *own, "batch_size=100", "threads=1", "device=cpu"]
+            found = [_seconds_of(line, examples=training * epochs) for _ in range(options.rounds)]
+        whole, alone = (statistics.median(column) for column in zip(*found, strict=True))
+        rows.append([training, epochs, every, whole, alone, statistics.median(each / own for each, own in found)])
+    columns = ["training images", "epochs", "evaluate_every", "seconds", "training alone", "ratio"]
+    note = "Of a test on 10,000 images, no validation split; by the clock, from the first evaluation to the result."
+    return Table(f"Around the training: `train.py`, one thread, medians of {options.rounds}", columns, rows, note)
 
 
-def _session(config: dict[str, Any]) -> tuple[float, float, float]:
-    """Train a run, and return the CPU seconds of all that follows its start, of its training, and their ratio."""
-    taken = {"train": 0.0, "run_epoch": 0.0}
-
-    def timed(owner: type, name: str) -> Callable[..., Any]:
-        function = getattr(owner, name)
-
-        def run(*arguments: Any) -> Any:
-            began = time.process_time()
-            try:
-                return function(*arguments)
-            finally:
-                taken[name] += time.process_time() - began
-
-        setattr(owner, name, run)
-        return function
-
-    before = {(owner, name): timed(owner, name) for owner, name in ((Session, "train"), (Loop, "run_epoch"))}
-    try:
-        with open(os.devnull, "w") as nowhere:
-            train_run(Run(config), nowhere)
-    finally:
-        for (owner, name), function in before.items():
-            setattr(owner, name, function)
-    return taken["train"], taken["run_epoch"], taken["train"] / taken["run_epoch"]
+def _seconds_of(line: list[str], examples: int) -> tuple[float, float]:
+    """Return the seconds of a run after its start, and those of its training, by its own record."""
+    with tempfile.TemporaryDirectory() as folder:
+        train([*line, "runs_dir=."], folder)
+        (path,) = Path(folder).glob("train/*/result.json")
+        result = json.loads(path.read_text())
+    return result["seconds"], examples / result["examples_per_second"]
 
 
 def training_sizes(options: Namespace) -> Table:
