@@ -28,7 +28,7 @@ from runner.evaluation.penalties import PenaltyValue
 from runner.evaluation.probes import Probe
 from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
 from runner.schedule import Schedule
-from runner.seeds import stream_seed
+from runner.seeds import seed_torch, stream_seed
 from runner.storage import weights
 from runner.term import Term
 
@@ -205,7 +205,7 @@ def build_network(
     It is initialised if there is a data set, whose training inputs `init=lsuv` measures.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config["seed"], "init"))
+        seed_torch(stream_seed(config["seed"], "init"), device)
         network = construct(config["model"], input_shape=tuple(input_shape), outputs=outputs)
         if dataset is not None:
             construct(config["init"], dataset)(network)

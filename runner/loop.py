@@ -15,7 +15,7 @@ from losses.passes import TorchDraws
 from runner.build import Components
 from runner.metrics import Means
 from runner.optimizers import evaluates_once
-from runner.seeds import stream_seed
+from runner.seeds import seed_torch, stream_seed
 from runner.term import Term
 
 CHECK_EVERY = 50  # steps between checks of the objectives: each check waits for the device
@@ -44,7 +44,7 @@ class Loop:
         self.params = [param for param in components.model.parameters() if param.requires_grad]
         self.generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "penalty"))
         self.augment_generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "augment"))
-        torch.manual_seed(stream_seed(config["seed"], "model"))  # of all devices
+        seed_torch(stream_seed(config["seed"], "model"), components.device)
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
         self.evaluates_once = evaluates_once(components.optimizer)
         self.full_gradient = config["optimizer"]["gradient"] == "full"

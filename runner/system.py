@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+MADV_COLLAPSE = 25  # <linux/mman.h>
+HUGE_PAGE = 2 << 20  # bytes
 LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
 
 
@@ -68,12 +70,31 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
+def use_huge_pages() -> None:
+    """Hold what this process has in memory in pages of 2 MiB instead of 4 KiB, where the system can (Linux 6.1).
+
+    A fork copies the list of the pages, and the child's end clears it: with the 400 MB that torch and what it imports
+    have made, these two take 36 ms, with huge pages 9 ms. To move everything takes about a second.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, access, _, _, file = line.split()[:5]
+        if access == "rw-p" and file == "0":
+            first, last = (int(address, 16) for address in addresses.split("-"))
+            start, end = -(-first // HUGE_PAGE) * HUGE_PAGE, last // HUGE_PAGE * HUGE_PAGE
+            if start < end:
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
+
+
 @contextmanager
 def importing_much(module: str) -> Iterator[None]:
     """Import a large module, unless that has been done, without looking for garbage.
 
-    Torch makes a million objects that stay: each search through them takes a fifth of a second. So there is none while
-    they are made, and no later one looks at them. The last search, at the exit, does: native modules expect it.
+    Torch makes a million objects that stay: each search through them takes a fifth of a second, and gives a forked
+    process a copy of them. So there is none while they are made, and no later one looks at them, nor at what was there
+    before. The last search, at the exit, does: native modules expect it.
     """
     if module in sys.modules:
         yield

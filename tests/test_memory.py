@@ -5,12 +5,17 @@ from __future__ import annotations
 import atexit
 import gc
 import mmap
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from support import ROOT
 from support.forked import Forks
 
 from runner.run import Session, train_run
@@ -116,6 +121,26 @@ def test_no_search_for_garbage_looks_at_a_large_module(monkeypatch: pytest.Monke
     assert gc.get_freeze_count() > 100_000
     at_exit.pop()()  # else native modules report leaks at the exit
     assert gc.get_freeze_count() == 0
+
+
+HUGE_PAGES = """
+import sys
+from pathlib import Path
+from runner.system import use_huge_pages
+size = lambda: int(Path("/proc/self/smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0])
+held = [bytes([number]) * 10_000_000 for number in range(5)]
+before = size()
+use_huge_pages()
+assert [set(block) for block in held] == [{number} for number in range(5)]
+print(size() - before)
+"""
+
+
+def test_memory_moves_into_huge_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", HUGE_PAGES], cwd=ROOT, capture_output=True, text=True, check=True)
+    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    if release >= (6, 1) and Path("/sys/kernel/mm/transparent_hugepage").exists():
+        assert int(done.stdout) > 30_000  # KiB
 
 
 def test_lack_of_memory_is_told_with_the_batch_size(forks: Forks, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from runner.storage import checkpoint, members
 from runner.storage.lock import locked
 from runner.storage.members import Member
 from runner.storage.status import Status
+from runner.sweep import pool
 from runner.sweep.conclude import _final_status, sweep_report, titles_of
 from runner.sweep.job import record_exit, train_in_own_process, train_job
 from runner.system import gpus
@@ -600,3 +601,15 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         problems = problems_of_choice("launcher", {"_target_": launcher})
         assert len(problems) == 1
         assert problems[0].endswith(f"uv sync --extra {extra}")
+
+
+def test_only_many_jobs_are_forked_from_huge_pages(composed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(pool, "_import_all", lambda runs: None)
+    monkeypatch.setattr(pool, "use_huge_pages", lambda: asked.append(1))
+    monkeypatch.setattr(pool._Pool, "run", lambda *_: None)
+    runs = [composed(f"seed={seed}") for seed in range(pool.MANY)]
+    pool.run_all(runs[1:], n_jobs=2)
+    assert not asked
+    pool.run_all(runs, n_jobs=2)
+    assert asked
