@@ -510,6 +510,16 @@ def test_a_run_that_was_stopped_elsewhere_stays_interrupted(composed: Callable[.
     assert run.result()["reason"] == "SIGINT"
 
 
+def test_a_run_that_another_process_works_on_is_as_that_leaves_it(composed: Callable[..., Any]) -> None:
+    run = composed(*TINY)
+    with locked(run.path):
+        run.write_end(Status.FAILED, "an earlier attempt")
+        assert record_exit(run, BUSY, "its process exited with code 3") == Status.BUSY
+    run.write_result({"status": "done"})
+    assert record_exit(run, BUSY, "its process exited with code 3") == "done"
+    assert run.status == "done"
+
+
 def test_an_end_that_cannot_be_recorded_is_told(
     composed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,15 +154,18 @@ def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False, p
 
     Args:
         run: that was trained.
-        exit_code: of its process, 0 if that was in order, negative for a signal.
+        exit_code: of its process, 0 if that was in order, BUSY if another one worked in the directory, negative for a
+            signal.
         reason: of its death, if it has died.
         stopping: the sweep itself ends its jobs.
         pruned: why a search has ended this one.
     """
     try:
+        if exit_code == 0 and (status := run.status) in ENDED:  # most jobs; they need no lock
+            return str(status)
         with locked(run.path):
             status = run.status
-            if status in ENDED and exit_code == 0:  # or another process has trained it
+            if exit_code == BUSY and status in ENDED:  # another process has trained it
                 return str(status)
             if pruned:
                 run.write_end(Status.PRUNED, pruned)

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
-from runner.outcome import BUSY, FAILED, objective
+from runner.outcome import FAILED, objective
 from runner.signals import StopSignals
 from runner.stack.grouping import lines_of, stacks_of
 from runner.storage.directory import Run
@@ -176,11 +176,8 @@ class _Pool:
                 os.kill(process.pid, signal.SIGTERM)  # type: ignore[arg-type]
 
     def status_after(self, run: Run, exit_code: int, in_stack: bool) -> str:
-        """Return how a run stands after its process exited, maybe later than the run, which is one of a stack.
-
-        Code BUSY says that another process is at work on it.
-        """
-        in_order = exit_code == BUSY or (in_stack and run.has_ended)
+        """Return how a run stands after its process exited, maybe later than the run, which is one of a stack."""
+        in_order = in_stack and run.has_ended
         reason = reason_of_death(exit_code)
         return record_exit(run, 0 if in_order else exit_code, reason, self.stopping, self.pruned.get(run.path))
 
