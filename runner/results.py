@@ -78,7 +78,7 @@ def load_runs(*folders: str | Path, trials: bool = False) -> pandas.DataFrame:
 def load_epochs(*folders: str | Path) -> pandas.DataFrame:
     """Return a row for each run and evaluated epoch: the columns of `load_runs` but its metrics, then the epoch's own.
 
-    Epoch 0 is before the first step.
+    Epoch 0 is before the first step. Numbers of a large split may be of a sample: `examples/test` says of how many.
 
     Args:
         folders: folders of runs, or directories of single runs.

@@ -343,7 +343,7 @@ class Session:
         model = self.components.model
         trained = copy.deepcopy(model.state_dict())
         model.load_state_dict(state["model"])
-        row |= numbers_of(evaluations_of(self.components, self.plan.all_splits))
+        row |= numbers_of(evaluations_of(self.components, self.plan.all_splits)) | self.plan.facts(self.plan.epochs)
         model.load_state_dict(trained)
         self.recorder.record_best(self.loop.epoch, self.best)
 

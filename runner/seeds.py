@@ -23,8 +23,8 @@ def stream_seed(seed: int, *purpose: object) -> int:
 def seed_torch(seed: int, device: torch.device) -> None:
     """Seed torch's own generators, from which a model draws that has no other.
 
-    Those of GPUs only for a GPU: to seed them later, once they are used, `torch.manual_seed` writes down the stack of
-    calls, which takes a tenth of a job that trains for a moment.
+    Those of GPUs only for a GPU: while none is in use, `torch.manual_seed` puts that off, and keeps the stack of calls
+    for a later error, which takes a tenth of a job that trains for a moment.
     """
     import torch  # late: the search of a sweep has no use for it
 

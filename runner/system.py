@@ -76,33 +76,44 @@ def use_huge_pages() -> None:
     A fork copies the list of the pages, and the child's end clears it: with the 400 MB that torch and what it imports
     have made, these two take 36 ms, with huge pages 9 ms. To move everything takes about a second.
     """
-    if sys.platform != "linux":
+    try:
+        lines = Path("/proc/self/maps").read_bytes().split(b"\n")
+    except OSError:  # not on Linux
         return
     libc = ctypes.CDLL(None)
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        addresses, access, _, _, file = line.split()[:5]
-        if access == "rw-p" and file == "0":
-            first, last = (int(address, 16) for address in addresses.split("-"))
+    for addresses, access, _, _, file, *_ in (line.split() for line in lines if line.count(b" ") >= 4):
+        if (access, file) == (b"rw-p", b"0"):
+            first, last = (int(address, 16) for address in addresses.split(b"-"))
             start, end = -(-first // HUGE_PAGE) * HUGE_PAGE, last // HUGE_PAGE * HUGE_PAGE
             if start < end:
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
 
 
+def share_with_forks() -> None:
+    """Leave what there is out of all searches for garbage: they would give each forked process a copy of it.
+
+    But for the last one, at the exit, which native modules expect.
+    """
+    if not gc.get_freeze_count():  # a search of a sweep comes here for each batch of trials
+        gc.freeze()
+        atexit.register(gc.unfreeze)
+
+
 @contextmanager
 def importing_much(module: str) -> Iterator[None]:
-    """Import a large module, unless that has been done, without looking for garbage.
+    """Import a large module, unless that has been done, without searches for garbage.
 
-    Torch makes a million objects that stay: each search through them takes a fifth of a second, and gives a forked
-    process a copy of them. So there is none while they are made, and no later one looks at them, nor at what was there
-    before. The last search, at the exit, does: native modules expect it.
+    Torch makes a million objects that stay, and a search through them takes a fifth of a second. Afterwards they count
+    as old ones, which are rarely searched.
     """
-    if module in sys.modules:
+    if module in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        atexit.register(gc.unfreeze)
+        if not gc.get_freeze_count():  # else what is shared with forks would be searched again
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()

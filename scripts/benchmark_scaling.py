@@ -217,8 +217,10 @@ def around_training(options: Namespace) -> Table:
     rows = []
     for training, epochs, every in ((1_000, 20, "null"), (1_000, 20, "1"), (10_000, 10, "null"), (10_000, 10, "1")):
         with tempfile.TemporaryDirectory() as folder:
-            mnist = ["data=mnist", f"data.root={Path(options.root or '').resolve()}", "data.validation_size=0"]
-            data = mnist if options.root else [*random_images(Path(folder), 10_000), "optimizer.lr=0.001"]
+            if options.root:
+                data = ["data=mnist", f"data.root={Path(options.root).resolve()}", "data.validation_size=0"]
+            else:
+                data = [*random_images(Path(folder), 10_000), "optimizer.lr=0.001"]
             own = [f"data.train_size={training}", f"epochs={epochs}", f"evaluate_every={every}"]
             line = [*data, *own, "batch_size=100", "threads=1", "device=cpu"]
             found = [_seconds_of(line, examples=training * epochs) for _ in range(options.rounds)]
@@ -226,7 +228,8 @@ def around_training(options: Namespace) -> Table:
         rows.append([training, epochs, every, whole, alone, statistics.median(each / own for each, own in found)])
     columns = ["training images", "epochs", "evaluate_every", "seconds", "training alone", "ratio"]
     note = "Of a test on 10,000 images, no validation split; by the clock, from the first evaluation to the result."
-    return Table(f"Around the training: `train.py`, one thread, medians of {options.rounds}", columns, rows, note)
+    title = f"Around the training: runs of `train.py` after their start, one thread, medians of {options.rounds}"
+    return Table(title, columns, rows, note)
 
 
 def _seconds_of(line: list[str], examples: int) -> tuple[float, float]:

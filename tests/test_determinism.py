@@ -13,6 +13,7 @@ from support.forked import Forks
 from support.states import assert_same, timeless
 
 from runner.run import train_run
+from runner.seeds import seed_torch
 from runner.storage import checkpoint
 
 Composed = Callable[..., Any]
@@ -156,6 +157,15 @@ def test_same_bits_on_cuda(ended: Callable[..., Any], precision: str) -> None:
     for _ in range(3):
         assert_same(ended(*overrides), first)
     assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_torchs_own_generators_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", asked.append)
+    seed_torch(3, torch.device("cpu"))
+    assert (torch.initial_seed(), asked) == (3, [])
+    seed_torch(4, torch.device("cuda"))
+    assert asked == [4]  # which is of all devices
 
 
 def test_cuda_is_asked_for_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,12 +164,18 @@ def test_what_tensorboard_has_of_it(pair: Callable[..., Any]) -> None:
         assert len(steps) <= most < len(all_values[tag]), tag
 
 
-def test_the_best_epoch_of_a_run_that_diverges_is_evaluated(composed: Callable[..., Run]) -> None:
-    growing = ("penalty=l2", "penalty.l2.weight=400", "penalty.l2.warmup=20", "optimizer.lr=0.1")
+@pytest.mark.parametrize(("weight", "examples"), [(400, 30), (40_000, 50)], ids=["another is the last", "the last"])
+def test_the_best_epoch_of_a_run_that_diverges_is_evaluated(
+    composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, weight: int, examples: int
+) -> None:
+    monkeypatch.setattr("runner.evaluation.plan.SAMPLE", 30)  # of 50 training examples
+    growing = ("penalty=l2", f"penalty.l2.weight={weight}", "penalty.l2.warmup=20", "optimizer.lr=0.1")
     run = composed(*SMALL, *growing, "histograms=false", "pictures=false")
     result = train_run(run)
     assert result["status"] == "diverged"
     assert math.isfinite(result["best/test/error"] + result["best/train/loss"])
+    assert (result["train/loss"] == result["best/train/loss"]) is (examples == 50)
+    assert result["examples/train"] == examples
 
 
 def test_samples_are_named_in_the_record_and_the_best_and_the_last_epoch_are_in_full(

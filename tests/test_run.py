@@ -41,7 +41,7 @@ LINE = ("data=line", "model=mlp", "loss=mse", "optimizer=adam", "epochs=3")
 
 def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     done = command(*SMALL, "threads=1", "device=cpu")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines.pop(0) == BEGINNING.strip()
     found = re.fullmatch(r"run (\w{8}) in (runs/train/.*_\1)", lines[0])

@@ -26,6 +26,7 @@ from runner.summary.axis import are_log_spaced
 from runner.summary.figure import caption, figure_of
 from runner.summary.groups import NothingToShow, Summary, summarize
 from runner.summary.report import report
+from runner.summary.runs import RunRecord
 from runner.summary.table import columns_of, groups_csv, markdown, show
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
@@ -48,6 +49,11 @@ def printed(summary: Summary, metric: str | None = None, width: int = 100) -> st
 
 
 # ---- the numbers
+
+
+def test_sizes_and_times_are_no_measurements() -> None:
+    found = {"test/error": 0.1, "examples/test": 5000, "optimizer/lr": 0.1, "time/examples_per_second": 9, "epoch": 3}
+    assert RunRecord(Path("run"), found, "done").numbers == {"test/error": 0.1}
 
 
 def test_a_row_holds_mean_sample_deviation_and_median_over_the_seeds(write: Write, tmp_path: Path) -> None:

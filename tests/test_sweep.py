@@ -517,6 +517,8 @@ def test_a_run_that_another_process_works_on_is_as_that_leaves_it(composed: Call
         assert record_exit(run, BUSY, "its process exited with code 3") == Status.BUSY
     run.write_result({"status": "done"})
     assert record_exit(run, BUSY, "its process exited with code 3") == "done"
+    with locked(run.path):
+        assert record_exit(run, 0, "") == "done"  # the end of most jobs, which needs no lock
     assert run.status == "done"
 
 

@@ -15,7 +15,7 @@ SHARE = 0.15  # of the work of training: what whole evaluations may add to it; t
 FREE = 2_000  # work beyond it that nobody waits for
 FORWARD = 1 / 3  # work for an example without gradient, where it is 1 in a training step
 STEP, EVALUATION, DRAWING = 20, 100, 4_000  # work for each of them, whatever the number of examples
-SAMPLE = 5_000  # examples of a larger split that stand for all of it before the end
+SAMPLE = 5_000  # examples of a larger split that stand for all of it, before the first step or before the end
 MOST_DRAWINGS = 4  # between the first epoch and the last
 
 
@@ -29,8 +29,8 @@ class Plan:
     - the other epochs (at most 100) have rows with what training itself tells and, if there is a validation split,
       with that split evaluated: so the best epoch is that of `evaluate_every=1`;
     - before the first step large splits are evaluated on a fixed sample, since nothing was learned yet; in between the
-      training split likewise, unless its error tells which epoch is best, because there is no validation split. How
-      many examples it were, is recorded as `examples/<split>`;
+      training split likewise, unless its error tells which epoch is best, because there is no validation split. Of how
+      many examples the numbers are, is recorded as `examples/<split>`;
     - there are pictures and histograms of the last epoch, the first, and a few others.
 
     Args:

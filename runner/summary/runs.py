@@ -13,7 +13,7 @@ from runner.storage.atomic import read_json
 from runner.storage.slurm import standing
 from runner.summary.settings import is_number
 
-NOT_MEASURED = ("optimizer/", "time/", "best/epoch")
+NOT_MEASURED = ("optimizer/", "time/", "examples/", "best/epoch")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 

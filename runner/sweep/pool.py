@@ -26,7 +26,7 @@ from runner.storage.directory import Run
 from runner.storage.status import Status
 from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
-from runner.system import cores, gpus, importing_much, use_huge_pages
+from runner.system import cores, gpus, importing_much, share_with_forks, use_huge_pages
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 MANY = 50  # jobs, from which on it pays to make forks faster first
@@ -60,6 +60,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
         print(line, flush=True)
     if waiting:
         _import_all(waiting)
+        share_with_forks()
         groups = [*stacks, *([run] for runs in alone.values() for run in runs)]
         if len(groups) >= MANY:
             use_huge_pages()
@@ -74,10 +75,12 @@ def _import_all(runs: Sequence[Run]) -> None:
         import torch._dynamo
         import torch.utils.serialization.config  # noqa: F401 (the first checkpoint does)
 
-        import runner.stack.session  # noqa: F401
+        import runner.stack.session
 
         if any(run.config["pictures"] for run in runs):
-            import matplotlib.backends.backend_agg  # noqa: F401
+            import matplotlib.backends.backend_agg  # noqa: F401 (the first picture does)
+
+            import runner.recording.pictures  # noqa: F401
     from runner.instantiate import check_signatures
     from runner.storage.provenance import commit
 
