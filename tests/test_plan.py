@@ -39,7 +39,9 @@ def epochs_of(is_it: Callable[[int], bool], epochs: int) -> list[int]:
 @pytest.mark.parametrize(
     ("sizes", "epochs", "whole", "drawn"),
     [
-        (MNIST, 10, list(range(11)), [0, 2, 4, 6, 8, 10]),
+        (MNIST, 5, [0, 3, 5], [0, 3, 5]),
+        (MNIST, 10, [0, 2, 4, 6, 8, 10], [0, 2, 4, 6, 8, 10]),
+        (MNIST, 20, list(range(21)), [0, 4, 8, 12, 16, 20]),
         (LECTURE, 20, [0, 20], [0, 20]),  # an evaluation of 10,000 digits costs as much as three epochs
         (LECTURE, 100, [0, 25, 50, 75, 100], [0, 25, 50, 75, 100]),
         (LINE, 3, [0, 1, 2, 3], [0, 3]),
@@ -94,7 +96,7 @@ def test_the_sample_is_fixed_and_the_last_evaluation_in_full() -> None:
     assert "5000 of 54000 training examples" in one.sentence
 
 
-@pytest.mark.parametrize(("epoch", "sizes"), [(0, (SAMPLE, SAMPLE, SAMPLE)), (3, (SAMPLE, *MNIST[1:])), (10, MNIST)])
+@pytest.mark.parametrize(("epoch", "sizes"), [(0, (SAMPLE, SAMPLE, SAMPLE)), (4, (SAMPLE, *MNIST[1:])), (10, MNIST)])
 def test_before_the_first_step_all_large_splits_are_sampled(epoch: int, sizes: tuple[int, int, int]) -> None:
     found = plan(MNIST, 10)
     assert tuple(len(found.splits(epoch)[name]) for name in ("train", "validation", "test")) == sizes

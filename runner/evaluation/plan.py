@@ -11,7 +11,7 @@ import torch
 from data import Dataset, Split
 
 MOST_ROWS = 100  # of a run with evaluate_every=null, besides epoch 0
-SHARE = 0.15  # of the work of training: what whole evaluations may add to it; the first and the last are always made
+SHARE = 0.14  # of the work of training: what evaluations may add to it; the first and the last are always made
 FREE = 2_000  # work beyond it that nobody waits for
 FORWARD = 1 / 3  # work for an example without gradient, where it is 1 in a training step
 STEP, EVALUATION, DRAWING = 20, 100, 4_000  # work for each of them, whatever the number of examples
@@ -45,10 +45,12 @@ class Plan:
         if config["evaluate_every"] is not None:
             return
         self.large = {name for name, split in self.all_splits.items() if len(split) > SAMPLE}
-        allowed = SHARE * self._work_of_training(config) + FREE
-        evaluations = (allowed - self._work_of_evaluation(self.epochs)) / self._work_of_evaluation(1)
         self.row_every = math.ceil(self.epochs / MOST_ROWS)
-        self.whole_every = self._spread(evaluations, self.row_every)
+        allowed = SHARE * self._work_of_training(config) + FREE
+        first, later, last = (self._work_of_evaluation(epoch) for epoch in (0, 1, self.epochs))
+        row = FORWARD * len(dataset.validation or ())
+        left = allowed - first - last - row * self.epochs / self.row_every
+        self.whole_every = self._spread(1 + left / (later - row), self.row_every)
         self.drawn_every = self._spread(1 + min(MOST_DRAWINGS, allowed // DRAWING), self.whole_every)
 
     def is_row(self, epoch: int) -> bool:
