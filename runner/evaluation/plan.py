@@ -11,8 +11,8 @@ import torch
 from data import Dataset, Split
 
 MOST_ROWS = 100  # of a run with evaluate_every=null, besides epoch 0
-SHARE = 0.14  # of the work of training: what evaluations may add to it; the first and the last are always made
-FREE = 2_000  # work beyond it that nobody waits for
+SHARE = 0.15  # of the work of training: what evaluations and the last pictures may add; first and last are always made
+FREE = 2_000  # work that nobody waits for, however short the training
 FORWARD = 1 / 3  # work for an example without gradient, where it is 1 in a training step
 STEP, EVALUATION, DRAWING = 20, 100, 4_000  # work for each of them, whatever the number of examples
 SAMPLE = 5_000  # examples of a larger split that stand for all of it, before the first step or before the end
@@ -46,10 +46,10 @@ class Plan:
             return
         self.large = {name for name, split in self.all_splits.items() if len(split) > SAMPLE}
         self.row_every = math.ceil(self.epochs / MOST_ROWS)
-        allowed = SHARE * self._work_of_training(config) + FREE
+        allowed = SHARE * self._work_of_training(config)
         first, later, last = (self._work_of_evaluation(epoch) for epoch in (0, 1, self.epochs))
-        row = FORWARD * len(dataset.validation or ())
-        left = allowed - first - last - row * self.epochs / self.row_every
+        row = FORWARD * len(dataset.validation or ())  # which is evaluated in each row
+        left = max(allowed - DRAWING, FREE) - first - last - row * self.epochs / self.row_every
         self.whole_every = self._spread(1 + left / (later - row), self.row_every)
         self.drawn_every = self._spread(1 + min(MOST_DRAWINGS, allowed // DRAWING), self.whole_every)
 
