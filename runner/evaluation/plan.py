@@ -49,6 +49,7 @@ class Plan:
         allowed = SHARE * self._work_of_training(config)
         first, later, last = (self._work_of_evaluation(epoch) for epoch in (0, 1, self.epochs))
         row = FORWARD * len(dataset.validation or ())  # which is evaluated in each row
+        # What is left for evaluations in between; the best epoch of a validation split is looked for in any case.
         left = max(allowed - DRAWING, FREE) - first - last - row * self.epochs / self.row_every
         self.whole_every = self._spread(1 + left / (later - row), self.row_every)
         self.drawn_every = self._spread(1 + min(MOST_DRAWINGS, allowed // DRAWING), self.whole_every)
