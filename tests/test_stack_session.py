@@ -16,6 +16,7 @@ from support.states import assert_same, timeless
 from support.sweeps import TIMES, TINY, Sweeps
 
 from runner.run import Session, train_run
+from runner.stack.loop import StackedLoop
 from runner.stack.session import train_stack
 from runner.storage import checkpoint
 from runner.storage.directory import Run
@@ -119,6 +120,27 @@ def test_a_bad_run_ends_alone(stack_of: Callable[..., list[Run]], monkeypatch: p
     assert "ConfigError: data: train_size" in runs[2].log.read_text()
     assert runs[1].result()["diverged_at_step"] > 0
     assert runs[3].result()["epoch"] == 4
+
+
+@pytest.mark.parametrize(("lr", "end"), [(1e38, ("diverged", 1)), (1e-3, ("failed", 3))])
+def test_an_error_of_all_is_no_failure_of_one_that_had_diverged(
+    stack_of: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch, lr: float, end: tuple[str, int]
+) -> None:
+    """The error comes in the fourth epoch, before the objectives of any are looked at."""
+    runs = stack_of(*QUIET, "evaluate_every=0", "batch_size=40")  # one step an epoch, in an order asked for once
+    runs[1].config["optimizer"] = {**runs[1].config["optimizer"], "lr": lr}
+    step = StackedLoop.step
+
+    def failing(self: StackedLoop, batches: Any) -> None:
+        if self.epoch == 3:
+            raise RuntimeError("no room")
+        step(self, batches)
+
+    monkeypatch.setattr(StackedLoop, "step", failing)
+    with pytest.raises(RuntimeError, match="no room"):
+        train_stack(runs)
+    found = [(run.result()["status"], run.result()["epoch"]) for run in runs]
+    assert found == [("failed", 3), end, ("failed", 3)]
 
 
 def test_a_run_that_another_process_trains_is_left_out(stack_of: Callable[..., list[Run]]) -> None:
