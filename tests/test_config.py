@@ -125,6 +125,12 @@ def test_problem_of_the_command_line(refused: Refused, arguments: list[str], sen
     assert sentence in refused(*arguments)
 
 
+@pytest.mark.parametrize(("arguments", "folder"), [([], None), (["-m"], Path("runs", "train"))])
+def test_nothing_behind_the_command(arguments: list[str], folder: Path | None) -> None:
+    """`uv run train.py` to the letter, the first command of the README."""
+    assert command_line.check(arguments) == folder
+
+
 def test_all_problems_at_once(refused: Refused) -> None:
     lines = refused("epochs=0", "optimizer.lrr=1", "optimizer.lr=-1", "optimizer=sdg", "shuffle=random").splitlines()
     named = ["optimizer=sdg", "optimizer.lrr", "epochs", "shuffle", "optimizer.lr"]

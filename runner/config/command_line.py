@@ -7,7 +7,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _problems_of_words(arguments: Sequence[str], words: Sequence[str], flag_in_t
         words: of these, what is neither a flag nor its value.
         flag_in_the_middle: whether Hydra would not read all of them.
     """
-    problems, rest = [], iter(zip(arguments, [*arguments[1:], ""], strict=True))
+    problems, rest = [], iter(zip_longest(arguments, arguments[1:], fillvalue=""))
     for word, following in rest:
         if word not in words or not re.fullmatch(r"--?[a-z].*|[a-z][\w./]*", word):
             continue
