@@ -33,7 +33,7 @@ class Rule(NamedTuple):
 
 LEFT_OUT = "left out"
 SERVER = "ended once it names its address"
-CHECKED = " --cfg job"  # composes and checks the config, and trains nothing
+CHECKED = "checked before anything is trained"
 SHORTENED = " epochs=1"
 RULES = (
     Rule(r"uv run pytest|pytest tests/judges|\.ci/run|ruff", LEFT_OUT, ".ci/run gives these commands"),
@@ -46,10 +46,14 @@ RULES = (
     Rule(r"clusters\.sh", LEFT_OUT, "sets up Slurm or Ray, as root"),
     Rule(r"reproduce\.py", " --text", "trains for minutes or hours; this makes the page of its csv"),
     Rule(r"benchmark\.py", LEFT_OUT, "takes minutes; tests/test_benchmark.py runs the subjects"),
-    Rule(r"FOLDER|data=mnist|data\.path=FILE", CHECKED, "needs data that are downloaded"),
+    Rule(r"=FOLDER|data=mnist|data\.path=FILE", CHECKED, "needs data that are downloaded"),
     Rule(r"sweep=(compare_penalties|optimizers)|sweep\.trials", CHECKED, "trains for half an hour"),
+    Rule(r"-m (data\.train_size|penalty=l2|experiment|'seed|penalty=large)", SHORTENED, "trains many", slow=True),
+    Rule(r"penalty='?(jacobian|input|activation|weight_g|tangent|large)", SHORTENED, "trains for long", slow=True),
     Rule(r"\*1a2b3c4d", LEFT_OUT, "the id stands for one of the reader's"),
-    Rule(r"in batches:|import lightning", LEFT_OUT, "for a loop of the reader's; tests/test_library.py runs it"),
+    Rule(
+        r"in (real_)?batches:|import lightning", LEFT_OUT, "for a loop of the reader's; tests/test_library.py runs it"
+    ),
 )
 
 
@@ -67,6 +71,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block)
     (clone.folder / "mine" / "__init__.py").write_text(NET)
+    (clone.folder / "check.py").write_text(CHECK)
     draw = np.random.default_rng(0)
     arrays = {f"{split}_images": draw.integers(0, 256, (60, 3, 32, 32), np.uint8) for split in ("train", "test")}
     labels = {f"{split}_labels": np.arange(60) % 10 for split in ("train", "test")}
@@ -81,6 +86,15 @@ from torch import nn
 class Net(nn.Sequential):
     def __init__(self, hidden: int):
         super().__init__(nn.Flatten(), nn.Linear(28 * 28, hidden), nn.Tanh(), nn.Linear(hidden, 10))
+"""
+
+
+CHECK = """
+import sys
+
+from runner.config.command_line import check
+
+check(sys.argv[1:])
 """
 
 
@@ -105,6 +119,8 @@ def failures_of(text: str, clone: Clone, slow: bool = False) -> list[str]:
 def _failure(command: Command, rule: Rule | None, clone: Clone) -> str:
     if rule and rule.change == SERVER:
         return clone.serve(command.text, SECONDS)
+    if rule and rule.change == CHECKED:
+        return clone.run(command.text.replace("train.py", "check.py"), SECONDS)
     return clone.run(command.text + (rule.change if rule else ""), SECONDS, command.is_python)
 
 
