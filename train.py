@@ -19,16 +19,13 @@ from runner.config import command_line
 from runner.console import Console
 from runner.outcome import exit_on_error, report_stored_result
 from runner.storage.directory import Run
-from runner.sweep.conclude import in_sweep, sweep_report
-from runner.sweep.job import train_in_launchers_process
+from runner.sweep.conclude import sweep_report
 from runner.system import importing_much
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float:
     """Train one model unless its result is stored already, and return the value that a sweeper minimises."""
-    if in_sweep():
-        return train_in_launchers_process(config)
     run = Run.of(config)
     finished = run.is_finished
     # At once, for torch takes seconds to import.

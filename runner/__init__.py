@@ -85,7 +85,7 @@ Rooms beside it:
         cluster        jobs on a cluster, whatever its engine: submitted, waited for, their ends recorded
         slurm          the engine for Slurm: arrays of jobs, found again by the same command
         ray_engine     jobs as tasks of Ray
-        job            one job, under any launcher
+        job            one job, in the process that a launcher has given it
         overview       what a user sees of a sweep
         board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ
 """

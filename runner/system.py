@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
-MADV_COLLAPSE = 25  # <linux/mman.h>
-HUGE_PAGE = 2 << 20  # bytes
 LARGEST, KEPT = 256 << 20, 512 << 20  # bytes
 
 
@@ -68,25 +66,6 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
-
-
-def use_huge_pages() -> None:
-    """Hold what this process has in memory in pages of 2 MiB instead of 4 KiB, where the system can (Linux 6.1).
-
-    A fork copies the list of the pages, and the child's end clears it: with the 400 MB that torch and what it imports
-    have made, these two take 36 ms, with huge pages 9 ms. To move everything takes about a second.
-    """
-    try:
-        lines = Path("/proc/self/maps").read_bytes().split(b"\n")
-    except OSError:  # not on Linux
-        return
-    libc = ctypes.CDLL(None)
-    for addresses, access, _, _, file, *_ in (line.split() for line in lines if line.count(b" ") >= 4):
-        if (access, file) == (b"rw-p", b"0"):
-            first, last = (int(address, 16) for address in addresses.split(b"-"))
-            start, end = -(-first // HUGE_PAGE) * HUGE_PAGE, last // HUGE_PAGE * HUGE_PAGE
-            if start < end:
-                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
 
 
 def share_with_forks() -> None:

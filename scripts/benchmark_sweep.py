@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmark import HERE, Table, random_images, sweep
 
-LAUNCHERS = ("local", "joblib_jobs", "submitit_machine", "stacked")
+LAUNCHERS = ("local", "stacked")
 QUIET = ("histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
 TINY = ("data=line", "model=mlp", "loss=mse", "epochs=2", *QUIET)
 EPOCHS = 20

@@ -158,7 +158,7 @@ def test_hostile_target_in_a_config_file(
         (["hydra/job_logging=default"], "hydra.job_logging must stay"),
         (["--hydra-help", "hydra/job_logging=default"], "hydra.job_logging must stay"),
         (["--info", "config", "hydra/job_logging=default"], "hydra.job_logging must stay"),
-        (["+hydra.job.env_set.PATH=/tmp/evil"], "hydra.job.env_set must stay empty"),
+        (["+hydra.job.env_set.PATH=/tmp/evil"], "hydra.job.env_set must stay {}"),
         (["hydra.job.env_set=${seed}"], "hydra.job.env_set must"),
         (["+hydra.callbacks.x='${oc.create:{_target_:os.getcwd}}'"], "hydra.callbacks must stay {}"),
         (["hydra.launcher.n_jobs='${oc.create:{_target_:os.getcwd}}'"], "hydra.launcher.n_jobs must be a plain value"),
@@ -230,10 +230,9 @@ def test_hydra_builds_nothing_for_a_job_that_a_file_asks_for(tmp_path: Path, com
         path = tmp_path / "own" / f"{name}.yaml"
         path.parent.mkdir(parents=True)
         path.write_text("# @package _global_\n" + text)
-    for launcher in ("local", "joblib_jobs"):
-        done = command("--config-dir", str(tmp_path / "own"), "sweep=outer", f"hydra/launcher={launcher}", "-m")
-        assert "hydra.job_logging must stay" in done.stderr, done.stdout + done.stderr
-        assert done.returncode == 2
+    done = command("--config-dir", str(tmp_path / "own"), "sweep=outer", "-m")
+    assert "hydra.job_logging must stay" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 2
     assert not (tmp_path / "evil").exists()
 
 

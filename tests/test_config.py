@@ -268,7 +268,7 @@ def test_help_tells_the_keys_of_what_is_chosen(capsys: pytest.CaptureFixture[str
     assert any(line.startswith("penalty=jacobain is not an option: there are activation_gradient,") for line in lines)
     assert any(line.startswith("hydra.launcher.timeout_min=240 minutes for one session") for line in lines)
     assert any(line.startswith("hydra.sweeper.max_batch_size=null jobs handed to the launcher") for line in lines)
-    launchers = "hydra/launcher joblib_jobs local ray_cluster stacked *submitit_cluster"
+    launchers = "hydra/launcher local ray_cluster stacked *submitit_cluster"
     assert any(line.startswith(launchers) for line in lines)
 
 

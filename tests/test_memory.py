@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import mmap
-import platform
 import re
 import subprocess
 import sys
@@ -23,12 +22,6 @@ Composed = Callable[..., Any]
 SHORT = ("data.train_size=100", "data.validation_size=50", "batch_size=25", "optimizer.lr=1e-5")
 PENALTIES = "penalty=[jacobian,large_margin]"
 GROWTH = 50_000_000  # bytes; a process that has imported torch has ten times as many
-
-
-def has_huge_pages() -> bool:
-    size = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-    release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-    return size.exists() and size.read_text().strip() == "2097152" and release >= (6, 1)
 
 
 def resident() -> int:
@@ -125,14 +118,6 @@ with importing_much("a module that nobody has imported"):  # leaves what is shar
     pass
 print(gc.get_freeze_count() > 300_000)
 """
-HUGE_PAGES = """
-from pathlib import Path
-from runner.system import use_huge_pages
-held = [bytes([number]) * 10_000_000 for number in range(5)]
-use_huge_pages()
-assert [set(block) for block in held] == [{number} for number in range(5)]
-print(Path("/proc/self/smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0])
-"""
 
 
 def said_by(program: str) -> str:
@@ -145,11 +130,6 @@ def test_searches_for_garbage_leave_out_what_was_imported() -> None:
     counts, shared = said_by(SHARED).splitlines()
     assert re.fullmatch(r"\(\d{1,3}, 0, 0\) False", counts)  # of young objects, and of searches through these
     assert shared == "True"
-
-
-@pytest.mark.skipif(not has_huge_pages(), reason="needs Linux 6.1 with huge pages of 2 MiB")
-def test_memory_moves_into_huge_pages() -> None:
-    assert int(said_by(HUGE_PAGES)) > 30_000  # KiB
 
 
 def test_lack_of_memory_is_told_with_the_batch_size(forks: Forks, tmp_path: Path) -> None:

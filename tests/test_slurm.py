@@ -11,9 +11,11 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support import ROOT
 from support.forked import wait_until
@@ -25,8 +27,8 @@ from runner.storage.identity import ids
 from runner.storage.slurm import NoAnswer, Queue, Ticket, standing
 from runner.summary.runs import read_run
 from runner.sweep import cluster
-from runner.sweep.cluster import End, Refused
-from runner.sweep.slurm import MachineEngine, SlurmEngine, _SlurmJob
+from runner.sweep.cluster import End
+from runner.sweep.slurm import SlurmEngine, _SlurmJob
 
 
 class Slurm:
@@ -138,6 +140,31 @@ def test_each_job_ends_alone(slurm: Slurm) -> None:
     assert list(slurm.sweeps.times_trained().values()) == [1] * 4
 
 
+def test_a_preempted_job_is_queued_again_and_goes_on(slurm: Slurm) -> None:
+    """Submitit's signal, which Slurm sends before it takes the nodes away: the state is saved at once."""
+    slurm.faults(_0="wait")
+    process = slurm.start("seed=0")
+    slurm.sweeps.wait_until(lambda: "running" in slurm.statuses(), process)
+    trained = [each for each in psutil.process_iter() if is_training(each, slurm.folder)]
+    assert len(trained) == 1
+    trained[0].send_signal(signal.SIGUSR2)
+    slurm.sweeps.wait_until(lambda: not trained[0].is_running(), process)
+    slurm.faults()
+    code, said = slurm.sweeps.wait(process)
+    assert code == 0, said
+    assert slurm.statuses() == ["done"]
+    assert [path.read_text().count("resumed") for path in slurm.sweeps.paths("train", "train.log")] == [1]
+
+
+def is_training(process: psutil.Process, folder: Path) -> bool:
+    """Tell whether a process is the Python of a job in this folder; `srun` only waits for it."""
+    with suppress(psutil.Error):
+        words = process.cmdline()
+        is_job = "submitit.core._submit" in words and "srun" not in words
+        return is_job and process.environ().get("FAKE_SLURM") == str(folder)
+    return False
+
+
 def test_a_job_that_slurm_has_forgotten(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Some minutes after its end squeue does not know a job any more: then its run's directory is believed."""
     monkeypatch.setattr(cluster, "LAG_SECONDS", 0)
@@ -216,22 +243,14 @@ def test_what_slurm_refuses_is_one_sentence(slurm: Slurm) -> None:
     "line",
     [
         (),
-        ("hydra/launcher=submitit_machine",),
         ("hydra/sweeper=optuna", "seed=range(3)"),
         ("hydra.sweeper.max_batch_size=2", "seed=range(3)"),
     ],
 )
 def test_jobs_that_cannot_be_left(slurm: Slurm, line: tuple[str, ...]) -> None:
-    slurm.line = TINY if not line or "launcher" in line[0] else slurm.line
+    slurm.line = slurm.line if line else TINY
     assert "sweep.wait=false needs hydra" in slurm.run(*line, "sweep.wait=false", code=2)
     assert not slurm.jobs()
-
-
-def test_who_does_not_take_the_jobs_is_named(composed: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    engine = MachineEngine(folder=str(tmp_path / "file"), max_num_timeout=1, python=None, cpus_per_task=1)
-    with pytest.raises(Refused, match=r"^hydra/launcher=submitit_machine does not take the jobs: .*file"):
-        list(engine.submit([composed()]))
 
 
 def test_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -85,15 +85,6 @@ class SlurmLauncher(_ClusterLauncher):
         return SlurmEngine(**self.options)
 
 
-class SubmititLauncher(_ClusterLauncher):
-    """Runs the jobs as submitit's processes on this machine, all at the same time."""
-
-    def engine(self) -> Any:
-        from runner.sweep.slurm import MachineEngine
-
-        return MachineEngine(**self.options)
-
-
 class RayLauncher(_ClusterLauncher):
     """Runs the jobs as tasks of a Ray cluster."""
 
@@ -117,7 +108,7 @@ class StackedLauncher(LocalLauncher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, with two differences: all configs are checked before any job starts, and it knows arms."""
+    """Hydra's own sweeper, with arms."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run a job for each point of the grid, or of the grids of all arms."""
@@ -130,17 +121,12 @@ class GridSweeper(BasicSweeper):
         return run_arms(self.hydra_context.config_loader, self.config, [*self._parse_config(), *arguments], self.launch)
 
     def launch(self, jobs: list[list[str]]) -> None:
-        """Run some jobs, all of them checked before."""
-        self.validate_batch_is_legal(jobs)
+        """Run some jobs."""
         for job in self.launcher.launch(jobs, initial_job_idx=0):
             _ = job.return_value  # raises what the job has raised
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Exit with code 2 and a sentence for each problem; our launchers do so by themselves."""
-        from runner.sweep.conclude import checked_runs
-
-        if not isinstance(self.launcher, LocalLauncher | _ClusterLauncher):
-            checked_runs(self.hydra_context.config_loader, self.config, batch)
+        """Leave the check to the launchers: each of ours checks all configs before any job starts."""
 
 
 class SearchSweeper(Sweeper):

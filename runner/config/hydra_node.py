@@ -17,23 +17,20 @@ from runner.config.conf_files import file_of, load, texts_matching
 from runner.config.rules import problems_of_values
 from runner.config.tree import as_yaml, value_at, walk
 
-PLAIN = ("launcher", "sweeper", "mode", "searchpath", "job.name", "job.id", "job.num", "job.env_set")  # may be set
+PLAIN = ("launcher", "sweeper", "mode", "searchpath", "job.name", "job.id", "job.num")  # may be set
 RECORDS = ("overrides", "runtime", "job.override_dirname", "job.config_name")  # what was typed
 REASONS = dict.fromkeys(
     ("callbacks", "job_logging", "hydra_logging"), "any class that is named there would be built"
-) | {"sweep": "runs_dir and name tell where a sweep lies"}
-MAY_BE_SET = {"OMP_NUM_THREADS"}  # of job.env_set: a job's threads, under launchers that have no option for them
+) | {
+    "sweep": "runs_dir and name tell where a sweep lies",
+    "job.env_set": "set variables in the shell",
+}
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
 DATABASES = r"sqlite:///(?!:memory:).|postgresql://."  # optuna's other storages unpickle what they find
 SEARCH = "hydra_plugins.local_launcher.SearchSweeper"
 EXTRAS = {  # launcher -> the package that it needs, and the extra that brings this
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": (
-        "hydra_plugins.hydra_joblib_launcher",
-        "joblib",
-    ),
     "hydra_plugins.local_launcher.RayLauncher": ("ray", "ray"),
     "hydra_plugins.local_launcher.SlurmLauncher": ("submitit", "slurm"),
-    "hydra_plugins.local_launcher.SubmititLauncher": ("submitit", "slurm"),
 }
 
 
@@ -46,9 +43,6 @@ def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
         for path, found in _parts_of(hydra).items()
         if path not in (*PLAIN, *RECORDS) and found != usual.get(path)
     ]
-    variables = value_at(hydra, "job.env_set")
-    if not isinstance(variables, dict) or set(variables) - MAY_BE_SET:
-        problems.append(f"hydra.job.env_set must stay empty, got {as_yaml(variables)}: set variables in the shell")
     for path in PLAIN:
         problems += _problems_of_options(f"hydra.{path}", value_at(hydra, path))
     for kind in ("launcher", "sweeper"):
@@ -88,8 +82,7 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
     problems += _problems_of_sweeper(node) if kind == "sweeper" else []
     package, extra = EXTRAS.get(str(node.get("_target_")), (None, None))
     if package and importlib.util.find_spec(package) is None:
-        name = package.rpartition(".")[2]
-        problems.append(f"hydra.{kind} needs {name}, which is not installed: uv sync --extra {extra}")
+        problems.append(f"hydra.{kind} needs {package}, which is not installed: uv sync --extra {extra}")
     return problems
 
 

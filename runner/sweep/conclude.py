@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from runner.config.check import ConfigError, exit_with_problems, problems_of
@@ -43,11 +41,6 @@ class Submitted(SystemExit):
     def __init__(self, number: int, code: int) -> None:
         super().__init__(code)
         self.number = number
-
-
-def in_sweep() -> bool:
-    """Tell whether this is one job of a multirun."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[str]]) -> list[Run]:

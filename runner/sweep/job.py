@@ -12,30 +12,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
 from runner.config.check import ConfigError
-from runner.outcome import BUSY, objective, reason_of
+from runner.outcome import BUSY, reason_of
 from runner.signals import STOP_CODES, Interrupted
 from runner.storage.directory import Run
 from runner.storage.lock import Busy, locked
-from runner.storage.members import add_to_list
 from runner.storage.status import ENDED, Status
 from runner.system import importing_much
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-
-def train_in_launchers_process(config: DictConfig) -> float:
-    """Train a job in a process of Hydra's launcher if it needs it, and return what a sweeper minimises."""
-    os.chdir(HydraConfig.get().runtime.cwd)  # of the sweep: a launcher's processes may start elsewhere
-    run = Run.of(config)
-    add_to_list([run])
-    if not run.needs_no_training:
-        _train_or_exit(run)
-        print(f"{run.status}: {run.title}", flush=True)
-    return objective(run)
 
 
 def train_in_own_process(runs: Sequence[Run], threads: int, gpu: str | None, parent: int) -> None:
@@ -85,11 +70,6 @@ def train_in_engines_process(run: Run, folder: Path, threads: int) -> None:
     """
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    _train_or_exit(run)
-
-
-def _train_or_exit(run: Run) -> None:
-    """Train a job unless another process does; exit after a signal."""
     try:
         train_job(run)
     except Busy as busy:

@@ -26,10 +26,9 @@ from runner.storage.directory import Run
 from runner.storage.status import Status
 from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
-from runner.system import cores, gpus, importing_much, share_with_forks, use_huge_pages
+from runner.system import cores, gpus, importing_much, share_with_forks
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
-MANY = 50  # jobs, from which on it pays to make forks faster first
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 
 Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
@@ -62,8 +61,6 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
         _import_all(waiting)
         share_with_forks()
         groups = [*stacks, *([run] for runs in alone.values() for run in runs)]
-        if len(groups) >= MANY:
-            use_huge_pages()
         pool = _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason)
         pool.run(groups, waiting)
     return [objective(run) for run in runs]

@@ -172,9 +172,7 @@ def begin(
 
 
 def leave(status: int) -> NoReturn:
-    """End this process at once, which saves two seconds; joblib stops its idle workers only at an orderly end."""
-    if "hydra_plugins.hydra_joblib_launcher._core" in sys.modules:
-        sys.exit(status)
+    """End this process at once, which saves two seconds."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -102,7 +102,7 @@ def sbatch(script: str) -> None:
 
 
 def job(number: str, index: str) -> None:
-    """Wait for a slot, then run the script in a process group of its own."""
+    """Wait for a slot, then run the script in a process group of its own; again if it has had itself queued again."""
     name = f"{number}_{index}" if index else number
     slots = [(HERE / f"slot{slot}").open("w") for slot in range(SLOTS)]
     while (HERE / "full").exists() or not any(map(_is_taken, slots)):
@@ -115,6 +115,9 @@ def job(number: str, index: str) -> None:
     process = subprocess.Popen(["bash", str(HERE / f"{number}.sh")], env=environment, start_new_session=True)
     write(name, state="RUNNING", group=process.pid)
     code = process.wait()
+    if jobs()[name].get("requeued"):
+        write(name, state="PENDING", requeued=False)
+        return job(number, index)
     end = jobs()[name].get("ending") or NAMES.get(code, "FAILED")
     write(name, state=end, status=-code if code < 0 else code << 8)
 
@@ -164,6 +167,8 @@ def scancel(*words: str) -> None:
 
 
 def scontrol(*words: str) -> None:
+    if words[0] == "requeue":
+        return write(words[1], requeued=True)
     arrays = (HERE / "arrays").read_text() if (HERE / "arrays").exists() else "1001"
     print(f"Configuration data\nClusterName             = fake\nMaxArraySize            = {arrays}")
 
