@@ -13,6 +13,14 @@ import pytest
 import torch
 from support import ROOT
 from support.forked import Forks, forking
+from support.skips import (  # noqa: F401  (pytest calls them)
+    deselect_unmet,
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from support.sweeps import Sweeps
 
 # Whoever uses one of these starts processes; the other tests that do so are marked where they stand.
@@ -26,12 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("process")
     if hasattr(config, "workerinput"):  # the long ones first, so that no worker ends long after the other
         items.sort(key=lambda item: item.get_closest_marker("process") is None)
-    if "slow" in config.option.markexpr:
-        return
     slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
+    if slow and "slow" not in config.option.markexpr:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+    deselect_unmet(config, items)
 
 
 @pytest.fixture(autouse=True, scope="session")

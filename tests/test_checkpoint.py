@@ -9,7 +9,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import torch
 from omegaconf import OmegaConf
 from support import ROOT
 from support.forked import Forks, wait_until
+from support.skips import small_disk
 from support.states import assert_same
 
 from runner.storage.atomic import WriteError, read_json, remove_stale_temporaries, write_atomic, write_json
@@ -359,19 +359,13 @@ def test_refused_write_leaves_the_old_checkpoint(tmp_path):
         assert_old_stands(tmp_path, "File too large")
 
 
+@pytest.mark.needs("mount")
 def test_full_disk_leaves_the_old_checkpoint(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(options, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs takes root and the right to mount")
-    try:
+    with small_disk(tmp_path / "disk", "1m") as disk:
         save(disk, {"step": 1, "weights": torch.zeros(100_000)}, step=1)
         assert_old_stands(disk, "No space left on device")
         save(disk, {"step": 2}, step=2)
         assert load(disk)["step"] == 2  # what was taken by the attempt is free again
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path):

@@ -158,6 +158,23 @@ def test_the_sweep_itself_names_a_baseline_of_a_grid(composed: Callable[..., Any
     assert [(each.row.keys["optimizer"], each.baseline.keys["optimizer"]) for each in found] == [("adam", "sgd")]
 
 
+def test_sweeps_with_different_baselines_have_none_in_common(composed: Callable[..., Any], tmp_path: Path) -> None:
+    """Neither wins: which one is the baseline is for the user to say."""
+    paths = {}
+    for optimizer in ("sgd", "adam"):
+        run = composed(f"optimizer={optimizer}", "penalty=l2")
+        run.write_config()
+        run.write_result({"status": "done", "seed": 0, "data_seed": 0, "test/error": 0.1})
+        paths[optimizer] = run.path
+
+    def baselines(*named: str) -> list[bool]:
+        members = [Member(path, baseline=name) for path, name in zip(paths.values(), named, strict=True)]
+        return [row.is_baseline for row in summarize(tmp_path, members=members).rows]
+
+    assert sum(baselines("optimizer=sgd", "optimizer=sgd")) == 1
+    assert sum(baselines("optimizer=sgd", "optimizer=adam")) == 0
+
+
 def test_a_row_of_which_runs_diverged_is_called_nothing(write: Write, tmp_path: Path) -> None:
     write_rows(write, {(): NONE, l2(0.01): [value - 0.01 - index / 1e4 for index, value in enumerate(NONE)]})
     assert differences_of(summarize(tmp_path), "test/error")[0].is_different
@@ -165,7 +182,9 @@ def test_a_row_of_which_runs_diverged_is_called_nothing(write: Write, tmp_path: 
     summary = summarize(tmp_path)
     found = differences_of(summary, "test/error")
     assert not found[0].is_different
-    assert "nothing is said of" in "\n".join(answer_of(summary, found, "test/error"))
+    answer = "\n".join(answer_of(summary, found, "test/error"))
+    assert "nothing is said of" in answer
+    assert "no difference found" not in answer
 
 
 def test_one_seed_says_what_is_missing(write: Write, tmp_path: Path) -> None:
@@ -228,6 +247,15 @@ def test_trials_go_along_the_range_by_the_logarithm() -> None:
     assert len({tuple(point) for point in several}) == 64
     assert np.allclose(np.histogram(several[:, 0], 4, (-3, 1))[0], 16, atol=2)  # even along each range
     assert np.allclose(np.histogram(several[:, 1], 4, (0, 2))[0], 16, atol=2)
+
+
+def test_no_trial_of_several_ranges_stands_in_a_corner() -> None:
+    """Few trials: each must be worth its time, and all ranges at their least is no more than no penalty at all."""
+    ranges = [(0.001, 10), (1, 100), (0.1, 0.5)]
+    for count in (1, 2, 5):
+        tried = points(ranges, count)
+        assert len(tried) == count
+        assert all(low < x < high for point in tried for x, (low, high) in zip(point, ranges, strict=True))
 
 
 def test_the_jobs_of_arms(composed: Callable[..., Any]) -> None:

@@ -200,13 +200,10 @@ def test_image_tangents_on_the_line(composed: Callable[..., Any]) -> None:
         train_run(composed(*line, "penalty.tangent_prop.tangents.names=[rotation]"))
 
 
-def test_absent_cuda_is_told(composed: Callable[..., Any]) -> None:
-    import torch
-
+def test_absent_cuda_is_told(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from runner.run import train_run
 
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match="device must be auto or cpu on this machine, got cuda"):
         train_run(composed("device=cuda"))
 

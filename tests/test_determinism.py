@@ -12,6 +12,8 @@ import torch
 from support.forked import Forks
 from support.states import assert_same, timeless
 
+from runner.build import build
+from runner.loop import Loop
 from runner.run import train_run
 from runner.seeds import seed_torch
 from runner.storage import checkpoint
@@ -108,6 +110,13 @@ def test_each_stream_of_random_numbers_has_a_seed_of_its_own(composed: Composed)
     ]
     seeds = {stream_seed(seed, *purpose) for seed in range(100) for purpose in purposes}
     assert len(seeds) == 100 * len(purposes)
+
+
+def test_penalties_and_augmentation_draw_other_numbers(composed: Composed) -> None:
+    run = composed(*SHORT)
+    loop = Loop(build(run.config), run.config)
+    drawn = [torch.randn(9, generator=generator) for generator in (loop.generator, loop.augment_generator)]
+    assert not torch.isin(*drawn).any()
 
 
 def test_resumed_with_other_threads_warns(composed: Composed, capsys: pytest.CaptureFixture[str]) -> None:

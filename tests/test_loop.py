@@ -346,6 +346,13 @@ def test_an_error_that_follows_from_a_divergence_is_told_as_one(
     assert result["epoch"] == result["diverged_at_step"] - 1
 
 
+def test_a_spectral_norm_that_diverges_is_told_as_a_divergence(train: Callable[..., dict[str, Any]]) -> None:
+    """Of ten outputs the decomposition of the Gram matrix would raise, in the step that has no objective yet."""
+    result = train(*SMALL, "penalty=jacobian_spectral", "optimizer.lr=1e30")
+    assert result["status"] == "diverged"
+    assert result["reason"].startswith("the objective is not finite at step 2; it was ")
+
+
 def test_the_means_are_those_of_the_latest_epoch(composed: Composed) -> None:
     """Bit for bit, whether or not those of the epochs before were read, or a step was the last of its session."""
     read, unread, resumed = (looped(composed, *MLP, "penalty=l2") for _ in range(3))

@@ -509,6 +509,19 @@ def test_hessian_of_the_spectral_norm_is_refused(problem: Problem, outer: Callab
         outer(inner(value))(params)
 
 
+@pytest.mark.parametrize(("projections", "noise"), [(1, "rademacher"), (2, "orthonormal")])
+def test_the_default_noise_is_the_one_of_least_error(projections: int, noise: str) -> None:
+    problem = smooth_problem()
+
+    def values(noise: str | None) -> list[float]:
+        penalty = losses.Jacobian(projections=projections, noise=noise)
+        return penalty(forward_of(problem, penalty)).tolist()
+
+    others = {"rademacher", "sphere", "orthonormal"} - {noise}
+    assert values(None) == values(noise)
+    assert values(noise) not in [values(other) for other in others]
+
+
 def test_orthonormal_directions_err_less_than_independent_ones() -> None:
     problem = smooth_problem()
 

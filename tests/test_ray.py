@@ -270,8 +270,6 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed: uv sync --extra ray")
     cluster = Cluster(tmp_path_factory.mktemp("ray"))
     try:
         cluster.start()
@@ -297,6 +295,7 @@ def numbers(sweeps: Sweeps, name: str = "train") -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_eight_jobs_of_which_five_go_wrong(on_ray: Sweeps) -> None:
     """Each bad job ends alone, with its cause; the others are bit-equal to local ones; the same command repeats it."""
     grid = (*FAULTY, "hydra/launcher=ray_cluster", "loss.job=range(8)")
@@ -335,6 +334,7 @@ def check_long(sweeps: Sweeps, name: str = "train") -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_a_machine_dies(on_ray: Sweeps, cluster: Cluster) -> None:
     """Its jobs go on, from their checkpoints, on the machine that is left."""
     process = long(on_ray)
@@ -349,6 +349,7 @@ def test_a_machine_dies(on_ray: Sweeps, cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_the_driver_is_killed(on_ray: Sweeps) -> None:
     """Its tasks die; the same command goes on."""
     process = long(on_ray)
@@ -360,6 +361,7 @@ def test_the_driver_is_killed(on_ray: Sweeps) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
     """Ctrl-C has all jobs save; SIGTERM to a job's own process has that one save and end alone."""
     process = long(on_ray)
@@ -379,6 +381,7 @@ def test_ctrl_c_and_kill_of_single_jobs(on_ray: Sweeps) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_what_the_cluster_does_not_have_is_told(on_ray: Sweeps) -> None:
     grid = (*LONG, "epochs=1", "hydra/launcher=ray_cluster")
     for more in (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -479,6 +480,7 @@ def test_a_row_for_each_run(forge: Callable[..., Run], tmp_path: Path) -> None:
     assert (one["penalty.l2.weight"], one["seed"], one["allow_targets"]) == (0.5, 1, [])
     assert runs["data.train_size"].isna().all()
     assert (one["test/error"], one["best/epoch"], one["seconds"]) == (exact, 3, 2.5)
+    assert pd.isna(one["reason"])  # nobody asks why a run has ended well
     assert math.isnan(one["test/loss"])
     assert (other["penalty"], other["reason"], other["model.widths"]) == ("none", "boom", [5, 6])
     assert other["test/loss"] == math.inf

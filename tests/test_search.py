@@ -30,6 +30,7 @@ from runner.sweep.study import _database, open_study
 from runner.system import birth_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+POSTGRESQL = (pytest.mark.slow, pytest.mark.needs("postgresql"))
 RANGES = ("optimizer.lr=tag(log,interval(0.001,0.5))", "penalty.l2.weight=tag(log,interval(0.00001,0.1))")
 SEARCH = (*TINY, "hydra/sweeper=optuna", "hydra.sweeper.startup_trials=2", "penalty=l2", *RANGES)
 
@@ -87,12 +88,10 @@ def test_a_search_that_is_killed_three_times_goes_on(sweeps: Sweeps) -> None:
     check_kills(sweeps, trials=12, generator=random.Random(0), kills=3)
 
 
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=POSTGRESQL)])
 def test_two_processes_share_a_study_and_one_is_killed(sweeps: Sweeps, database: str) -> None:
     """PostgreSQL, an empty database of that, is found by the variable POSTGRES: `scripts/clusters.sh search`."""
-    url = os.environ.get("POSTGRES", "") if database == "postgresql" else f"sqlite:///{sweeps.folder}/study.db"
-    if not url:
-        pytest.skip("there is no PostgreSQL: see scripts/clusters.sh")
+    url = os.environ["POSTGRES"] if database == "postgresql" else f"sqlite:///{sweeps.folder}/study.db"
     line = (*SEARCH, "epochs=1000", "hydra.sweeper.n_trials=8", f"hydra.sweeper.storage={url}", "sweep.n_jobs=2")
     killed, left = sweeps.start(*line), sweeps.start(*line)
 

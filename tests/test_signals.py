@@ -12,14 +12,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import ROOT
 from support.forked import Forks, wait_until
+from support.skips import small_disk
 from support.states import steps_of
 
 from runner.outcome import objective, resume_command
@@ -266,23 +266,7 @@ def test_no_histogram_and_no_picture_of_nan_raises(composed: Callable[..., Any],
 # ---- A full disk
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[None]:
-    """A file system of that size at a path."""
-    path.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True
-        ).returncode
-    ):
-        pytest.skip("mounting a small tmpfs takes root and the right to mount")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
+@pytest.mark.needs("mount")
 @pytest.mark.parametrize("size", ["28k", "60k", "100k"])
 def test_a_disk_that_is_really_full_is_one_sentence(forks: Forks, size: str) -> None:
     """Whatever is written first when no room is left: record, log, result or checkpoint."""
@@ -293,6 +277,7 @@ def test_a_disk_that_is_really_full_is_one_sentence(forks: Forks, size: str) -> 
     assert "Traceback" not in said
 
 
+@pytest.mark.needs("mount")
 def test_a_sweep_goes_on_when_the_disk_is_full(forks: Forks) -> None:
     with small_disk(forks.folder / "runs", "60k"):
         line = ("-m", *SHORT, "epochs=3000", "evaluate_every=1", "histograms=true", "seed=range(3)", "sweep.n_jobs=1")

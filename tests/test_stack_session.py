@@ -152,6 +152,46 @@ def test_a_run_that_another_process_trains_is_left_out(stack_of: Callable[..., l
     assert [run.status for run in runs] == ["done", None, "done"]
 
 
+@pytest.mark.parametrize(("epoch_seconds", "seconds", "saves"), [(0, 3600, 4), (1e6, 3600, 1), (1e6, 1e-6, 4 * 4 + 4)])
+def test_a_stack_is_saved_after_epochs_and_between_steps_when_due(
+    stack_of: Callable[..., list[Run]],
+    monkeypatch: pytest.MonkeyPatch,
+    epoch_seconds: float,
+    seconds: float,
+    saves: int,
+) -> None:
+    """Without these saves a kill would cost all that was trained."""
+    saved, save = [], Session.save
+    monkeypatch.setattr("runner.stack.session.EPOCH_SAVE_SECONDS", epoch_seconds)
+    monkeypatch.setattr(Session, "save", lambda self: (saved.append(self.run.config["seed"]), save(self)))
+    train_stack(stack_of(*QUIET, f"checkpoint_seconds={seconds}"))
+    assert [saved.count(seed) for seed in SEEDS] == [saves] * len(SEEDS)
+
+
+def test_a_stack_goes_on_at_the_newest_step_that_all_have(
+    stack_of: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checkpoints are kept of each: the older one is there for a damaged one, and costs steps."""
+    runs = stack_of(*QUIET, "checkpoint_seconds=1e-6")
+    made, step = [], StackedLoop.step
+
+    def failing(self: StackedLoop, batches: Any) -> None:
+        if len(made) == 7:
+            made.append(-1)
+            raise RuntimeError("no room")
+        made.append(self.steps_done)
+        step(self, batches)
+
+    monkeypatch.setattr(StackedLoop, "step", failing)
+    with pytest.raises(RuntimeError, match="no room"):
+        train_stack(runs)
+    assert [len(checkpoint.checkpoints(run.path)) for run in runs] == [2] * len(SEEDS)
+    train_stack(runs)
+    made.remove(-1)
+    assert made == list(range(len(made)))  # each step once
+    assert [run.status for run in runs] == ["done"] * len(SEEDS)
+
+
 # --- kills ---
 
 CODE = """

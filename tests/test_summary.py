@@ -278,6 +278,15 @@ def test_means_that_differ_by_rounding_tie(write: Write, tmp_path: Path) -> None
     assert "tie" not in caption(summary)
 
 
+def test_means_that_differ_by_more_than_rounding_do_not_tie(write: Write, tmp_path: Path) -> None:
+    """One example of 10,000 more is a difference, whatever the losses are."""
+    for weight, error in ((0.0, 0.0500), (0.1, 0.0501)):
+        write(*l2(weight), validation_error=error, validation_loss=1.0 - weight)
+    summary = summarize(folder(tmp_path))
+    assert [row.keys["l2.weight"] for row in summary.best] == [0]
+    assert "tie" not in printed(summary)
+
+
 # ---- what is written
 
 

@@ -1,14 +1,17 @@
 """Judges: other people's code, to which ours is compared. A process of its own, since JAX is slow to start:
 
     uv run --group judges pytest tests/judges [--table docs/correctness.md]
+    uv run --group judges pytest tests/judges -m sample
 
-Each test hands its largest differences to `judged`; `--table` writes them down.
+Each test hands its largest differences to `judged`; `--table` writes them down. The sample is for those who have two
+minutes: each row of the table in fewer cases.
 """
 
 from __future__ import annotations
 
 import datetime
 import platform
+import re
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,6 +20,7 @@ from typing import Any
 
 import jax
 import pytest
+from support import ROOT
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it imports a name of scipy's that will go
@@ -42,6 +46,7 @@ on {machine}.
 | method | judge | cases | value | gradient |
 |---|---|---|---|---|
 """
+WRITTEN_ROWS = re.findall(r"^\| ([^|]+) \| ([^|]+) \| (?!cases)", (ROOT / "docs/correctness.md").read_text(), re.M)
 COMMAND = "uv run --group judges pytest tests/judges --table docs/correctness.md"
 
 
@@ -65,9 +70,22 @@ class Table:
             if name == "judged":
                 self.rows.setdefault((row["method"], row["judge"]), []).append(row)
 
-    def pytest_terminal_summary(self, config: pytest.Config) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.missing_rows(session.config):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         if self.path and self.rows and not hasattr(config, "workerinput"):
             self.path.write_text(heading() + "".join(line(*key, rows) for key, rows in sorted(self.rows.items())))
+        for row in self.missing_rows(config):
+            terminalreporter.write_line(f"FAILED: the sample has no case of {' by '.join(row)}: mark one of its tests")
+
+    def missing_rows(self, config: pytest.Config) -> list[tuple[str, str]]:
+        """Return the rows of the written table, method and judge, that the whole sample has no case of."""
+        is_whole_sample = config.option.markexpr == "sample" and not config.option.keyword
+        if not is_whole_sample or hasattr(config, "workerinput"):
+            return []
+        return [row for row in WRITTEN_ROWS if row not in self.rows]
 
 
 def heading() -> str:

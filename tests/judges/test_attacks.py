@@ -17,6 +17,7 @@ from models import MLP, Convnet
 from runner.evaluation import Attack
 from runner.evaluation.probes import Subject
 
+pytestmark = pytest.mark.sample
 START = 4  # seed of the random starts
 
 

@@ -15,6 +15,7 @@ from losses import CrossEntropy
 from runner.evaluation import Rotation, Shift
 from runner.evaluation.probes import Subject
 
+pytestmark = pytest.mark.sample
 SHAPES = [(1, 8, 8), (3, 20, 40), (1, 15, 9)]
 OFFSET, SCALE = 31.0, 47.0
 

@@ -36,6 +36,8 @@ from losses import (
 )
 
 DRAWS = 3  # seed of the penalties' random numbers
+SAMPLE = ("mlp", "in_place")  # JAX compiles each network for long
+NETWORKS = [pytest.param(name, marks=[pytest.mark.sample] * (name in SAMPLE)) for name in CASES]
 
 
 def by_eager(case: Case, penalty: Penalty) -> tuple[Tensor, dict[str, Tensor]]:
@@ -201,7 +203,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_value_and_gradient(name: str, judged: Callable[..., None]) -> None:
     """All in one test, so that one process compiles the derivatives of a network."""
     judge = Judge(case_of(name))
@@ -214,7 +216,7 @@ def test_value_and_gradient(name: str, judged: Callable[..., None]) -> None:
         compare_margins(judge, judged, [{**options, "norm": 2, "differentiate_norm": flag} for flag in (False, True)])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_weight_gradient(name: str, judged: Callable[..., None]) -> None:
     judge = Judge(case_of(name))
     found = jax.jit(jax.value_and_grad(judge.weight_gradient))(judge.weights)
@@ -263,6 +265,7 @@ def test_large_margin_in_all_its_options(judged: Callable[..., None]) -> None:
 # --- penalties on the weights: values, and proximal steps by their optimality ---
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("biases", [True, False])
 @pytest.mark.parametrize("name", ["mlp", "mnist_convnet", "batch_norm"])
 def test_penalties_on_the_weights(name: str, judged: Callable[..., None], biases: bool) -> None:
@@ -281,6 +284,7 @@ def test_penalties_on_the_weights(name: str, judged: Callable[..., None], biases
         judged(method, "JAX", judge.case.name, *differences(judge.case, ours, expected, gradient))
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("scale_by_lr", [True, False])
 @pytest.mark.parametrize("method", ["L1", "elastic net"])
 def test_proximal_step(judged: Callable[..., None], method: str, scale_by_lr: bool) -> None:

@@ -14,6 +14,7 @@ from support.forked import Forks
 
 from runner.storage import checkpoint
 
+pytestmark = pytest.mark.sample
 FLOAT32 = 1e-4  # relative: the weights that training in float32 ends at
 N = 80
 LINEAR = ("model=mlp", "model.widths=[]", "data=npz", "data.path=data.npz", "data.normalize=none")
