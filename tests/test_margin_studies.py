@@ -42,7 +42,7 @@ def literal(model: nn.Module, inputs: Tensor, targets: Tensor, zero: bool) -> Te
     for n in range(len(inputs)):
         for k in range(CLASSES - 1):
             gaps[n, k].backward(retain_graph=True)
-            norms[n, k] = inputs.grad.data[n].norm()
+            norms[n, k] = inputs.grad.data.norm()  # of the whole batch
             if zero:
                 inputs.grad.data.zero_()
     distances = (gaps / (EPS + norms.detach())).mean(1)

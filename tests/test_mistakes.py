@@ -73,15 +73,15 @@ def question_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor, gam
     for n in range(len(inputs)):
         for k in range(CLASSES - 1):
             gaps[n, k].backward(retain_graph=True)  # the mistake: it also fills the parameters' .grad
-            norms[n, k] = inputs.grad.data[n].norm()
+            norms[n, k] = inputs.grad.data.norm()
             inputs.grad.data.zero_()
-    distances = (gaps / (1e-8 + norms.detach())).mean(1)
+    distances = (gaps / (1e-6 + norms.detach())).mean(1)
     return (gamma - distances.clamp(gamma * (1 - alpha), gamma)).mean()
 
 
 def our_large_margin(model: nn.Module, inputs: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
     """The same loss from three vector-Jacobian products, which leave `.grad` alone."""
-    options = {"scores": "probability", "top_k": CLASSES - 1, "aggregation": "mean_distance", "eps": 1e-8}
+    options = {"scores": "probability", "top_k": CLASSES - 1, "aggregation": "mean_distance", "eps": 1e-6}
     options |= {"norm": 2, "differentiate_norm": False}
     return value_of(LargeMargin(gamma=gamma, alpha=alpha, **options), model, inputs, targets)
 

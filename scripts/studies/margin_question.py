@@ -16,7 +16,7 @@ from studies import style
 from studies.study import Folders, Study, Text, directories_of
 from studies.tables import spread, table
 
-GAMMA, ALPHA, EPS = 200.0, 2.0, 1e-8
+GAMMA, ALPHA, EPS = 200.0, 2.0, 1e-6
 BATCH, LR, MOMENTUM, EPOCHS = 64, 0.01, 0.5, 10
 WORST = ALPHA * GAMMA  # of the hinge; the question's loss is smaller by gamma
 METRIC = "train/penalty/large_margin"
@@ -35,8 +35,9 @@ ARMS = ("right gradient", "right gradient, clipped at 5", *LOOPS)
 def backward(model: nn.Module, inputs: Tensor, targets: Tensor, zero: bool = True) -> Tensor:
     """Fill the parameters' `.grad` as the question's loop does, by nine products instead of a call for each gap.
 
-    Its `.backward()` of each gap also adds the gap's own gradient to the parameters'. Without `zero_()` the gradient
-    at an input is the sum over the gaps so far.
+    Its `.backward()` of each gap also adds the gap's own gradient to the parameters'. It divides a gap by the norm of
+    the whole batch's `.grad`: of the gap's gradient alone, or without `zero_()` of the sum over all gaps so far, those
+    of the examples before included.
 
     Args:
         model: outputs logits.
@@ -55,8 +56,9 @@ def backward(model: nn.Module, inputs: Tensor, targets: Tensor, zero: bool = Tru
     unit = torch.eye(probabilities.shape[1], dtype=inputs.dtype)
     directions = (unit[right] - unit[order]).transpose(0, 1)  # (C - 1, B, C), of the gaps by the probabilities
     (each,) = torch.autograd.grad(probabilities, inputs, directions, retain_graph=True, is_grads_batched=True)
-    norms = (each if zero else each.cumsum(0)).flatten(2).norm(dim=2)
-    distances = (gaps / (EPS + norms.T)).mean(1)
+    squares = (each if zero else each.cumsum(0)).flatten(2).square().sum(2)  # (C - 1, B), of the own example's rows
+    before = 0 if zero else squares[-1].cumsum(0) - squares[-1]  # of the rows of the examples before it
+    distances = (gaps / (EPS + (before + squares).sqrt().T)).mean(1)
     loss = (GAMMA - distances.clamp(GAMMA * (1 - ALPHA), GAMMA)).mean()
     (loss + gaps.sum()).backward(inputs=list(model.parameters()))
     return distances.detach()
