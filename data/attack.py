@@ -14,14 +14,14 @@ def attacked(
     """Return inputs changed within [-size, size] so that their losses grow.
 
     x <- clip(x + step * sign(d losses / d x)). One step of full size from the input itself is FGSM; more start at a
-    random point of the box and take steps of 2.5 * size / steps (PGD). Images of bytes stay images: no pixel leaves
-    the range. That of other data is not known. No gradient but that of the inputs is computed.
+    random point of the box and take steps of 2.5 * size / steps (PGD). No input leaves the range of the data, where
+    that is known: images stay images. No gradient but that of the inputs is computed.
 
     Args:
         inputs: (B, *I), as the network sees them.
         losses: (B, *I) -> (B,), of a model that does not mix examples.
-        dataset: its normalisation.
-        size: greatest change (>= 0), as a fraction of the range of images of bytes; raw units for other data.
+        dataset: its normalisation and its range.
+        size: greatest change (>= 0), as a fraction of the range; in raw units where that is not known.
         steps: of gradient ascent (>= 1).
         generator: for the random start.
 
@@ -29,9 +29,9 @@ def attacked(
     """
     radius = size * dataset.unit / dataset.scale
     low, high = inputs - radius, inputs + radius
-    if dataset.unit == 255:
-        low = torch.maximum(low, -dataset.offset / dataset.scale)
-        high = torch.minimum(high, (dataset.unit - dataset.offset) / dataset.scale)
+    if dataset.range is not None:
+        least, most = ((limit - dataset.offset) / dataset.scale for limit in dataset.range)
+        low, high = torch.maximum(low, least), torch.minimum(high, most)
     moved, step = inputs, radius
     if steps > 1:
         start = inputs.new_empty(inputs.shape).uniform_(-1, 1, generator=generator)

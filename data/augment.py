@@ -185,7 +185,7 @@ class Adversarial(Augmentation):
     dropout), so that neither these statistics nor dropout's random numbers change; the step itself is an ordinary one.
 
     Args:
-        size: greatest change of a pixel, as a fraction of its range; raw units for other data (finite, >= 0).
+        size: greatest change, as a fraction of the range; in raw units where that is not known (finite, >= 0).
         steps: of gradient ascent (>= 1): 1 is FGSM, more are PGD from a random start. Each costs about a step of
             training.
 

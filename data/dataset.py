@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.facts import UNKNOWN, Facts, described
 from data.files import DataError
 
-Normalization = Literal["scalar", "component", "none"]
+Normalization = Literal["auto", "scalar", "component", "none"]
+Range = tuple[float | Tensor, float | Tensor]  # lowest and highest raw input: of all, or of each component
+ZERO, ONE = torch.tensor(0.0), torch.tensor(1.0)  # of targets as they are
 
 
 @dataclass(frozen=True)
@@ -33,23 +36,34 @@ class Raw:
     Args:
         train, test: the two splits.
         classes: number of classes (>= 1), or None for a regression.
+        validation: the validation split, if the source has one; else `prepare` draws it.
+        range: lowest and highest value that an input may have, numbers for images, of other inputs tensors, (D,) or
+            (C, 1) (None: 0 and 255 for bytes, else unknown).
+        notes, warnings: how the source took what it read, and what is odd about it; a user is told.
 
     Raises:
-        DataError: a split is not what it must be, or the two do not fit together.
+        DataError: a split is not what it must be, or the splits do not fit together.
     """
 
     train: Split
     test: Split
     classes: int | None
+    validation: Split | None = None
+    range: Range | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, split in (("training", self.train), ("test", self.test)):
+        for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):
+            if split is None:
+                continue
             if fault := _fault_of_inputs(split.inputs) or _fault_of_targets(split, self.classes):
                 raise DataError(f"the {name} set {fault}")
-        for kind in ("inputs", "targets"):
-            shapes = [tuple(getattr(split, kind).shape[1:]) for split in (self.train, self.test)]
-            if shapes[0] != shapes[1]:
-                raise DataError(f"training and test {kind} must have the same shape, got {shapes[0]} and {shapes[1]}")
+            for kind in ("inputs", "targets"):
+                shapes = [tuple(getattr(part, kind).shape[1:]) for part in (self.train, split)]
+                if shapes[0] != shapes[1]:
+                    both = f"{shapes[0]} and {shapes[1]}"
+                    raise DataError(f"training and {name} {kind} must have the same shape, got {both}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,10 @@ class Dataset:
         classes: number of classes, or None for a regression.
         offset, scale: of the normalisation, float32, from the training split alone: one number each or of shape *I.
             With them a figure in units of the raw data can be converted.
-        unit: range of a raw image: 255 for bytes, 1 for all other data.
+        range: lowest and highest raw input, one number each or of shape *I; None where it is not known.
         exact: offset and scale as they were applied, float64, on the CPU; with them `normalized` gives the same bits.
+        target_offset, target_scale: of the targets of a regression, (C,), likewise: raw = targets * scale + offset.
+        facts: what was read, for a record and a user.
     """
 
     train: Split
@@ -71,8 +87,16 @@ class Dataset:
     classes: int | None
     offset: Tensor
     scale: Tensor
-    unit: float = 1.0
+    range: Range | None = None
     exact: tuple[Tensor, Tensor] | None = None
+    target_offset: Tensor = ZERO
+    target_scale: Tensor = ONE
+    facts: Facts = UNKNOWN
+
+    @property
+    def unit(self) -> float | Tensor:
+        """Return the width of the range, of which sizes of noise and attacks are fractions; 1 where it is unknown."""
+        return 1.0 if self.range is None else self.range[1] - self.range[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,7 +138,8 @@ def prepare(
         validation_size: training examples to validate on (>= 0; None: a tenth), drawn from those beyond `train_size` if
             they are enough, else taken out of the first `train_size`; with `per_class` only from those beyond.
         normalize: subtract the mean and divide by the standard deviation of the training split, `scalar`: one of
-            each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255).
+            each over everything; `component`: one for each pixel or feature; `none`: neither (images: / 255); `auto`:
+            images as `scalar`, sequences by channel, all else by column, the targets of a regression, too.
         label_noise: fraction of the training labels that are replaced by another class (0 to 1; classes only).
         seed: of the validation split and of the label noise, drawn apart, on the CPU (>= 0).
 
@@ -122,17 +147,44 @@ def prepare(
         ValueError: an argument out of range; one sentence that starts with its name.
     """
     _check(raw, train_size, per_class, normalize, label_noise, seed)
+    if raw.validation is not None:
+        _check_given_validation(validation_size)
+        validation_size = 0
     chosen, held_out = _indices(raw.train, train_size, per_class, validation_size, seed)
     train = _mislabel(raw.train[chosen], raw.classes, label_noise, seed)
-    offset, scale = _statistics(train.inputs, normalize)
+    if train_size is not None and raw.classes:
+        _check_classes(raw.train.targets, train.targets, train_size)
+    exact = _statistics(train.inputs, _usual(raw) if normalize == "auto" else normalize)
+    scales_targets = normalize == "auto" and raw.classes is None
+    of_targets = _statistics(train.targets, "component") if scales_targets else (ZERO, ONE)
 
     def ready(split: Split) -> Split:
-        return Split(normalized(split.inputs, offset, scale, device), split.targets.to(device))
+        targets = normalized(split.targets, *of_targets, device) if scales_targets else split.targets.to(device)
+        return Split(normalized(split.inputs, *exact, device), targets)
 
-    validation = ready(raw.train[held_out]) if len(held_out) else None  # never of the test split
-    unit = 255.0 if train.inputs.dtype == torch.uint8 else 1.0
-    kept = [value.float().to(device) for value in (offset, scale)]
-    return Dataset(ready(train), validation, ready(raw.test), raw.classes, kept[0], kept[1], unit, (offset, scale))
+    held = raw.train[held_out] if len(held_out) else raw.validation  # never of the test split
+    offset, scale, target_offset, target_scale = (value.float().to(device) for value in (*exact, *of_targets))
+    return Dataset(
+        ready(train),
+        held and ready(held),
+        ready(raw.test),
+        raw.classes,
+        offset,
+        scale,
+        _limits(raw, device),
+        exact,
+        target_offset,
+        target_scale,
+        described(raw, train, held, {"train_size": train_size, "per_class": per_class}, (normalize, *exact)),
+    )
+
+
+def _limits(raw: Raw, device: torch.device | str) -> Range | None:
+    """Return the range of the raw inputs; numbers stay numbers, which divide in double precision."""
+    if raw.range is None:
+        return (0.0, 255.0) if raw.train.inputs.dtype == torch.uint8 else None
+    low, high = (value.to(device) if isinstance(value, Tensor) else value for value in raw.range)
+    return low, high
 
 
 def _fault_of_inputs(inputs: Tensor) -> str | None:
@@ -140,7 +192,7 @@ def _fault_of_inputs(inputs: Tensor) -> str | None:
     if len(inputs) == 0:
         return "is empty"
     if inputs.is_floating_point() and not inputs.float().isfinite().all():
-        return "has inputs that are nan or infinite (in float32)"
+        return f"has inputs that are nan or infinite (in float32): {_where_not_finite(inputs)}"
     if inputs.dim() == 4 and inputs.shape[1] > 4 and inputs.shape[3] in (1, 3):
         height, width, channels = inputs.shape[1:]
         return (
@@ -148,6 +200,15 @@ def _fault_of_inputs(inputs: Tensor) -> str | None:
             f"{channels}x{height}x{width}: use images.permute(0, 3, 1, 2)"
         )
     return None
+
+
+def _where_not_finite(inputs: Tensor) -> str:
+    """Return how many examples hold a number that is not finite, in which columns, and the line that drops them."""
+    bad = ~inputs.float().isfinite().flatten(1)
+    columns = bad.any(0).nonzero().flatten().tolist()
+    where = f" in columns {', '.join(map(str, columns[:5]))}{', ...' * (len(columns) > 5)}" if inputs.dim() == 2 else ""
+    line = "keep = np.isfinite(inputs).reshape(len(inputs), -1).all(1); inputs, labels = inputs[keep], labels[keep]"
+    return f"{int(bad.any(1).sum())} of {len(bad)} examples{where}; leave them out: {line}"
 
 
 def _fault_of_targets(split: Split, classes: int | None) -> str | None:
@@ -175,8 +236,8 @@ def _check(
         raise ValueError(f"train_size must be 1 to {available} (all) or null, got {train_size}")
     if per_class is not None:
         _check_per_class(raw, train_size, per_class)
-    if normalize not in ("scalar", "component", "none"):
-        raise ValueError(f"normalize must be scalar, component or none, got {normalize}")
+    if normalize not in ("auto", "scalar", "component", "none"):
+        raise ValueError(f"normalize must be auto, scalar, component or none, got {normalize}")
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise must be a fraction, 0 to 1, got {label_noise}")
     if label_noise and (raw.classes is None or raw.classes < 2):
@@ -194,6 +255,25 @@ def _check_per_class(raw: Raw, train_size: int | None, per_class: int) -> None:
     rarest = int(counts[counts > 0].min())
     if not 1 <= per_class <= rarest:
         raise ValueError(f"per_class must be 1 to {rarest} (all of the rarest class) or null, got {per_class}")
+
+
+def _check_given_validation(validation_size: int | None) -> None:
+    if validation_size is not None:
+        raise ValueError(
+            f"validation_size must be null where the data have a validation split of their own, got {validation_size}"
+        )
+
+
+def _check_classes(available: Tensor, chosen: Tensor, train_size: int) -> None:
+    """Raise ValueError if the first examples lack classes that as many drawn at random would surely have."""
+    missing = available[~torch.isin(available, chosen)]
+    if len(missing) * len(chosen) >= 5 * len(available):  # five were to be expected: a chance below 1 %
+        names = ", ".join(map(str, missing.unique().tolist()[:10]))
+        wanted = max(1, train_size // len(available.unique()))
+        raise ValueError(
+            f"train_size must be such that the first examples are of all classes, got {train_size}, none of them of "
+            f"class {names}: the data are sorted, choose data.per_class={wanted}"
+        )
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:
@@ -236,6 +316,12 @@ def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> 
     return Split(split.inputs, labels.index_copy(0, wrong, (labels[wrong] + steps) % classes))
 
 
+def _usual(raw: Raw) -> str:
+    """Return how inputs are normalised with `auto`: what has units of its own by itself."""
+    is_image = raw.range is not None and not isinstance(raw.range[0], Tensor)
+    return "scalar" if is_image else {2: "component", 3: "channel"}.get(raw.train.inputs.dim(), "scalar")
+
+
 def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:
     """Return what to subtract and what to divide by, float64.
 
@@ -244,6 +330,10 @@ def _statistics(inputs: Tensor, normalize: str) -> tuple[Tensor, Tensor]:
     """
     if normalize == "none":
         return torch.tensor(0.0).double(), torch.tensor(255.0 if inputs.dtype == torch.uint8 else 1.0).double()
+    if normalize == "channel":
+        rows, wide = inputs.transpose(1, 2).flatten(0, 1), inputs.shape[2]
+        mean, deviation = _statistics(rows, "component")
+        return mean[:, None].repeat(1, wide), deviation[:, None].repeat(1, wide)
     rows = inputs.flatten(1) if normalize == "component" else inputs.reshape(-1, 1)
     origin, count = rows[0].double(), len(rows)
     total = torch.zeros_like(origin)

@@ -17,6 +17,7 @@ from models import freeze_batch_norm
 from runner.compatibility import (
     check_augment,
     check_criterion,
+    check_last_batch,
     check_layers,
     check_metric,
     check_penalty,
@@ -107,6 +108,8 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
         check_augment(components.augment, components.model, components.criterion, components.dataset)
     with problems.at(""):
         check_metric(config, components.dataset)
+        if config["batch_norm"] == "batch":
+            check_last_batch(config, components.model, components.dataset)
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
             check_penalty(term.penalty, config, components.model, components.dataset)
@@ -149,7 +152,10 @@ def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problem
 def _build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
     """Read the data and put it on the device."""
     source = construct(own_options(config["data"], "data"))
-    return prepare(source.load(), **common_options(config["data"], "data"), device=device)
+    try:
+        return prepare(source.load(), **common_options(config["data"], "data"), device=device)
+    except MemoryError as error:
+        raise ValueError("the examples are too many for this machine: keep fewer of them in the file") from error
 
 
 def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterable[Term]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -26,7 +27,11 @@ def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) ->
             "or loss=mse_one_hot for squared errors"
         )
     if targets == "classes" and dataset.classes is None:
-        raise ValueError(f"{name} takes class labels and the data has real values as targets: choose loss=mse")
+        raise ValueError(
+            f"{name} takes class labels and the data has real values as targets: choose loss=mse for a regression; "
+            "for classes store whole numbers under the name labels, such as train_labels = targets.astype(np.int64), "
+            "or targets.argmax(1) if they are one-hot"
+        )
     outputs = outputs_of_two(model, dataset)
     if getattr(criterion, "wants_log_probabilities", False) and not are_log_probabilities(outputs):
         raise ValueError(
@@ -80,6 +85,24 @@ def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module,
     check_layers(penalty, model)
     if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
         check_batch_norm(penalty)
+
+
+def check_last_batch(config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
+    """Raise ValueError if an epoch has a mini-batch of one example and batch norm cannot take it, tried on a copy."""
+    count, size = len(dataset.train), config["batch_size"]
+    if (count % size or size) != 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return
+    one = dataset.train.inputs[:1]
+    try:
+        with torch.random.fork_rng([one.device] if one.is_cuda else []), torch.no_grad():
+            copy.deepcopy(model).train()(one)
+    except ValueError as error:
+        near = [n for n in sorted(range(2, count + 1), key=lambda n: abs(n - size)) if count % n != 1][:2]
+        fix = f"choose batch_size={' or '.join(map(str, near))}" if near else "add batch_norm=frozen"
+        raise ValueError(
+            f"batch_size={size} leaves a mini-batch with one of the {count} training examples, and batch norm needs "
+            f"two: {fix}"
+        ) from error
 
 
 def check_layers(penalty: Penalty, model: nn.Module) -> None:

@@ -52,8 +52,9 @@ class Means:
 
 def evaluations_of(components: Components, splits: Mapping[str, Split]) -> dict[str, Evaluation]:
     """Return the evaluation on each of some splits, by its name."""
-    model, criterion, classes = components.model, components.criterion, components.dataset.classes
-    return {name: evaluate(model, criterion, split, classes) for name, split in splits.items()}
+    model, criterion, dataset = components.model, components.criterion, components.dataset
+    fixed = dataset.classes, dataset.target_scale
+    return {name: evaluate(model, criterion, split, *fixed) for name, split in splits.items()}
 
 
 def numbers_of(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
@@ -137,7 +138,7 @@ def warning_of_chance(components: Components, config: Mapping[str, Any], row: Ma
     if "train/error" not in row:
         return None
     error, chance = row["train/error"], chance_error(components.dataset)
-    if error < AT_CHANCE * chance:
+    if error < AT_CHANCE * chance or chance == 0:
         return None
     weights = [f"penalty.{term.name}.weight={term.weight:g}" for term in components.terms if term.weight]
     causes = [f"optimizer.lr={config['optimizer'].get('lr')} is too large or too small"]
@@ -161,4 +162,4 @@ def best_of(history: Sequence[dict[str, float]], monitor: str) -> dict[str, floa
     """
     rows = [row for row in history if monitor in row]
     best = min(rows, key=lambda row: (not math.isfinite(row[monitor]), row[monitor]), default={})
-    return {key: best[key] for key in best if key == "epoch" or key.endswith(("/loss", "/error"))}
+    return {key: best[key] for key in best if key == "epoch" or key.endswith(("/loss", "/error")) or "/rmse/" in key}

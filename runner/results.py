@@ -141,8 +141,8 @@ def load_model(
 def export(run: str | Path, folder: str | Path, epoch: Epoch = "last") -> Path:
     """Write a trained network for other programs: `model.safetensors` and `config.yaml`.
 
-    The file holds the network's tensors, each under its name with `network.` before it, and `offset` and `scale`:
-    outputs = network((inputs - offset) / scale). `init_from` takes this file.
+    The file holds the network's tensors, each under its name with `network.` before it, and the normalisation:
+    outputs = network((inputs - offset) / scale) * target_scale + target_offset. `init_from` takes this file.
 
     Args:
         run: the run's directory.
@@ -160,7 +160,7 @@ def export(run: str | Path, folder: str | Path, epoch: Epoch = "last") -> Path:
     predictor = state["predictor"]
     facts = {"format": "pt", "run_id": str(read_run(path).result.get("run_id")), "epoch": str(state["epoch"])}
     facts |= {key: str(predictor[key]) for key in ("input_shape", "outputs")}
-    normalisation = {key: predictor[key] for key in ("offset", "scale")}
+    normalisation = {key: predictor[key] for key in ("offset", "scale", "target_offset", "target_scale")}
     weights.write(Path(folder, FILE), state["model"], normalisation, facts)
     write_atomic(Path(folder, "config.yaml"), (path / "config.yaml").read_bytes())
     return Path(folder, FILE)

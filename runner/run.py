@@ -75,8 +75,9 @@ def built(run: Run, dataset: Dataset | None = None) -> tuple[Components, list[st
         warnings.simplefilter("always")
         components = build(run.config, dataset)
     keep_freed_memory()
-    line = f"device {components.device}, {torch.get_num_threads()} threads"
-    return components, [line, *(f"warning: {warning.message}" for warning in caught)]
+    line, facts = f"device {components.device}, {torch.get_num_threads()} threads", components.dataset.facts
+    told = [*facts.warnings, *(str(warning.message) for warning in caught)]
+    return components, [*facts.lines, line, *(f"warning: {sentence}" for sentence in told)]
 
 
 @contextmanager
@@ -376,6 +377,7 @@ class Session:
             "epochs": self.config["epochs"],
             "seed": self.config["seed"],
             "data_seed": self.config["data"]["seed"],
+            "data": self.components.dataset.facts.record,
             **numbers,
             **{f"best/{key}": value for key, value in self.best.items()},
             "best/by": self.monitor,

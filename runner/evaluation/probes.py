@@ -145,7 +145,7 @@ class Slope(Probe):
     def slopes(subject: Subject, points: Tensor) -> Tensor:
         """Return the derivatives at some points, in raw units."""
         rows = torch.cat(list(jacobians(subject.model, points.unsqueeze(1))))
-        return rows.flatten() / subject.dataset.scale
+        return rows.flatten() / subject.dataset.scale * subject.dataset.target_scale
 
 
 def jacobians(model: nn.Module, inputs: Tensor) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """Probes of robustness: the test error after the inputs were perturbed.
 
-Sizes are fractions of the range of images of bytes (0 to 1, whatever the normalisation), or raw units for other data.
+Sizes are fractions of the range of the inputs (0 to 1, whatever the normalisation), or raw units where it is unknown.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Rotation(Perturbation):
 class Attack(Perturbation):
     """A perturbation of each input within [-size, size], found by gradient ascent on the loss.
 
-    Images of bytes stay images: no pixel leaves the range. That of other data is not known.
+    No input leaves the range of the data, where that is known: images stay images.
 
     Args:
         sizes: greatest change of a pixel (each >= 0).
@@ -127,8 +127,9 @@ class Attack(Perturbation):
 
 
 def warped(inputs: Tensor, matrix: list[list[float]], data: Dataset) -> Tensor:
-    """Return images resampled through an affine map of centred coordinates, raw zero coming in from outside."""
+    """Return images resampled through a map of centred coordinates, the range's least coming in from outside."""
     theta = torch.tensor(matrix, dtype=inputs.dtype, device=inputs.device).expand(len(inputs), 2, 3)
     grid = affine_grid(theta, list(inputs.shape), align_corners=False)
-    raw = inputs * data.scale + data.offset
-    return (grid_sample(raw, grid, align_corners=False) - data.offset) / data.scale
+    black = data.offset if data.range is None else data.offset - data.range[0]
+    raw = inputs * data.scale + black
+    return (grid_sample(raw, grid, align_corners=False) - black) / data.scale

@@ -60,8 +60,8 @@ def regression_figure(model: nn.Module, dataset: Dataset) -> Figure | None:
     train, test = ((_array(part.inputs) * scale + offset, part) for part in (dataset.train, dataset.test))
     figure, axes = _figure(WIDTH, HEIGHT, right=0.8)
     if not torch.equal(dataset.test.inputs, dataset.train.inputs):
-        axes.plot(test[0], _array(test[1].targets), ".", markersize=2, color=GREY, label="test")
-    targets = _array(dataset.train.targets)
+        axes.plot(test[0], _raw_targets(test[1].targets, dataset), ".", markersize=2, color=GREY, label="test")
+    targets = _raw_targets(dataset.train.targets, dataset)
     axes.scatter(train[0], targets, s=8, color="black", zorder=3, label="training")
     _curve(axes, model, dataset)
     _tangents(axes, model, dataset)
@@ -152,11 +152,11 @@ def _array(tensor: Tensor) -> Array:
 
 def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
     """Draw the model's outputs over the data's range and a margin; the picture shows a bit more than the data."""
-    inputs, targets = dataset.train.inputs, _array(dataset.train.targets)
+    inputs, targets = dataset.train.inputs, _raw_targets(dataset.train.targets, dataset)
     low, high = float(inputs.min()), float(inputs.max())
     margin = MARGIN * ((high - low) or 1.0)
     grid = torch.linspace(low - margin, high + margin, GRID, device=inputs.device).unsqueeze(1)
-    values, _ = _values_and_slopes(model, grid)
+    values, _ = _values_and_slopes(model, grid, dataset)
     bottom, top = targets.min(), targets.max()
     room = (top - bottom) or 1.0
     # A diverged curve leaves the picture, and stays within what can be drawn.
@@ -172,11 +172,11 @@ def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
     """Draw segments, all of the same length on the picture, through the model's outputs at training points."""
     inputs = dataset.train.inputs[dataset.train.inputs[:, 0].argsort()]
     inputs = inputs[:: ceil(len(inputs) / TANGENTS)]
-    values, slopes = _values_and_slopes(model, inputs)
+    values, slopes = _values_and_slopes(model, inputs, dataset)
     points = np.stack([_array(inputs)[:, 0] * float(dataset.scale) + float(dataset.offset), values], 1)
     bottom, top = axes.get_ylim()
     seen = np.isfinite(slopes) & (bottom <= values) & (values <= top)
-    points, slopes = points[seen], slopes[seen] / float(dataset.scale)
+    points, slopes = points[seen], slopes[seen]
     width = np.ptp(axes.get_xlim())
     steepness = slopes * width / (top - bottom) * axes.bbox.height / axes.bbox.width
     run = 0.5 * TANGENT * width / np.hypot(1, steepness)
@@ -185,16 +185,20 @@ def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
     axes.add_collection(LineCollection(list(segments), colors=ORANGE, linewidths=5, zorder=1.5, label="slope"))
 
 
-def _values_and_slopes(model: nn.Module, inputs: Tensor) -> tuple[Array, Array]:
-    """Return the model's outputs (N,) at inputs (N, 1), and their derivatives (N,), in evaluation mode."""
+def _raw_targets(targets: Tensor, dataset: Dataset) -> Array:
+    return _array(targets * dataset.target_scale + dataset.target_offset)
+
+
+def _values_and_slopes(model: nn.Module, inputs: Tensor, dataset: Dataset) -> tuple[Array, Array]:
+    """Return the outputs (N,) at inputs (N, 1), and their derivatives (N,), in raw units and in evaluation mode."""
     training = model.training
     model.eval()  # no example changes another's output: the gradient of the sum holds all derivatives
     with torch.enable_grad():
         points = inputs.detach().clone().requires_grad_()
-        outputs = model(points)[:, 0]
+        outputs = (model(points) * dataset.target_scale + dataset.target_offset)[:, 0]
         (slopes,) = torch.autograd.grad(outputs.sum(), points, materialize_grads=True)
     model.train(training)
-    return _array(outputs), _array(slopes)[:, 0]
+    return _array(outputs), _array(slopes)[:, 0] / float(dataset.scale)
 
 
 def _mosaic(axes: Axes, images: Array) -> tuple[int, int]:

@@ -22,7 +22,10 @@ RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
 WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
 RESOURCES = ("resources.gpus", "resources.mem_gb")
 NOT_IDENTITY = (*RECORDING, *WHERE, *RESOURCES)  # keys that cannot change a result
-ABSENT = (("init_from", None), ("augment._target_", "data.Unchanged"))  # leaves that stand for nothing
+ABSENT = (  # leaves that stand for nothing
+    *(("init_from", None), ("augment._target_", "data.Unchanged")),
+    *(("data.range", None), ("data.channels", None)),
+)
 OF_A_SWEEP = re.compile(r"sweep\.|penalty\.[^.]+\.weight_range")  # nor can these: they tell which runs there are
 SEEDS = ("seed", "data.seed")  # of a run, and of its data's split and noise: what the runs of a group differ in
 FIRST = ("penalty", "seed", "optimizer", "model", "data")  # in a directory's name; the other keys follow
