@@ -89,3 +89,19 @@ Rooms beside it:
         overview       what a user sees of a sweep
         board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ
 """
+
+import os
+
+
+def let_idle_threads_sleep() -> None:
+    """Have torch's idle threads sleep after some microseconds, unless the user has said how they wait.
+
+    On Linux torch has them by libgomp, where they spin for milliseconds: beside other work they take the cores from
+    those that work, and training falls to a tenth or less (docs/performance.md). libgomp reads the variable when torch
+    is loaded, so each process of ours imports this package before. Other systems' OpenMP does not know it.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
+let_idle_threads_sleep()

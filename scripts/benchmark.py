@@ -169,6 +169,8 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in subjects:
         sys.exit(f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [--json FILE] [options]\n\n{__doc__}")
     sys.path.insert(0, str(HERE.parent))  # the packages: losses, models, data
+    import runner  # noqa: F401 (before torch)
+
     subject, *options = arguments
     file = None
     if "--json" in options:

@@ -17,6 +17,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # scripts' own modules; the packages
 
+import runner  # noqa: E402, F401 (before torch)
+
+# isort: split
 from benchmark import Table, markdown  # noqa: E402
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator  # noqa: E402
 from studies.style import figure, look, png  # noqa: E402

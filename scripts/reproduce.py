@@ -27,6 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import runner  # noqa: E402, F401 (before torch)
+
+# isort: split
 import pandas as pd  # noqa: E402
 from studies import GROUPS, STUDIES, Folders, Study  # noqa: E402
 from studies.style import png  # noqa: E402

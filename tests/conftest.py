@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import runner  # noqa: F401 (before torch)
+
+# isort: split
 import pytest
 import torch
 from support import ROOT
