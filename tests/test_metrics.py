@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from support.states import assert_same, timeless
 from data import Raw, Split, prepare
 from losses import Penalty
 from runner.build import Components, build
-from runner.metrics import Means, gradient_ratios, warning_of_chance
+from runner.metrics import Means, best_of, gradient_ratios, probed, warning_of_chance
 from runner.run import train_run
 from runner.storage import checkpoint
 from runner.storage.directory import Run
@@ -122,13 +123,48 @@ def test_training_has_the_same_bits_with_and_without_ratios(
         assert without(trained("drawing")[0]) != bare
 
 
+# ---- probes, and the best epoch
+
+
+class Careless:
+    """A user's probe, which notes the mode of the model and leaves it in another one."""
+
+    def __init__(self) -> None:
+        self.modes: list[bool] = []
+
+    def __call__(self, subject: Any) -> dict[str, float]:
+        self.modes.append(subject.model.training)
+        subject.model.train()
+        return {"number": 1.0}
+
+
+def test_each_probe_finds_the_model_in_evaluation_mode(composed: Callable[..., Run]) -> None:
+    components, probe = build(composed(*LINE).config), Careless()
+    components.probes.update(one=probe, other=probe)
+    assert probed(components, seed=0) == ({"probe/one/number": 1.0, "probe/other/number": 1.0}, {})
+    assert probe.modes == [False, False]
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_an_epoch_without_a_finite_number_is_the_best_of_none_else(lost: float) -> None:
+    rows = [{"epoch": epoch, "test/loss": 0.0, "train/loss": loss} for epoch, loss in enumerate((lost, 3, 1, 1, lost))]
+    assert best_of(rows, "train/loss")["epoch"] == 2
+    assert best_of(rows[:1], "train/loss")["epoch"] == 0
+
+
+def test_of_the_best_epoch_losses_and_errors_are_told() -> None:
+    """The rest of its row is about training, or stands in the result already."""
+    facts = {"epoch": 4, "validation/error": 0.1, "test/loss": 0.2}
+    others = {"train/loss_right": 0.3, "probe/zeros/all": 0.4, "train/penalty/l2": 0.5, "optimizer/lr": 0.6}
+    assert best_of([{**facts, **others}, {"epoch": 5}], "validation/error") == facts
+
+
 # ---- no better than a guess
 
 
 def classified(labels: list[int], composed: Callable[..., Run]) -> Components:
-    inputs = torch.randn(len(labels), 3)
-    split = Split(inputs, torch.tensor(labels))
-    dataset = prepare(Raw(split, split, classes=3), validation_size=0)
+    train, test = (Split(torch.randn(len(each), 3), torch.tensor(each)) for each in (labels, [0, 1, 2]))
+    dataset = prepare(Raw(train, test, classes=3), validation_size=0)
     return replace(build(composed(*LINE, "penalty=l2").config), dataset=dataset)
 
 

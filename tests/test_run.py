@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -404,6 +405,8 @@ def test_a_probe_has_the_number_that_is_to_be_minimised(
         train_run(directory)
         assert objective(directory) == expected
     assert "objective_metric must be one of probe/zeros/all, probe/zeros/fc1.weight, " in capsys.readouterr().err
+    directory.write_result({**directory.result(), "probe/zeros/fc9": math.nan})
+    assert objective(directory) == math.inf  # which can be compared with others
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,6 +442,12 @@ def test_one_config_typed_in_two_ways_is_one_run(composed: Callable[..., Run]) -
 
 def test_only_a_lack_of_memory_is_called_one(composed: Callable[..., Run]) -> None:
     run = composed()
-    for text in ("CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"):
-        assert "lower it" in reason_of(RuntimeError(text), run)
+    for error in (
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+    ):
+        assert "lower it" in reason_of(error, run)
     assert reason_of(ValueError("the allocation of classes is wrong"), run).endswith("is wrong")

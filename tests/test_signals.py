@@ -152,7 +152,7 @@ def test_the_command_is_told_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, uv
     monkeypatch.delenv("UV", raising=False)
     if uv:
         monkeypatch.setenv("UV", uv)
-    monkeypatch.setattr(sys, "argv", ["train.py", "penalty=[l2,l1]", "name=a b"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "force=true", "penalty=[l2,l1]", "++force=true", "name=a b"])
     assert resume_command() == f"{start} train.py 'penalty=[l2,l1]' 'name=a b'"
 
 

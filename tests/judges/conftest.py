@@ -82,8 +82,8 @@ class Table:
 
     def missing_rows(self, config: pytest.Config) -> list[tuple[str, str]]:
         """Return the rows of the written table, method and judge, that the whole sample has no case of."""
-        is_whole_sample = config.option.markexpr == "sample" and not config.option.keyword
-        if not is_whole_sample or hasattr(config, "workerinput"):
+        is_part = config.option.keyword or any(".py" in argument for argument in config.args)
+        if config.option.markexpr != "sample" or is_part or hasattr(config, "workerinput"):
             return []
         return [row for row in WRITTEN_ROWS if row not in self.rows]
 
