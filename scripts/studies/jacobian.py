@@ -127,8 +127,8 @@ def table_text(runs: pd.DataFrame) -> Text:
         f"{runs.groupby('arm').size().min()} seeds of each arm; differences are paired by seed. The Jacobian penalty "
         f"makes ||J|| {ratio['jacobian']} times smaller (published: 30 times), L2 {ratio['l2']} times (7 times), both "
         f"with dropout {ratio['all']} times (27 times). Our ||J|| without a penalty is {norms['none']:.2f}, not 32.9: "
-        "our runs are far shorter than the paper's, and cross-entropy goes on making the outputs larger. ||J|| is ruled "
-        "by the size of the logits, so between methods it says nothing of the shape of the function. "
+        "our runs are far shorter than the paper's, and cross-entropy goes on making the outputs larger. ||J|| is "
+        "ruled by the size of the logits, so between methods it says nothing of the shape of the function. "
         f"Accuracies that differ from none by their interval: {', '.join(differ) or 'none'} (each interval alone, five "
         "seeds: up to a point may be hidden). With so little training neither column is held to a tolerance.",
     ]

@@ -195,10 +195,10 @@ def _outliers(runs: pd.DataFrame) -> Text:
 
 
 TRIED = (
-    "With 80 % wrong labels the interval holds 0 and the published gap alike: undecided. The errors scatter from seed to "
-    "seed, each with wrong labels of its own, about as much as the gap is large. On 54,000 digits, with the same wrong "
-    "labels for all seeds, `experiment=large_margin_noisy` has it ([effects.md](effects.md)), with more options tuned for "
-    "the large margin than for cross-entropy."
+    "With 80 % wrong labels the interval holds 0 and the published gap alike: undecided. The errors scatter from "
+    "seed to seed, each with wrong labels of its own, about as much as the gap is large. On 54,000 digits, with the "
+    "same wrong labels for all seeds, `experiment=large_margin_noisy` has it ([effects.md](effects.md)), with more "
+    "options tuned for the large margin than for cross-entropy."
 )
 
 
@@ -241,8 +241,10 @@ def attacked_text(runs: pd.DataFrame) -> Text:
         *table(["error", *NAMES.values(), "difference", ""], rows),
         "",
         f"Mean (standard deviation) of {runs['seed'].nunique()} seeds, and the difference large margin minus "
-        f"cross-entropy with its paired 95 % interval, for each row alone. Chosen learning rates, with one seed: {rates}. "
-        "An error that is lower under FGSM and not under PGD tells of gradients that point elsewhere, not of robustness.",
+        f"cross-entropy with its paired 95 % interval, for each row alone. Chosen learning rates, with one seed: "
+        f"{rates}. "
+        "An error that is lower under FGSM and not under PGD tells of gradients that point elsewhere, not of "
+        "robustness.",
     ]
 
 
@@ -268,8 +270,8 @@ STUDIES = {
         about="`experiment=large_margin_reference`: TensorFlow's RMSProp with learning rate .1 (times .96 every 2,000 "
         "steps), eps .01 and decay .9, pixels in [0, 1], Glorot's uniform initialisation, L2 on all variables, batches "
         "of 256, the gradient clipped at 5, no cross-entropy; distances in the norm inf at the input and after both "
-        "blocks, gamma 10,000, alpha 4. Reduced here to 6,000 digits and 20 epochs: 480 of the code's 46,800 steps, 1 % of "
-        "its schedule, so this is how it begins and not what it reaches. "
+        "blocks, gamma 10,000, alpha 4. Reduced here to 6,000 digits and 20 epochs: 480 of the code's 46,800 steps, "
+        "1 % of its schedule, so this is how it begins and not what it reaches. "
         "Cross-entropy is trained with the same options, but loss.weight=1 and the weight of the large margin 0.",
         sweeps={
             "margin_reference": (

@@ -181,9 +181,9 @@ STUDIES = {
     "lecture_l2": Study(
         title="Lecture 5.4: L2",
         source=LECTURE,
-        about="1,000 training digits of MNIST, 10,000 test digits, 25 epochs of SGD; 10 seeds. The lecture tells neither the "
-        "number of digits, epochs, the learning rate nor the batch: our set-up is a reconstruction, chosen since its errors "
-        "come near the lecture's, so that the agreement at small weights proves little.",
+        about="1,000 training digits of MNIST, 10,000 test digits, 25 epochs of SGD; 10 seeds. The lecture tells "
+        "neither the number of digits, epochs, the learning rate nor the batch: our set-up is a reconstruction, "
+        "chosen since its errors come near the lecture's, so that the agreement at small weights proves little.",
         sweeps={"lecture_l2": ("sweep=lecture_l2", *SEEDS)},
         quick=QUICK,
         inputs="data.root=FOLDER",
@@ -202,8 +202,8 @@ STUDIES = {
     "lecture_l1": Study(
         title="Lecture 5.4: L1",
         source=LECTURE,
-        about="The same network, data, number of seeds and reconstructed set-up; after each step a soft threshold equal to "
-        "the weight.",
+        about="The same network, data, number of seeds and reconstructed set-up; after each step a soft threshold "
+        "equal to the weight.",
         sweeps={
             "lecture_l1": ("sweep=lecture_l1", *SEEDS),
             "lecture_l1_subgradient": (
