@@ -80,7 +80,7 @@ def findings(runs: pd.DataFrame) -> Text:
         "The value is the exact mean over the examples of the squared gradients of each example's loss by `relu1` and "
         f"`relu2`. With weight {largest:g} it is {change(strong[1], plain[1])} on the test digits, and "
         f"{change(strong[0], plain[0])} on the training digits, where it is small without a penalty, too: the digits "
-        "that are learned with confidence have small gradients, and a large weight gets in the way of that. On the "
+        "that are learned with confidence have small gradients, and a large weight may get in the way of that. On the "
         f"test digits it is smaller by the 95 % interval (not corrected for their number) at the weights "
         f"{', '.join(smaller) or 'none of these'}; the test error differs at "
         f"{', '.join(different) or 'none of these weights'}. Smaller activation gradients are no evidence of a smaller "

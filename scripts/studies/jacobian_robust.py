@@ -171,7 +171,7 @@ STUDIES = {
         source=f"{PAPER}, figures of robustness and of decision cells (no numbers to compare)",
         about="The first 2,000 digits of MNIST, the lecture's network, 12 epochs of SGD with momentum; noise and PGD "
         "(10 steps, each pixel changed by at most the size) on the first 500 test digits. The weights are chosen "
-        "to show the effect, not on validation.",
+        "to show the effect, not on validation. PGD has no restarts.",
         sweeps={
             "jacobian_robust": (
                 *COMMON,

@@ -1,4 +1,4 @@
-"""Lecture 5.2 and 5.3: a narrow valley, the noise of mini-batches, and all optimizers on digits."""
+"""Lecture 5.2: the noise of mini-batches, a narrow valley; with 5.3: all optimizers on digits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from studies import style
 from studies.study import Folders, Study, Text, epochs_of, runs_of
 from studies.tables import interval, paired, spread, table
 
-LECTURE = "EE-559, lectures 5.2 and 5.3 (pictures; no numbers are published)"
+LECTURE = "EE-559, lecture 5.2 (pictures; no numbers are published)"
 
 # ---------------------------------------------------------------- a narrow valley
 
@@ -343,9 +343,22 @@ STUDIES = {
             "largest."
         },
     ),
+    "lecture_valley": Study(
+        title="Lecture 5.2: a narrow valley",
+        source=LECTURE,
+        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
+        "trained.",
+        numbers=valley,
+        text=valley_text,
+        pictures={"": valley_picture},
+        captions={
+            "": "Trajectories of four optimizers, each with the best of its learning rates, a mark for each step, and "
+            "lines of equal f."
+        },
+    ),
     "lecture_optimizers": Study(
         title="Lecture 5.2 and 5.3: all optimizers",
-        source=LECTURE,
+        source="EE-559, lectures 5.2 (momentum, Adam) and 5.3 (the optimizers of torch; no numbers are published)",
         about="A perceptron with two hidden layers of 100 on scikit-learn's digits, 10 epochs in batches of 50; 5 "
         "seeds. The lecture has MNIST. `full gradient` is sgd with one step per epoch on the sum of the mini-batches, "
         f"{STEPS} of them, with the learning rate 0.1 / {STEPS}, which is 0.1 for their mean. lbfgs also has one step "
@@ -368,18 +381,5 @@ STUDIES = {
         text=optimizers_text,
         pictures={"": optimizers_picture},
         captions={"": "Training loss by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
-    ),
-    "lecture_valley": Study(
-        title="Lecture 5.3: a narrow valley",
-        source=LECTURE,
-        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
-        "trained.",
-        numbers=valley,
-        text=valley_text,
-        pictures={"": valley_picture},
-        captions={
-            "": "Trajectories of four optimizers, each with the best of its learning rates, a mark for each step, and "
-            "lines of equal f."
-        },
     ),
 }

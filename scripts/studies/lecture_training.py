@@ -268,7 +268,7 @@ def beyond_enough(runs: pd.DataFrame, fitted: Sequence[float]) -> Text:
     return [
         f"From width {fitted[0]:g} on the median network learns all training digits. More parameters than that do not "
         f"make the test error larger: at width {fitted[-1]:g} it differs by {', '.join(changes)} (paired by seed, 95 % "
-        "interval)."
+        "intervals, not corrected for their number)."
     ]
 
 

@@ -159,8 +159,9 @@ STUDIES = {
         about="Its settings: gamma 200, alpha 2, the mean over the nine wrong classes, distances of probabilities at "
         "the input, batches of 64, SGD with learning rate .01 and momentum .5, no cross-entropy. Here on "
         f"scikit-learn's digits, a perceptron with two hidden layers of 100, {EPOCHS} epochs; the question has MNIST "
-        "and a small convolutional network. The question's loop is written with nine derivatives instead of one for "
-        "each example and class; a test holds it to the literal form.",
+        "and a small convolutional network, so this does not repeat it. The question's loop is written with nine "
+        "derivatives instead of one for each example and class; a test holds it to the literal form, the norm being "
+        "that of the whole batch's `.grad`.",
         sweeps={
             "margin_question": (
                 "data=digits", "data.validation_size=0", "model=mlp", f"batch_size={BATCH}",

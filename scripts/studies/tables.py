@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from runner.summary.compare import Interval, t_interval
+from runner.summary.compare import LEVEL, Interval, t_interval
+
+REVIEW = Path(__file__).resolve().parents[2] / "docs" / "results" / "review_2026_12.csv"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -69,6 +74,36 @@ def paired(runs: pd.DataFrame, metric: str, ours: pd.Series, baseline: pd.Series
     """
     left, right = (runs[mask].set_index("seed")[metric] for mask in (ours, baseline))
     return t_interval((left - right).dropna().sort_index().to_numpy())
+
+
+def missed(found: pd.DataFrame, seeds: int) -> tuple[float, float]:
+    """Return the least mean difference that can be called one by Holm's first step: median and largest of the rows.
+
+    Its p-value, two-sided by Student's t, is 5 % divided by the number of rows.
+
+    Args:
+        found: a row for each comparison, with the ends `low` and `high` of its own 95 % interval.
+        seeds: pairs behind each.
+    """
+    corrected, alone = stats.t.ppf(1 - LEVEL / 2 / np.array([len(found), 1]), seeds - 1)
+    least = (found["high"] - found["low"]) / 2 * corrected / alone
+    return float(least.median()), float(least.max())
+
+
+def range_end(value: float, low: float, high: float) -> str:
+    """Return a remark if a chosen number, of three digits, stands at an end of the range that was tried."""
+    return " (end of its range)" if any(math.isclose(value, end, rel_tol=0.01) for end in (low, high)) else ""
+
+
+def review_of(section: str) -> list[str]:
+    """Return what the review of December 2026 found of a section's claims; nothing for most of them."""
+    claims = pd.read_csv(REVIEW, keep_default_na=False)
+    lines = [
+        f"- {claim.claim}: {claim.new}{f' [{claim.low}, {claim.high}]' if claim.low else ''}"
+        f"{f', {claim.n} seeds' if claim.n else ''} ({claim.source}).{f' Above: {claim.old}.' if claim.old else ''}"
+        for claim in claims[claims["section"] == section].itertuples()
+    ]
+    return ["", "Review of December 2026, with other seeds or another weight:", "", *lines] if lines else []
 
 
 def interval(found: Interval, digits: int = 4) -> str:

@@ -202,8 +202,8 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
     size = 10 * tuning["per_class"].iloc[0]
     return [
         f"Strengths: of those tried, the one with the smallest error on 5,000 validation digits with {size} training "
-        "digits (mean of two seeds of their own), used for all sizes. The scale is a factor of the default sizes of "
-        "`augment=distortion`.",
+        "digits (mean of two seeds of their own), used for all sizes, where others may be better. The scale is a "
+        "factor of the default sizes of `augment=distortion`.",
         "",
         *table(["arm", "strength", "validation error", "chosen"], rows),
     ]
@@ -226,7 +226,8 @@ def _findings(runs: pd.DataFrame) -> Text:
 
     return [
         "By their intervals, seven tangents are better than distorted images "
-        f"{where(verdicts['better'])}, worse {where(verdicts['worse'])}.",
+        f"{where(verdicts['better'])}, worse {where(verdicts['worse'])}: at these strengths, on these digits (not "
+        "corrected for their number).",
     ]
 
 
@@ -236,9 +237,9 @@ def _why(tuning: pd.DataFrame) -> Text:
     images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
     best = f"{images.idxmin():g} times as large {images.min():.4f}"
     return [
-        f"It is the size that counts: with distortions of the default size the validation error is {images[1]:.4f}, "
-        f"with seven tangents {tangents:.4f}, and with distortions {best}. A tangent tells "
-        "what small changes do to the image, and nothing of large ones.",
+        f"The size counts: with distortions of the default size the validation error is {images[1]:.4f}, "
+        f"with seven tangents {tangents:.4f}, and with distortions {best} (means of two seeds). One reading: a tangent "
+        "tells what small changes do to the image, and nothing of large ones.",
     ]
 
 
