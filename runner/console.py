@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 BAR_SECONDS = 0.1  # between two drawings of the progress bar
 LINE_SECONDS = 1.0  # between two plain lines about epochs
+MEANS = "mean/"  # folder of a sweep's means beside the runs
+SELECTED = 500  # runs; of more TensorBoard selects none, and all its charts are empty
 
 
 class Terminal(rich.console.Console):
@@ -105,7 +108,7 @@ def _brief(row: Mapping[str, float]) -> str:
 
 
 def summary_lines(result: Mapping[str, Any], directory: Path, prefix: Sequence[str] = ()) -> list[str]:
-    """Return the six lines at the end of a run.
+    """Return the seven lines at the end of a run.
 
     Args:
         result: of the run.
@@ -126,5 +129,25 @@ def summary_lines(result: Mapping[str, Any], directory: Path, prefix: Sequence[s
         f"seconds       {result['seconds']:.1f}",
         f"examples/s    {result['examples_per_second']:.0f}",
         f"directory     {directory}",
-        f"look at it    {shlex.join([*prefix, 'tensorboard', '--logdir', str(directory)])}",
+        *board_lines(directory.parent, directory.name, prefix),
     ]
+
+
+def board_lines(folder: Path, name: str, prefix: Sequence[str] = ()) -> list[str]:
+    """Return the command that starts TensorBoard, and the address whose first screen shows each number as it is.
+
+    TensorBoard reads the whole folder, since of a run's own directory its table of hyperparameters stays empty, and
+    shows the runs of the given name; where a folder has more runs than it selects by itself, it reads those alone.
+
+    Args:
+        folder: of runs.
+        name: of a run in it, or `MEANS`, which is shown at first; "": all runs.
+        prefix: words that find the programs of this environment, such as `uv run`.
+    """
+    is_alone = sum(1 for pattern in ("*", f"{MEANS}*") for _ in folder.glob(pattern)) > SELECTED
+    is_known = prefix or shutil.which("tensorboard")
+    program = "tensorboard" if is_known else str(Path(sys.executable).parent / "tensorboard")
+    command = shlex.join([*prefix, program, "--logdir", str(folder / name if is_alone else folder)])
+    shown = "" if is_alone or not name else f"&runFilter={name.rpartition('_')[2]}"  # of a run its id
+    # By default curves are smoothed by .6: one of two points would not end at its last value.
+    return [f"look at it    {command}", f"in a browser  http://localhost:6006/?smoothing=0{shown}"]

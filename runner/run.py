@@ -41,7 +41,7 @@ from runner.storage.directory import Run
 from runner.storage.lock import locked
 from runner.storage.provenance import provenance
 from runner.storage.status import FINISHED, Status
-from runner.summary.settings import changed
+from runner.summary.settings import changed, group_name
 from runner.system import cores, importing_much, keep_freed_memory
 
 LEAST_LOSS = 1e-8  # of the histogram of their logarithms: cross-entropy in fp32 is 0 or above it
@@ -127,9 +127,9 @@ class Session:
         self.stack: dict[str, Any] = {}  # with how many others it is trained, for the record
         self.began = self.saved = time.monotonic()
         resume_at = self.restore()
-        self.recorder = Recorder(
-            run.path, hparams=changed(self.config), group=run.group_name, resume_at=resume_at, history=self.history
-        )
+        hparams = changed(self.config)
+        group = group_name(hparams, run.group_id)
+        self.recorder = Recorder(run.path, hparams=hparams, group=group, resume_at=resume_at, history=self.history)
 
     def train(self) -> dict[str, Any]:
         """Train to the end, or as far as it goes, and return the result, which says how it ended."""

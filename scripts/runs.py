@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package: 
 import yaml
 
 from runner.console import summary_lines
+from runner.outcome import uv_prefix
 from runner.results import config_columns, delete, export, load_epochs, load_runs
 from runner.storage.lock import Busy
 from runner.storage.slurm import queue, queued
@@ -57,7 +58,7 @@ def show_run(options: argparse.Namespace) -> None:
     """Print what is known of a run: how it ended, the command, all numbers."""
     run = read_run(found(options.run))
     if run.status == "done":
-        print("\n".join(summary_lines(run.result, run.path)))
+        print("\n".join(summary_lines(run.result, run.path, uv_prefix())))
     else:
         print(f"{run.status}: {run.reason}\ndirectory     {run.path}")
     print(f"command       {command(run.path)}\n")

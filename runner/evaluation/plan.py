@@ -11,20 +11,19 @@ import torch
 from data import Dataset, Split
 
 MOST_ROWS = 100  # of a run with evaluate_every=null, besides epoch 0
-SHARE = 0.15  # of the work of training: what evaluations and the last pictures may add; first and last are always made
-FREE = 2_000  # work that nobody waits for, however short the training
-FORWARD = 1 / 3  # work for an example without gradient, where it is 1 in a training step
-STEP, EVALUATION, DRAWING = 20, 100, 4_000  # work for each of them, whatever the number of examples
+SMALL = 2_000  # examples of all splits together, up to which each row has a whole evaluation
+SHARE = 0.5  # examples evaluated for each example trained on; one costs a third of the other
 SAMPLE = 5_000  # examples of a larger split that stand for all of it, before the first step or before the end
-MOST_DRAWINGS = 4  # between the first epoch and the last
+MOST_DRAWINGS, STEPS = 4, 300  # between the first epoch and the last: at most so many, and one for so many steps
 
 
 class Plan:
     """What is measured after each epoch; epoch 0 ends before the first step.
 
     A whole evaluation is of all splits. With `evaluate_every=n` there is one after each n-th epoch and after the last,
-    with pictures and histograms. With null there is one before the first step, one after the last, and as many in
-    between as the work of training allows, counted in examples. Then
+    with pictures and histograms. With null, and at most 2,000 examples, there is one in each row; with more examples
+    one before the first step, one after the last, and as many in between as keep the examples that are evaluated, those
+    of the validation split in each row included, below half of those that are trained on. Then
 
     - the other epochs (at most 100) have rows with what training itself tells and, if there is a validation split,
       with that split evaluated: so the best epoch is that of `evaluate_every=1`;
@@ -44,15 +43,15 @@ class Plan:
         self.row_every = self.whole_every = self.drawn_every = config["evaluate_every"] or 0
         if config["evaluate_every"] is not None:
             return
-        self.large = {name for name, split in self.all_splits.items() if len(split) > SAMPLE}
-        self.row_every = math.ceil(self.epochs / MOST_ROWS)
-        allowed = SHARE * self._work_of_training(config)
-        first, later, last = (self._work_of_evaluation(epoch) for epoch in (0, 1, self.epochs))
-        row = FORWARD * len(dataset.validation or ())  # which is evaluated in each row
-        # What is left for evaluations in between; the best epoch of a validation split is looked for in any case.
-        left = max(allowed - DRAWING, FREE) - first - last - row * self.epochs / self.row_every
-        self.whole_every = self._spread(1 + left / (later - row), self.row_every)
-        self.drawn_every = self._spread(1 + min(MOST_DRAWINGS, allowed // DRAWING), self.whole_every)
+        sizes = {name: len(split) for name, split in self.all_splits.items()}
+        self.large = {name for name, size in sizes.items() if size > SAMPLE}
+        self.row_every = self.whole_every = math.ceil(self.epochs / MOST_ROWS)
+        if sum(sizes.values()) > SMALL:
+            first, later, last = (sum(self._sizes(epoch).values()) for epoch in (0, 1, self.epochs))
+            row = sizes.get("validation", 0)  # evaluated in each row
+            left = SHARE * self.epochs * sizes["train"] - first - last - row * self.epochs / self.row_every
+            self.whole_every = self._spread(1 + left / (later - row), self.row_every)
+        self.drawn_every = self._spread(1 + min(MOST_DRAWINGS, self._steps(config) // STEPS), self.whole_every)
 
     def is_row(self, epoch: int) -> bool:
         """Tell whether anything is recorded of an epoch; of the last one always."""
@@ -118,13 +117,10 @@ class Plan:
         """Return the epochs, a multiple of `unit`, between `count` times, one of them epoch 0 (at least this one)."""
         return unit * math.ceil(self.epochs / (unit * max(1, int(count))))
 
-    def _work_of_training(self, config: Mapping[str, Any]) -> float:
-        examples = len(self.dataset.train)
-        steps = 1 if config["optimizer"]["gradient"] == "full" else math.ceil(examples / config["batch_size"])
-        return self.epochs * (examples + STEP * steps)
-
-    def _work_of_evaluation(self, epoch: int) -> float:
-        return FORWARD * sum(self._sizes(epoch).values()) + EVALUATION
+    def _steps(self, config: Mapping[str, Any]) -> int:
+        """Return the number of steps of the whole training."""
+        is_full = config["optimizer"]["gradient"] == "full"
+        return self.epochs * (1 if is_full else math.ceil(len(self.dataset.train) / config["batch_size"]))
 
 
 def _sample_of(split: Split) -> Split:

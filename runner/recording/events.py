@@ -6,7 +6,7 @@ disk is an error where it happens and the files of a run sort in the order in wh
 
 import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +14,18 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
-from tensorboard.util import tensor_util
 
 from runner.config.tree import as_yaml
 from runner.storage.atomic import replace
 
 BINS = 30  # as many as TensorBoard draws
 LARGEST = float(np.finfo(np.float32).max)  # TensorBoard keeps histograms in float32
-SESSION = "events.out.tfevents.0.hparams"  # sorts before the other event files: TensorBoard reads them in this order
+NAME, DIGITS = "events.out.tfevents.", 6  # of the event files: a name, and their number in the run
+SESSION = f"{NAME}0.hparams"  # sorts before the others
 FIRST = ("test", "train", "validation")  # groups of tags that TensorBoard is to show first
-CHARTS = {
-    "error": [r"^(Train|Validation|Test)/error$"],
-    "loss": [r"^(Train|Validation|Test)/loss$"],
-    "objective and loss": [r"^Train/(objective|loss)$"],
-    "penalties, unweighted": [r"^Train/penalty/[^/]+$"],
-    "gradient of each penalty / gradient of the loss": [r"^Train/gradient_ratio/"],
-}
-BANDS = [f"{part}/{kind}" for kind in ("error", "loss") for part in FIRST]  # what has a band over seeds
 
 
 class Events:
@@ -50,12 +40,16 @@ class Events:
 
     def __init__(self, directory: Path, resume_at: int | None) -> None:
         self._steps: dict[str, int] = {}  # last step of each tag
-        for path in sorted(set(directory.glob("*tfevents*")) - {directory / SESSION}):
+        self._time = 0.0  # of the last event
+        before = sorted(directory.glob(NAME + "[0-9]" * DIGITS))
+        # TensorBoard reads the files of a run in the order of their names, so no clock may give them.
+        number = 1 + max((int(path.suffix[1:]) for path in before), default=0)
+        for path in before:
             if resume_at is None:
                 path.unlink()
             else:
-                self._steps.update(_cut(path, resume_at))
-        self._file = (directory / f"events.out.tfevents.{time.time_ns()}").open("wb")
+                self._cut(path, resume_at)
+        self._file = (directory / f"{NAME}{number:0{DIGITS}}").open("wb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
         # A TensorBoard that reads along (its Python reader) forgets the steps from here on.
@@ -78,25 +72,24 @@ class Events:
         self._file.close()
 
     def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
+        """Write an event, not earlier than the last one, whatever the clock: a chart by time would run backwards."""
+        self._time = event.wall_time = max(self._time, time.time())
         self._records.write(event.SerializeToString())
 
+    def _cut(self, path: Path, last: int) -> None:
+        """Remove the events after step `last`, a torn record, and the run's end.
 
-def _cut(path: Path, last: int) -> dict[str, int]:
-    """Remove the events after step `last`, a torn record, and the run's end; return each tag's last step.
-
-    Each file for itself, so that a process killed in between loses nothing and doubles nothing.
-    """
-    steps: dict[str, int] = {}
-    kept = io.BytesIO()
-    records = RecordWriter(kept)
-    for event in LegacyEventFileLoader(str(path)).Load():
-        tags = [value.tag for value in event.summary.value]
-        if event.step <= last and metadata.SESSION_END_INFO_TAG not in tags:
-            steps.update(dict.fromkeys(tags, event.step))
-            records.write(event.SerializeToString())
-    replace(path, kept.getvalue(), "record")  # a name like that of an event file TensorBoard would read
-    return steps
+        Each file for itself, so that a process killed in between loses nothing and doubles nothing.
+        """
+        kept = io.BytesIO()
+        records = RecordWriter(kept)
+        for event in LegacyEventFileLoader(str(path)).Load():
+            tags = [value.tag for value in event.summary.value]
+            if event.step <= last and metadata.SESSION_END_INFO_TAG not in tags:
+                self._steps.update(dict.fromkeys(tags, event.step))
+                self._time = max(self._time, event.wall_time)
+                records.write(event.SerializeToString())
+        replace(path, kept.getvalue(), "record")  # a name like that of an event file TensorBoard would read
 
 
 def shown(tag: str) -> str:
@@ -195,45 +188,3 @@ def session_end(status: int) -> Summary.Value:
 
 def _session(tag: str, data: HParamsPluginData) -> Summary.Value:
     return Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
-
-
-def custom_charts() -> Summary.Value:
-    """Train against test in one chart: the layout of TensorBoard's "Custom Scalars" page, to write at step 0.
-
-    TensorBoard takes the layout from the runs below its folder and merges equal ones. So each run's record holds it,
-    and one run or many show the same page; in a folder of its own it would show as one more run.
-    """
-    charts = [
-        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
-        for title, tags in CHARTS.items()
-    ]
-    return _layout("train against test", charts)
-
-
-def band_charts() -> Summary.Value:
-    """Means over seeds with their bands: one more section of the "Custom Scalars" page, to write at step 0."""
-    charts = []
-    for tag in reversed(BANDS):  # TensorBoard 2.21 shows charts with bands from the last to the first
-        series = layout_pb2.MarginChartContent.Series(value=shown(tag), lower=_end(tag, "low"), upper=_end(tag, "high"))
-        charts.append(layout_pb2.Chart(title=tag, margin=layout_pb2.MarginChartContent(series=[series])))
-    return _layout("mean and standard deviation over seeds", charts)
-
-
-def band(tag: str, low: float, high: float) -> list[Summary.Value]:
-    """Return both ends of the band around a number."""
-    return scalars({_end(tag, "low"): low, _end(tag, "high"): high})
-
-
-def _end(tag: str, end: str) -> str:
-    return f"spread/{tag}/{end}"
-
-
-def _layout(title: str, charts: Sequence[layout_pb2.Chart]) -> Summary.Value:
-    """Return a section of the "Custom Scalars" page."""
-    category = layout_pb2.Category(title=title, chart=charts)
-    content = layout_pb2.Layout(category=[category]).SerializeToString()
-    return Summary.Value(
-        tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,
-        metadata=custom_scalar_metadata.create_summary_metadata(),
-        tensor=tensor_util.make_tensor_proto(content),
-    )

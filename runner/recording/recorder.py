@@ -11,7 +11,7 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import Tensor, nn
 
-from runner.recording.events import Events, custom_charts, histograms, image, scalars, session_end, write_session
+from runner.recording.events import Events, histograms, image, scalars, session_end, write_session
 from runner.storage.atomic import replace
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class Recorder:
         self._rewrite_table()
         self._events = Events(directory, resume_at)
         write_session(directory, hparams, group)
-        self._events.add(0, [custom_charts()])
         self._events.flush()
 
     def record_scalars(self, epoch: int, values: Mapping[str, float]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,6 @@ class Run:
         if problems := problems_of(composed):
             exit_with_problems(problems)
         return cls(composed.values, composed.overrides)
-
-    @cached_property
-    def group_name(self) -> str:
-        """The directory's name that the first seed would have, with the id of the group."""
-        first = {**self.config, "seed": 0, "data": {**self.config["data"], "seed": 0}}
-        return directory_name(first, self.group_id)
 
     @property
     def announcement(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.config.conf_files import GROUPS, chosen_options, default_values, usual_values
 from runner.config.tree import as_yaml
-from runner.storage.identity import SEEDS, identity, short
+from runner.storage.identity import LONGEST_NAME, SEEDS, identity, short
 
 Config = Mapping[str, Any]
 RESERVED = {"arm", "best", "chosen", "n", "diverged", "seed", "sweep"}  # columns of the table itself
@@ -46,6 +46,17 @@ def changed(config: Config) -> dict[str, Any]:
     values = {"penalty": _flat(config)["penalty"], **swept([default_values(), config])[1]}
     names = short_names(values)
     return {names[path]: value for path, value in values.items()}
+
+
+def group_name(values: Mapping[str, Any], group_id: str) -> str:
+    """Return the name of a group of seeds as TensorBoard shows it: its arm or penalty, the other values, its id.
+
+    Such as `none_1a2b3c4d` or `l2,l2.weight=0.01_5e6f7a8b`; also a folder's name, so not too long and of safe signs.
+    """
+    first = values.get("arm") or values.get("penalty")
+    words = [f"{key}={as_typed(value)}" for key, value in values.items() if key not in ("arm", "penalty")]
+    label = re.sub(r"[^\w.,=+-]+", "-", ",".join([first, *words] if first else words))
+    return f"{label[:LONGEST_NAME]}_{group_id}"
 
 
 def _flat(config: Config) -> dict[str, Any]:

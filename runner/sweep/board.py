@@ -1,45 +1,49 @@
-"""A sweep in TensorBoard: for each group of seeds a run with mean and band; hyperparameters that differ, no others."""
+"""A sweep in TensorBoard: for each group of seeds a run with its means, and a row of what differs between groups."""
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS, STATUS_UNKNOWN
 
-from runner.recording.events import BANDS, Events, band, band_charts, scalars, write_session
-from runner.storage.directory import Run
+from runner.console import MEANS
+from runner.recording.events import SESSION, Events, scalars, session_end, write_session
 from runner.storage.members import Member, listed
 from runner.summary.runs import RunRecord, config_of, read_run
-from runner.summary.settings import short_names, swept
-
-MEANS = "mean"  # folder of the groups beside the runs; it holds event files alone, so no summary takes it for a run
+from runner.summary.settings import changed, group_name, short_names, swept
 
 
-def write_groups(folder: Path, members: Sequence[Member]) -> None:
-    """Write what TensorBoard shows of a sweep as a whole.
+def write_groups(folder: Path, members: Sequence[Member]) -> bool:
+    """Write what TensorBoard shows of a sweep as a whole, and tell whether it has a mean.
+
+    The rows of the table of hyperparameters are those of the groups: the rows that the runs had alone are removed, and
+    the trials that have chosen what is compared have none.
 
     Args:
-        folder: of the runs; for each group of seeds it gets an event file, `mean/<group>`, which is written anew.
-        members: of the sweep. The trials that have chosen what is compared are in no mean.
+        folder: of the runs; for each group of seeds it gets a directory of event files, `mean/<group>`, written anew.
+        members: of the sweep.
 
     Raises:
         OSError: if a file cannot be written.
         ValueError: if a metrics.csv is damaged.
     """
-    groups = _groups_of([member.path for member in members])
-    trials = {member.path for member in members if member.stage == "trial"}
+    compared = {member.path: member.arm for member in members if member.stage != "trial"}
+    groups = _groups_of(list(compared))
     configs = {group: config for group, runs in groups.items() if (config := config_of(runs)) is not None}
     rows = hyperparameters(folder, configs)
     for group, config in configs.items():
-        name = Run(config).group_name
-        for run in groups[group]:
-            if rows[group]:  # else only the seed differs
-                write_session(run.path, rows[group], name)
-        if done := [run.path for run in groups[group] if run.status == "done" and run.path not in trials]:
-            _write_means(folder / MEANS / name, done)
+        arm = compared[groups[group][0].path]
+        # If only the seed differs, what differs from the defaults.
+        values = {**({"arm": arm} if arm else {}), **(rows[group] or changed(config))}
+        _write_group(folder / MEANS, group, values, groups[group])
+    for member in members:
+        (member.path / SESSION).unlink(missing_ok=True)
+    return any(run.status == "done" for runs in groups.values() for run in runs)
 
 
 def hyperparameters(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -70,25 +74,35 @@ def _groups_of(paths: Sequence[Path]) -> dict[str, list[RunRecord]]:
     return groups
 
 
-def _write_means(directory: Path, runs: Sequence[Path]) -> None:
-    """Write the mean over some runs, by epoch, of all that is in their metrics.csv; for losses and errors also a band.
+def _write_group(folder: Path, group: str, values: Mapping[str, Any], runs: Sequence[RunRecord]) -> None:
+    """Write the row of a group, with the number n of its runs that are done, and the means over these."""
+    directory = folder / group_name(values, group)
+    for other in set(folder.glob(f"*_{group}")) - {directory}:  # from when less differed
+        shutil.rmtree(other)
+    directory.mkdir(parents=True, exist_ok=True)
+    done = [run for run in runs if run.status == "done"]
+    write_session(directory, {**values, "n": len(done)}, directory.name)
+    events = Events(directory, None)
+    for epoch, means in _means_of(done).items():
+        events.add(epoch, scalars(means))
+    has_failed = {run.status for run in runs} & {"diverged", "failed"}
+    status = STATUS_SUCCESS if done else STATUS_FAILURE if has_failed else STATUS_UNKNOWN
+    events.add(0, [session_end(status)])
+    events.close()
 
-    The band is the mean plus and minus the standard deviation (n - 1) over the runs; of one run it has no width.
-    """
+
+def _means_of(runs: Sequence[RunRecord]) -> dict[int, dict[str, float]]:
+    """Return the means over some runs, by epoch and tag, of what is in all their metrics.csv and of the best epochs."""
     import pandas  # late: half a second
 
-    tables = [pandas.read_csv(path / "metrics.csv", index_col="epoch") for path in runs]
+    if not runs:
+        return {}
+    tables = [pandas.read_csv(run.path / "metrics.csv", index_col="epoch") for run in runs]
     columns = [column for column in tables[0] if all(column in table for table in tables)]
     epochs = sorted(set.intersection(*(set(table.index) for table in tables)))
-    values = np.stack([table.loc[epochs, columns].to_numpy(float) for table in tables])
-    means, widths = values.mean(0), values.std(0, ddof=len(runs) > 1)
-    directory.mkdir(parents=True, exist_ok=True)
-    events = Events(directory, None)
-    events.add(0, [band_charts()])
-    for epoch, mean, width in zip(epochs, means, widths, strict=True):
-        measured = [n for n in range(len(columns)) if not np.isnan(mean[n])]  # probes are there in the last epoch alone
-        events.add(int(epoch), scalars({columns[n]: mean[n] for n in measured}))
-        for n in measured:
-            if columns[n] in BANDS:
-                events.add(int(epoch), band(columns[n], mean[n] - width[n], mean[n] + width[n]))
-    events.close()
+    means = np.mean([table.loc[epochs, columns].to_numpy(float) for table in tables], 0)
+    # What was not measured after an epoch is NaN: probes are there in the last one alone.
+    rows = [{tag: mean for tag, mean in zip(columns, row, strict=True) if not np.isnan(mean)} for row in means]
+    best = [tag for tag in runs[0].numbers if tag.startswith("best/") and all(tag in run.numbers for run in runs)]
+    rows[-1:] = [row | {tag: float(np.mean([run.numbers[tag] for run in runs])) for tag in best} for row in rows[-1:]]
+    return dict(zip(map(int, epochs), rows, strict=True))

@@ -17,6 +17,7 @@ from runner.config.check import ConfigError, exit_with_problems, problems_of
 from runner.config.compose import Composed, Composer
 from runner.config.conf_files import CONF
 from runner.config.hydra_node import SEARCH
+from runner.console import MEANS, board_lines
 from runner.outcome import BAD_CONFIG, BUSY, FAILED, resume_command, uv_prefix
 from runner.signals import STOP_CODES
 from runner.storage.atomic import read_json, write_json
@@ -191,6 +192,7 @@ def _show_table(members: Sequence[Member], folder: Path) -> None:
     try:
         if members:
             report([member.path for member in members], out=folder, members=members)
-            write_groups(folder, members)
+            has_mean = write_groups(folder, members)
+            print("\n".join(board_lines(folder, MEANS if has_mean else "", uv_prefix())), flush=True)
     except (ValueError, OSError) as error:
         print(f"the report of the sweep is incomplete: {error}", file=sys.stderr)
