@@ -13,11 +13,13 @@ import importlib
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -119,6 +121,39 @@ def train(arguments: Sequence[str], folder: str | None = None) -> Elapsed:
     return taken
 
 
+def clock_of(device: str) -> Callable[[], float]:
+    """Return a clock for `compare`: CPU seconds of this process, on CUDA seconds when all that was begun has ended."""
+    if device == "cpu":
+        return time.process_time
+    import torch
+
+    def seconds() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return seconds
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number, for argparse."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+            raise ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+        return int(text)
+
+    return number
+
+
+def device(name: str) -> str:
+    """Check the value of an option `--device`, for argparse."""
+    import torch
+
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ArgumentTypeError(f"must be cpu, or cuda where torch sees a GPU, got {name}")
+    return name
+
+
 def children_cpu() -> float:
     """Return the CPU seconds of all processes that this one has started and waited for."""
     times = os.times()
@@ -166,8 +201,13 @@ def facts(subject: str, arguments: Sequence[str]) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Run the benchmark of the subject that the first argument names."""
     subjects = sorted(path.stem.removeprefix("benchmark_") for path in HERE.glob("benchmark_*.py"))
+    usage = f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [--json FILE] [options]\n\n{__doc__}"
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return
     if not arguments or arguments[0] not in subjects:
-        sys.exit(f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [--json FILE] [options]\n\n{__doc__}")
+        got = f"got {arguments[0]!r}" if arguments else "got nothing"
+        sys.exit(f"the first argument must be a subject, one of {', '.join(subjects)}, {got}\n\n{usage}")
     sys.path.insert(0, str(HERE.parent))  # the packages: losses, models, data
     import runner  # noqa: F401 (before torch)
 

@@ -3,13 +3,13 @@
     uv run scripts/benchmark.py penalties                          random images, 20 rounds
     uv run scripts/benchmark.py penalties --root data_root         MNIST
     uv run scripts/benchmark.py penalties --only tangent_prop jacobian --rounds 50
+    uv run scripts/benchmark.py penalties --device cuda
 
 The lecture's MNIST network, batches of 100, one thread. A step is always the forward pass, the penalty, the backward
 pass to the parameters and an SGD step; both memory layouts are timed in the same rounds. Times are CPU seconds of this
-process, which depend least on the other work of the machine.
+process, which depend least on the other work of the machine; on CUDA they are seconds until the device has ended.
 """
 
-import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import naive_penalties as naive
 import torch
-from benchmark import Table, Timing, compare
+from benchmark import Table, Timing, at_least, clock_of, compare, device
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
@@ -71,7 +71,7 @@ class Loop:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0)
         self.params = list(self.model.parameters())
         self.criterion = nn.CrossEntropyLoss(reduction="none")
-        self.generator = Generator().manual_seed(0)
+        self.generator = Generator(inputs.device).manual_seed(0)
 
     def step(self, objective: naive.Objective) -> None:
         """Make a step as it is written without this repository."""
@@ -112,26 +112,28 @@ def main(arguments: list[str]) -> list[Table]:
     options = parse(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    inputs, targets = batch_of(options.root)
-    model = MNISTConvnet(input_shape=(1, 28, 28), outputs=10)
+    inputs, targets = (part.to(options.device) for part in batch_of(options.root))
+    model = MNISTConvnet(input_shape=(1, 28, 28), outputs=10).to(options.device)
+    clock = clock_of(options.device)
     loops = [Loop(model, inputs, targets, layout) for layout in (torch.contiguous_format, torch.channels_last)]
     timed = {"plain": PLAIN, **chosen(all_timed(inputs), options.only)}
     runs = {(name, loop): partial(each.run, loop) for loop in loops for name, each in timed.items()}
-    timings = compare(runs, options.rounds, clock=time.process_time)
-    tables = [report(timed, *({name: timings[name, loop] for name in timed} for loop in loops))]
+    timings = compare(runs, options.rounds, clock=clock)
+    tables = [report(options.device, timed, *({name: timings[name, loop] for name in timed} for loop in loops))]
     if options.question:
         timed = {"plain": PLAIN, "naive: question's large margin": naively(naive.question_large_margin)}
         runs = {name: partial(each.run, loops[0]) for name, each in timed.items()}
-        tables.append(report(timed, compare(runs, options.question, warm_up=0, clock=time.process_time)))
+        tables.append(report(options.device, timed, compare(runs, options.question, warm_up=0, clock=clock)))
     return tables
 
 
 def parse(arguments: list[str]) -> Namespace:
     parser = ArgumentParser("benchmark.py penalties", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of MNIST (default: random images)")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds (>= 2, default 20)")
+    parser.add_argument("--rounds", type=at_least(2), default=20, help="timed rounds (>= 2, default 20)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="time only what has one of these words in its name")
-    parser.add_argument("--question", type=int, default=0, help="rounds of the forum question's loop (>= 2, slow)")
+    parser.add_argument("--question", type=at_least(2), default=0, help="rounds of the question's slow loop (>= 2)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu (default) or cuda")
     return parser.parse_args(arguments)
 
 
@@ -196,7 +198,9 @@ def chosen(timed: dict[str, Timed], words: Iterable[str] | None) -> dict[str, Ti
     return {name: each for name, each in timed.items() if not words or any(word in name for word in words)}
 
 
-def report(timed: dict[str, Timed], first: dict[str, Timing], last: dict[str, Timing] | None = None) -> Table:
+def report(
+    place: str, timed: dict[str, Timed], first: dict[str, Timing], last: dict[str, Timing] | None = None
+) -> Table:
     """Return the ratios to the plain contiguous step, their quartiles, and the milliseconds in each layout."""
     rows = []
     for name, each in timed.items():
@@ -204,4 +208,5 @@ def report(timed: dict[str, Timed], first: dict[str, Timing], last: dict[str, Ti
         other = 1e3 * last[name].seconds / each.steps if last else None
         rows.append([name, ratio, f"{low:.2f}-{high:.2f}", TARGETS.get(name, ""), 1e3 * seconds, other])
     columns = ["a step with", "ratio", "quartiles", "wanted", "ms", "ms, channels_last"]
-    return Table("Penalties: a step of the lecture's network, batches of 100, one thread, CPU time", columns, rows)
+    where = "one thread, CPU time" if place == "cpu" else "CUDA, seconds by the clock"
+    return Table(f"Penalties: a step of the lecture's network, batches of 100, {where}", columns, rows)

@@ -1,6 +1,6 @@
 """Compare an epoch of the runner with a bare hand-written loop and with the usual DataLoader loop.
 
-Also measure the share of a step that the check for NaN takes, and the time to start.
+Also measure the share of a step that the check for NaN takes.
 
     uv run scripts/benchmark.py runner                          random images
     uv run scripts/benchmark.py runner --root data_root         MNIST
@@ -13,9 +13,6 @@ takes less than 1 % of a step.
 """
 
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -23,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmark import TRAIN, Table, compare
+from benchmark import Table, at_least, compare
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -38,7 +35,7 @@ MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST, as in pytorch/examples
 
 
 def main(arguments: list[str]) -> list[Table]:
-    """Time the epochs side by side, then the starts."""
+    """Time the epochs side by side."""
     options = parsed(arguments)
     torch.set_num_threads(options.threads)
     images, labels = digits(options)
@@ -60,7 +57,6 @@ def main(arguments: list[str]) -> list[Table]:
     ]
     rows += [[f"{n}, as run", k.seconds, k.seconds / bare, k.seconds / bare / usual, None] for n, k in kept.items()]
     share = seconds_of_check(loop) * loop.steps_per_epoch / kept["runner"].seconds
-    taken = {name: statistics.median(elapsed(line) for _ in range(options.rounds)) for name, line in starts().items()}
     return [
         Table(
             f"Epochs: {len(images)} images, batches of {BATCH}, {options.threads} threads",
@@ -68,7 +64,6 @@ def main(arguments: list[str]) -> list[Table]:
             rows,
             f"The check for NaN takes {share:.3%} of a step, as run.",
         ),
-        Table(f"Starts, medians of {options.rounds}", ["start", "seconds"], [list(pair) for pair in taken.items()]),
     ]
 
 
@@ -77,9 +72,9 @@ def parsed(arguments: list[str]) -> Namespace:
         prog="benchmark.py runner", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", help="folder of MNIST (default: random images)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--examples", type=int, default=60_000)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=at_least(2), default=5)
+    parser.add_argument("--examples", type=at_least(1), default=60_000)
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count() or 1)
     return parser.parse_args(arguments)
 
 
@@ -166,24 +161,3 @@ def loader_epoch(images: Tensor, labels: Tensor) -> Callable[[], object]:
             optimizer.step()
 
     return epoch
-
-
-def starts() -> dict[str, list[str]]:
-    """Return the arguments of each start to time, by name."""
-    shortest = ["epochs=1", "data.train_size=50", "data.validation_size=0", "pictures=false", "histograms=false"]
-    return {
-        "--help": ["--help"],
-        "a misspelt key": ["optimizer.lrr=1"],
-        "to the end of the first training step": [*shortest, "evaluate_every=0", "force=true"],
-        "import torch, torch.optim (for comparison)": [],
-    }
-
-
-def elapsed(arguments: list[str]) -> float:
-    """Return the seconds that train.py takes with these arguments; without arguments, those of importing torch."""
-    bare = [sys.executable, "-c", "import torch, torch.optim; torch.optim.SGD([torch.zeros(1)], 0.1)"]
-    with tempfile.TemporaryDirectory() as folder:
-        line = [sys.executable, str(TRAIN), *arguments] if arguments else bare
-        began = time.perf_counter()
-        subprocess.run(line, cwd=folder, capture_output=True, check=False)
-        return time.perf_counter() - began

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import TRAIN, Table, children_cpu, compare, random_images, train
+from benchmark import TRAIN, Table, at_least, children_cpu, compare, random_images, train
 from benchmark_penalties import Loop as Step
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -57,9 +57,9 @@ OF_THE_PROFILE: Kinds = {  # part of a step -> part of the names of torch's oper
 def main(arguments: list[str]) -> Iterator[Table]:
     """Measure what the arguments select, table by table."""
     parser = ArgumentParser("benchmark.py scaling", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (>= 2, default 5)")
-    parser.add_argument("--examples", type=int, default=6000, help="images of an epoch (default 6,000)")
-    parser.add_argument("--jobs", type=int, nargs="+", default=[64, 250, 1000, 4000], help="of the sweeps")
+    parser.add_argument("--rounds", type=at_least(2), default=5, help="timed rounds (>= 2, default 5)")
+    parser.add_argument("--examples", type=at_least(1), default=6000, help="images of an epoch (default 6,000)")
+    parser.add_argument("--jobs", type=at_least(1), nargs="+", default=[64, 250, 1000, 4000], help="of the sweeps")
     parser.add_argument("--root", help="folder of MNIST, for what is around the training (default: random images)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only tables with one of these words in the name")
     options = parser.parse_args(arguments)

@@ -2,22 +2,23 @@
 
     uv run scripts/benchmark.py stacked                       training alone, by the number of models in a stack
     uv run scripts/benchmark.py stacked --sizes 8 64 --models moons
+    uv run scripts/benchmark.py stacked --device cuda --sizes 8 64
     uv run scripts/benchmark.py stacked --jobs 64 --epochs 3000   whole sweeps under both launchers, starts included
 
 The problem of the target, `line`, is the 1-100-100-1 network on the five points of data=line with Adam and the penalty
-on squared derivatives. Times are CPU seconds of one thread; those of the sweeps are CPU and wall. Targets, with
+on squared derivatives. Times are CPU seconds of one thread, on CUDA seconds by the clock; those of the sweeps are CPU
+and wall. Targets, with
 n_jobs=2: throughput of training at least 10 times that of `local` for 64 jobs (two stacks of 32) and 256 (four of 64);
 whole sweeps of 3,000 epochs at least 5 times.
 """
 
-import time
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
 
 import torch
-from benchmark import Table, compare, sweep
+from benchmark import Table, at_least, clock_of, compare, device, sweep
 
 from runner.build import build
 from runner.config.compose import project_composer
@@ -46,11 +47,12 @@ def parsed(arguments: list[str]) -> Namespace:
     parser = ArgumentParser(
         prog="benchmark.py stacked", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="*", default=[2, 8, 32, 64, 128])
+    parser.add_argument("--sizes", type=at_least(2), nargs="*", default=[2, 8, 32, 64, 128])
     parser.add_argument("--models", nargs="*", choices=MODELS, default=[*MODELS])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, help="time whole sweeps of so many jobs")
-    parser.add_argument("--epochs", type=int, default=3000)
+    parser.add_argument("--rounds", type=at_least(2), default=5)
+    parser.add_argument("--jobs", type=at_least(1), help="time whole sweeps of so many jobs")
+    parser.add_argument("--epochs", type=at_least(1), default=3000)
+    parser.add_argument("--device", type=device, default="cpu", help="cpu (default) or cuda")
     return parser.parse_args(arguments)
 
 
@@ -59,15 +61,16 @@ def compare_training(options: Namespace) -> Table:
     torch.set_num_threads(1)
     gains, singles = [], []
     for name in options.models:
-        trained = {1: loops(MODELS[name], 1)[0]}
-        trained |= {size: StackedLoop(loops(MODELS[name], size)) for size in options.sizes}
+        trained = {1: loops(MODELS[name], 1, options.device)[0]}
+        trained |= {size: StackedLoop(loops(MODELS[name], size, options.device)) for size in options.sizes}
         epochs = {size: epochs_of(loop, STEPS if size == 1 else CHECK_EVERY) for size, loop in trained.items()}
         runs = {size: partial(train, loop, epochs[size]) for size, loop in trained.items()}
-        timings = compare(runs, options.rounds, clock=time.process_time)
+        timings = compare(runs, options.rounds, clock=clock_of(options.device))
         gains.append([size * epochs[size] / epochs[1] / timings[size].ratio for size in options.sizes])
         singles.append(f"{name} {timings[1].seconds / (epochs[1] * trained[1].steps_per_epoch) * 1e3:.2f}")
     rows = [[size, *found] for size, *found in zip(options.sizes, *gains, strict=True)]
-    note = f"By that of one model, whose step takes, in ms: {'; '.join(singles)}. One thread, CPU time, medians of "
+    where = "One thread, CPU time" if options.device == "cpu" else "CUDA, by the clock"
+    note = f"By that of one model, whose step takes, in ms: {'; '.join(singles)}. {where}, medians of "
     note += f"{options.rounds} rounds."
     return Table("Models in a stack: throughput of training", ["models", *options.models], rows, note)
 
@@ -84,9 +87,9 @@ def train(loop: Loop, epochs: int) -> None:
     loop.check_finite()
 
 
-def loops(lines: Sequence[str], count: int) -> list[Loop]:
+def loops(lines: Sequence[str], count: int, place: str) -> list[Loop]:
     """Return loops that differ in their seeds."""
-    config = project_composer().compose([*lines, "device=cpu"]).values
+    config = project_composer().compose([*lines, f"device={place}"]).values
     configs = [{**config, "seed": seed} for seed in range(count)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -95,7 +98,8 @@ def loops(lines: Sequence[str], count: int) -> list[Loop]:
 
 def compare_sweeps(options: Namespace) -> Table:
     """Time a sweep under both launchers, one after the other."""
-    work = (*LINE, *ROWS, f"epochs={options.epochs}", f"seed=range({options.jobs})", "sweep.n_jobs=2", "device=cpu")
+    work = (*LINE, *ROWS, f"epochs={options.epochs}", f"seed=range({options.jobs})", "sweep.n_jobs=2")
+    work += (f"device={options.device}",)
     stacked, local = (sweep([*work, f"hydra/launcher={launcher}"]) for launcher in ("stacked", "local"))
     ratios = [one / other for one, other in zip(local, stacked, strict=True)]
     named = {"stacked": stacked, "local": local, "local by stacked": ratios}

@@ -16,7 +16,7 @@ import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 
-from benchmark import TRAIN, Table, children_cpu, compare
+from benchmark import TRAIN, Table, at_least, children_cpu, compare
 
 BARE = """
 import torch
@@ -50,7 +50,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def main(arguments: list[str]) -> list[Table]:
     """Time the starts side by side."""
     parser = ArgumentParser("benchmark.py startup", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (>= 2, default 5)")
+    parser.add_argument("--rounds", type=at_least(2), default=5, help="timed rounds (>= 2, default 5)")
     parser.add_argument("--wall", action="store_true", help="the clock on the wall instead of CPU seconds")
     options = parser.parse_args(arguments)
     clock = time.perf_counter if options.wall else children_cpu

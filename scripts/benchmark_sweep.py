@@ -18,7 +18,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmark import HERE, Table, random_images, sweep
+from benchmark import HERE, Table, at_least, random_images, sweep
 
 LAUNCHERS = ("local", "stacked")
 QUIET = ("histograms=false", "pictures=false", "evaluate_every=0", "device=cpu")
@@ -64,9 +64,9 @@ def main(arguments: list[str]) -> list[Table]:
 def parsed(arguments: list[str]) -> Namespace:
     parser = ArgumentParser(prog="benchmark.py sweep", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of MNIST (default: random images)")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=40)
-    parser.add_argument("--runs", type=int, default=24, help="on 1,000 images (a multiple of the cores)")
+    parser.add_argument("--rounds", type=at_least(1), default=1)
+    parser.add_argument("--jobs", type=at_least(FEW + 1), default=40)
+    parser.add_argument("--runs", type=at_least(1), default=24, help="on 1,000 images (a multiple of the cores)")
     parser.add_argument("--launchers", nargs="*", default=LAUNCHERS)
     return parser.parse_args(arguments)
 

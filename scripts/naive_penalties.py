@@ -30,7 +30,7 @@ def own_pass_jacobian(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tens
 def sphere_projection(inputs: Tensor, outputs: Tensor) -> Tensor:
     """Return an estimate of half the squared Frobenius norm of the Jacobian, from one direction for each example."""
     batch, classes = outputs.shape
-    direction = torch.randn(batch, classes)
+    direction = torch.randn(batch, classes, device=outputs.device)
     direction = direction / direction.norm(dim=1, keepdim=True)
     (product,) = torch.autograd.grad(
         outputs.reshape(-1), inputs, direction.reshape(-1), retain_graph=True, create_graph=True

@@ -32,9 +32,9 @@ Made by `scripts/performance.py` from the files in docs/performance, each of whi
 --json FILE` has written. Ratios compare times that were measured side by side, so they depend little on the machine's
 other work; CPU seconds depend on it a little, seconds very much. The load average says how many processes wanted to
 run: with more than there are cores, the machine was shared.
-
-CUDA: not measured.
 """
+NO_GPU = "CUDA: not measured. On a machine with a GPU `bash scripts/gpu.sh` does it.\n"
+
 GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
     # title of a table -> its first column, and the columns drawn against it with their labels; none: all others
     "Batch size": ("batch size", [("CPU seconds", "CPU seconds an epoch")]),
@@ -63,7 +63,8 @@ def main() -> None:
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """Return what was measured, by the file's name, in the page's order: a subject may have more than one file."""
-    files = sorted(folder.glob("*.json"), key=lambda file: (ORDER.index(file.stem.partition("_")[0]), file.stem))
+    files = (file for file in folder.glob("*.json") if file.stem != "cuda")
+    files = sorted(files, key=lambda file: (ORDER.index(file.stem.partition("_")[0]), file.stem))
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
@@ -77,7 +78,19 @@ def page(folder: Path) -> str:
     measured = records(folder)
     lacking = [name for name in ORDER if not any(file.partition("_")[0] == name for file in measured)]
     sections = [section(name, record) for name, record in measured.items()]
-    return "\n".join([HEAD, *sections, f"## Not measured yet\n\n{', '.join(lacking) or 'Nothing'}.\n"])
+    return "\n".join([HEAD, cuda(folder), *sections, f"## Not measured yet\n\n{', '.join(lacking) or 'Nothing'}.\n"])
+
+
+def cuda(folder: Path) -> str:
+    """Return the section on CUDA, the one place that says whether it was tried: what `scripts/gpu.sh` has written."""
+    if not (folder / "cuda.json").exists():
+        return f"## CUDA\n\n{NO_GPU}"
+    record = json.loads((folder / "cuda.json").read_text())
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    parts = [f"## CUDA\n\n{record['date']}, {record['device']}, {record['machine']}, {versions}.\n"]
+    rows = [[row["row"], row["verdict"], row["seconds"]] for row in record["rows"]]
+    parts.append(markdown(Table("", ["row of `scripts/gpu.sh`", "verdict", "seconds"], rows)) + "\n")
+    return "\n".join([*parts, *(f"### {table.title}\n\n{markdown(table)}\n" for table in tables_of(record))])
 
 
 def section(name: str, record: Mapping[str, Any]) -> str:

@@ -33,8 +33,11 @@ STARTING = {"command", "forking_process", "board"}
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that start processes, and leave out the slow ones unless `-m` names them."""
     for item in items:
-        if STARTING & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if STARTING & fixtures:
             item.add_marker("process")
+        if "gpu" in fixtures:
+            item.add_marker("gpu")
     if hasattr(config, "workerinput"):  # the long ones first, so that no worker ends long after the other
         items.sort(key=lambda item: item.get_closest_marker("process") is None)
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -48,6 +51,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def one_thread() -> None:
     """Tests are small, and may share their cores with others."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def gpu() -> str:
+    """Return the device of the tests that are for a GPU: cuda, unless the variable DEVICE says cpu."""
+    device = os.environ.get("DEVICE", "cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here: scripts/gpu.sh runs this test on one")
+    return device
 
 
 @pytest.fixture

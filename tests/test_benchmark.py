@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -65,6 +68,28 @@ def test_an_unknown_subject_lists_those_that_there_are(benchmark) -> None:
         benchmark.main(["everything"])
 
 
+@pytest.mark.parametrize("words", [["-h"], ["--help"]])
+def test_help_lists_the_subjects_and_is_no_error(
+    benchmark, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    benchmark.main(words)
+    assert "uv run scripts/benchmark.py {outputs|penalties|" in capsys.readouterr().out
+
+
+NONSENSE = ["startup --rounds 1", "runner --rounds x", "scaling --jobs 8 0", "stacked --sizes 1", "sweep --jobs 4"]
+NONSENSE += ["penalties --question 1", "penalties --device tpu", "stacked --device tpu"]
+
+
+@pytest.mark.parametrize("line", NONSENSE)
+def test_a_number_that_cannot_be_is_refused_in_a_sentence(
+    benchmark, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        benchmark.main(line.split())
+    assert leaving.value.code == 2
+    assert re.search(rf"argument --\w+: must be .*, got {line.split()[-1]}$", capsys.readouterr().err.strip())
+
+
 # ---- files of results, and the page made of them
 
 
@@ -100,6 +125,91 @@ def test_the_page_says_what_the_files_say(measured: Path, performance) -> None:
     (table,) = performance.tables_of(performance.records(measured.parent)["scaling"])
     (axes,) = performance.growth_of(table).axes
     assert axes.lines[0].get_xydata().tolist() == [[1, 2.0], [10, 0.0123456]]
+
+
+def test_the_page_says_in_one_place_whether_cuda_was_measured(performance, tmp_path: Path) -> None:
+    assert performance.page(tmp_path).count("CUDA: not measured") == 1
+    table = {"title": "Costs", "columns": ["a step with", "ratio"], "rows": [["jacobian", 2.5]]}
+    rows = [{"row": "tests", "verdict": "failed with code 1", "seconds": 9}]
+    record = {
+        "device": "NVIDIA H200",
+        "machine": "x86_64, 16 cores",
+        "date": "2027-01-02",
+        "versions": {"torch": "2.11"},
+    }
+    (tmp_path / "cuda.json").write_text(json.dumps(record | {"rows": rows, "tables": [table]}))
+    page = performance.page(tmp_path)
+    assert "not measured." not in page
+    assert "2027-01-02, NVIDIA H200, x86_64, 16 cores, torch 2.11." in page
+    assert "| tests | failed with code 1 | 9 |" in page
+    assert "### Costs\n\n| a step with | ratio |" in page
+
+
+def test_no_other_page_says_that_cuda_was_not_measured() -> None:
+    pages = [SCRIPTS.parent / "README.md", *(SCRIPTS.parent / "docs").glob("*.md")]
+    assert [page.name for page in pages if re.search(r"CUDA\W+not (measured|tried)", page.read_text())] in (
+        ["performance.md"],
+        [],  # once there is a file
+    )
+
+
+# ---- the script for a GPU, with a Python that only plays
+
+
+PLAYED = """#!/usr/bin/env bash
+case "$*" in
+    -\\ *) exec {python} "$@" ;;
+    *{broken}*) echo "broken on purpose"; exit 3 ;;
+    *) echo "$*" >> {folder}/played ;;
+esac
+"""
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs scripts/gpu.sh, where the commands with a word in them fail."""
+
+    def ran(*arguments: str, broken: str = "nothing", **variables: str) -> subprocess.CompletedProcess[str]:
+        played = tmp_path / "python"
+        played.write_text(PLAYED.format(python=sys.executable, broken=broken, folder=tmp_path))
+        played.chmod(0o755)
+        line = ["bash", str(SCRIPTS / "gpu.sh"), *arguments]
+        variables = {**os.environ, "PYTHON": str(played), "DEVICE": "cpu", **variables}
+        return subprocess.run(line, env=variables, capture_output=True, text=True)
+
+    return ran
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("broken", ["nothing", "launcher=stacked"])
+def test_a_row_that_fails_on_a_gpu_is_named(on_gpu: Callable[..., Any], tmp_path: Path, broken: str) -> None:
+    done = on_gpu(broken=broken, OUT=str(tmp_path / "out.json"))
+    record = json.loads((tmp_path / "out.json").read_text())
+    verdicts = {row["row"]: row["verdict"] for row in record["rows"]}
+    assert len(verdicts) == 6
+    assert record["device"] == "cpu"
+    assert record["date"] == datetime.now(UTC).strftime("%Y-%m-%d")
+    failed = {} if broken == "nothing" else {"a sweep of stacks": "failed with code 3"}
+    assert {row: verdict for row, verdict in verdicts.items() if verdict != "passed"} == failed
+    assert done.returncode == bool(failed)
+    assert ("failed: a sweep of stacks" in done.stderr) == bool(failed)
+    assert "test_gpu.py" in (tmp_path / "played").read_text()
+
+
+@pytest.mark.process
+def test_packages_for_the_gpu_come_from_a_folder_alone(on_gpu: Callable[..., Any], tmp_path: Path) -> None:
+    on_gpu("some/wheels", OUT=str(tmp_path / "out.json"))
+    assert "pip install --quiet --no-index --find-links some/wheels hydra-core" in (tmp_path / "played").read_text()
+
+
+@pytest.mark.process
+def test_the_cpu_does_not_overwrite_the_record_of_a_gpu(on_gpu: Callable[..., Any], tmp_path: Path) -> None:
+    done = on_gpu()
+    assert (done.returncode, "DEVICE=cpu needs OUT=FILE" in done.stderr) == (2, True)
+    assert not (tmp_path / "played").exists()
+
+
+# ---- the page of the repository
 
 
 def test_the_page_of_the_repository_is_that_of_its_files(performance) -> None:

@@ -278,9 +278,8 @@ def test_state_comes_back_bit_for_bit(tmp_path):
     assert isinstance(loaded["model"], OrderedDict)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_tensors_of_a_gpu_come_back_on_the_cpu(tmp_path):
-    save(tmp_path, {"weights": torch.arange(3, device="cuda")}, step=1)
+def test_tensors_of_a_gpu_come_back_on_the_cpu(tmp_path, gpu):
+    save(tmp_path, {"weights": torch.arange(3, device=gpu)}, step=1)
     assert_same(load(tmp_path), {"weights": torch.arange(3)})
 
 
