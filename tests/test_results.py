@@ -25,6 +25,7 @@ from support.states import assert_same
 
 from runner.build import build
 from runner.config.check import ConfigError
+from runner.evaluation.predictor import Predictor
 from runner.instantiate import construct, own_options
 from runner.results import Epoch, delete, export, load_epochs, load_model, load_runs
 from runner.run import Session, train_run
@@ -143,6 +144,18 @@ def test_the_network_sees_what_it_saw_in_the_run(trained: Composed, overrides: t
     assert seen[0].stride() == dataset.test.inputs.stride()
     weight, trained_weight = (net.get_submodule("conv2").weight for net in (model.network, build(run.config).model))
     assert weight.stride() == trained_weight.stride()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_of_several_channels_are_laid_out_as_in_the_run(channels_last: bool) -> None:
+    """With one channel there is nothing to see."""
+    facts: dict[str, Any] = {"input_shape": (3, 4, 5), "offset": torch.tensor(1.0).double()}
+    seen: list[torch.Tensor] = []
+    network = torch.nn.Flatten()
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    Predictor(network, scale=torch.tensor(2.0).double(), channels_last=channels_last, **facts)(torch.ones(2, 3, 4, 5))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert seen[0].is_contiguous() != channels_last
 
 
 def test_inputs_of_another_shape_are_refused(trained: Composed) -> None:
