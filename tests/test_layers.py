@@ -20,8 +20,8 @@ WIDTH, DEPTH, CLASSES = 400, 6, 400
 
 
 def subject_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Subject:
-    split = Split(inputs, targets)
-    dataset = Dataset(split, None, split, CLASSES, torch.tensor(0.0), torch.tensor(1.0))
+    test = Split(inputs + 100, targets)  # which is not asked
+    dataset = Dataset(Split(inputs, targets), None, test, CLASSES, torch.tensor(0.0), torch.tensor(1.0))
     return Subject(model.eval(), CrossEntropy(), dataset, Generator().manual_seed(0))
 
 

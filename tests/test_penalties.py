@@ -522,6 +522,30 @@ def test_the_default_noise_is_the_one_of_least_error(projections: int, noise: st
     assert values(noise) not in [values(other) for other in others]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "mode"), [((2, 3), "forward"), ((3, 3), "reverse"), ((6, 3), "reverse"), ((1, 1), "forward")]
+)
+def test_the_mode_is_the_one_of_fewer_passes(sizes: tuple[int, int], mode: str) -> None:
+    """With as many inputs as outputs both need as many, and reverse mode is the cheaper one."""
+    problem = smooth_problem(*sizes)
+
+    def values(mode: str) -> list[float]:
+        penalty = losses.Jacobian(mode=mode)
+        return penalty(forward_of(problem, penalty)).tolist()
+
+    assert values("auto") == values(mode)
+    other = {"forward": "reverse", "reverse": "forward"}[mode]
+    assert sizes == (1, 1) or values("auto") != values(other)
+
+
+@pytest.mark.parametrize("projections", [None, 1, 3])
+def test_on_the_line_the_pass_of_the_loss_is_enough(projections: int | None) -> None:
+    problem, penalty, calls = smooth_problem(1, 3), losses.Jacobian(projections=projections), []
+    problem.model.register_forward_pre_hook(lambda module, inputs: calls.append(module))
+    penalty(forward_of(problem, penalty))
+    assert len(calls) == 1
+
+
 def test_orthonormal_directions_err_less_than_independent_ones() -> None:
     problem = smooth_problem()
 

@@ -107,6 +107,17 @@ def test_boundary_is_that_of_the_nearest_of_several_classes(curved: nn.Module) -
     torch.testing.assert_close(found["distances"], torch.tensor(expected).double(), rtol=1e-4, atol=1e-5)
 
 
+def test_boundary_of_a_constant_network_is_far_or_here_and_no_nan() -> None:
+    model = linear(torch.zeros(2, 3), [1.0, 1.0])
+    found = Boundary()(subject_of(model, draw(2, 3), torch.tensor([0, 1])))
+    assert (found["mean"], found["distances"].tolist()) == (0.0, [0.0, 0.0])
+    model[1].bias.data[0] = 2.0
+    distances = Boundary()(subject_of(model, draw(2, 3), torch.tensor([0, 1])))["distances"]
+    assert distances[0] > 1e9
+    assert distances[1] < -1e9
+    assert distances.isfinite().all()  # for the histogram
+
+
 class Curve(nn.Module):
     """y = x^2 of x in raw units, of which the model sees (x - 1) / 4."""
 
@@ -123,6 +134,12 @@ def test_slope_is_in_raw_units_at_each_point_and_greatest_in_each_gap() -> None:
 
 def errors(probe: Perturbation, subject: Subject) -> list[float]:
     return [float(error) for error in probe(subject).values()]
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(20, 2 + 20 + 19), (21, 2)])
+def test_slope_tells_of_each_point_only_where_there_are_few(count: int, numbers: int) -> None:
+    points = torch.linspace(0, 1, count).unsqueeze(1)
+    assert len(Slope(grid=1)(subject_of(Curve(), points, points))) == numbers
 
 
 def test_noise_has_the_given_deviation_in_fractions_of_the_range() -> None:

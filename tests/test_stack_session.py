@@ -168,16 +168,17 @@ def test_a_stack_is_saved_after_epochs_and_between_steps_when_due(
     assert [saved.count(seed) for seed in SEEDS] == [saves] * len(SEEDS)
 
 
+@pytest.mark.parametrize(("is_damaged", "again"), [(False, 7), (True, 6)])
 def test_a_stack_goes_on_at_the_newest_step_that_all_have(
-    stack_of: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+    stack_of: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch, is_damaged: bool, again: int
 ) -> None:
-    """Two checkpoints are kept of each: the older one is there for a damaged one, and costs steps."""
+    """Two checkpoints are kept of each: the older one is there for a damaged one, and costs a step."""
     runs = stack_of(*QUIET, "checkpoint_seconds=1e-6")
-    made, step = [], StackedLoop.step
+    made, step, failures = [], StackedLoop.step, [7]
 
     def failing(self: StackedLoop, batches: Any) -> None:
-        if len(made) == 7:
-            made.append(-1)
+        if self.steps_done in failures:
+            failures.clear()
             raise RuntimeError("no room")
         made.append(self.steps_done)
         step(self, batches)
@@ -186,9 +187,11 @@ def test_a_stack_goes_on_at_the_newest_step_that_all_have(
     with pytest.raises(RuntimeError, match="no room"):
         train_stack(runs)
     assert [len(checkpoint.checkpoints(run.path)) for run in runs] == [2] * len(SEEDS)
+    if is_damaged:
+        newest = checkpoint.checkpoints(runs[1].path)[0]
+        newest.write_bytes(newest.read_bytes()[:-100])
     train_stack(runs)
-    made.remove(-1)
-    assert made == list(range(len(made)))  # each step once
+    assert made == [*range(7), *range(again, 16)]
     assert [run.status for run in runs] == ["done"] * len(SEEDS)
 
 

@@ -62,7 +62,7 @@ class JacobianNorm(Probe):
 
     def __call__(self, subject: Subject) -> dict[str, float | Tensor]:
         found = jacobians(subject.model, self.test_split(subject).inputs)
-        eigenvalues = torch.cat([torch.linalg.eigvalsh(j @ j.mT) for j in found]).clamp(min=0)  # (N, C)
+        eigenvalues = torch.cat([torch.linalg.eigvalsh(j @ j.mT) for j in found])  # (N, C)
         return {
             "frobenius": eigenvalues.sum(1).sqrt().mean().item(),
             "sigma_1": eigenvalues[:, -1].sqrt().mean().item(),
