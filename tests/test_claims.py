@@ -1,4 +1,4 @@
-"""The pages claim no more than the recorded numbers: intervals, ends of ranges, and differences too small to be seen."""
+"""The pages claim no more than the recorded numbers: intervals, ends of ranges, what was too small to be seen."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_interval_that_nobody_measured_is_found() -> None:
 
 def test_the_intervals_of_effects_follow_from_their_means_and_deviations() -> None:
     rows = re.findall(
-        rf"^\| ?(.*) \| ({NUMBER}) \(({NUMBER})\) \| ({NUMBER}) \(({NUMBER})\).* \| ({NUMBER}) \[({NUMBER}), ({NUMBER})\] \|$",
+        rf"^\| ?(.*) \| ({NUMBER}) \(({NUMBER})\) \| ({NUMBER}) \(({NUMBER})\).* \| {INTERVAL.pattern} \|$",
         (DOCS / "effects.md").read_text(),
         re.M,
     )
