@@ -110,28 +110,26 @@ def at_end(arm: str, chosen: str) -> str:
     return range_end(float(chosen.rpartition("=")[2]), *tried) if tried else ""
 
 
+def rows_of_means(runs: pd.DataFrame, metrics: Sequence[str], form: str) -> list[tuple[str, ...]]:
+    """Return a row for none and each arm that has them all: means, with an arrow where it is called different."""
+    found, means = {metric: differences(runs, metric) for metric in metrics}, runs.groupby("arm")[list(metrics)].mean()
+    return [
+        (arm, *(f"{means.loc[arm, metric]:{form}}{arrow(found[metric], arm)}" for metric in metrics))
+        for arm in ["none", *found[ERROR].index]
+        if means.loc[arm].notna().all()
+    ]
+
+
 def table_of_metrics(runs: pd.DataFrame) -> list[str]:
-    """Return the means of all metrics; an arrow where the difference to none is called one."""
-    found = {metric: differences(runs, metric) for metric in METRICS}
-    means = runs.groupby("arm")[list(METRICS)].mean()
-    rows = []
-    for arm in ["none", *(arm for arm in found[ERROR].index if arm in found[DRAWN[1]].index)]:
-        cells = [f"{means.loc[arm, metric]:.3g}{arrow(found[metric], arm)}" for metric in METRICS]
-        rows.append((arm, *cells))
-    return table([f"mean over {runs['seed'].nunique()} seeds", *METRICS.values()], rows)
+    header = [f"mean over {runs['seed'].nunique()} seeds", *METRICS.values()]
+    return table(header, rows_of_means(runs, list(METRICS), ".3g"))
 
 
 def table_of_readme(runs: pd.DataFrame) -> list[str]:
     """Return the short table of the README: none, and the arms that differ from it in one of its columns."""
-    found = {metric: differences(runs, metric) for metric in README_COLUMNS}
-    means, costs = runs.groupby("arm")[list(METRICS)].mean(), runs.groupby("arm")["cost"].first()
-    rows = []
-    for arm in ["none", *found[ERROR].index]:
-        arrows = [arrow(found[metric], arm) for metric in README_COLUMNS]
-        cells = [f"{means.loc[arm, metric]:.3f}{each}" for metric, each in zip(README_COLUMNS, arrows, strict=True)]
-        if arm == "none" or any(arrows):
-            rows.append((arm, *cells, f"{costs[arm]:.1f}"))
-    return table(["", *README_COLUMNS.values(), "cost of training"], rows)
+    costs, rows = runs.groupby("arm")["cost"].first(), rows_of_means(runs, list(README_COLUMNS), ".3f")
+    shown = [row for row in rows if row[0] == "none" or any(cell[-1] in "↓↑" for cell in row)]
+    return table(["", *README_COLUMNS.values(), "cost of training"], [(*row, f"{costs[row[0]]:.1f}") for row in shown])
 
 
 def arrow(found: pd.DataFrame, arm: str) -> str:

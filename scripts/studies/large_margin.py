@@ -177,21 +177,8 @@ def _noise_findings(runs: pd.DataFrame) -> Text:
         f"Test errors at the epoch of the smallest validation error, median; mean (standard deviation) of "
         f"{runs['seed'].nunique()} seeds, and the difference large margin minus cross-entropy with its paired 95 % "
         f"interval. {'; '.join(said)}.",
-        "",
-        *_outliers(runs),
         *(["", TRIED] if by_noise[0.8].low < -0.025 < 0 < by_noise[0.8].high else []),
     ]
-
-
-def _outliers(runs: pd.DataFrame) -> Text:
-    """Return a sentence on the runs whose error is more than twice the median of their row."""
-    typical = runs.groupby(["data.label_noise", "arm"])[BEST].transform("median")
-    far = runs[runs[BEST] > 2 * typical]
-    said = [
-        f"{NAMES[run['arm']]} with {run['data.label_noise']:.0%} wrong labels, seed {run['seed']}: {run[BEST]:.4f}"
-        for _, run in far.iterrows()
-    ]
-    return [f"Far from the median of their row, more than twice as large: {'; '.join(said)}."] if said else []
 
 
 TRIED = (

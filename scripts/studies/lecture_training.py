@@ -252,12 +252,7 @@ def capacity_text(runs: pd.DataFrame) -> Text:
 
 
 def beyond_enough(runs: pd.DataFrame, fitted: Sequence[float]) -> Text:
-    """Return in words what more parameters do than it takes to learn all training digits.
-
-    Args:
-        runs: a row for each run.
-        fitted: widths at which the median training error is 0, in their order.
-    """
+    """Return what more parameters do than the least width of `fitted`, whose median network learns all digits."""
     if len(fitted) < 2:
         return []
     widest = runs["model.width"] == fitted[-1]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from runner.results import load_model
 from studies import style
 from studies.study import Folders, Study, Text, runs_of
-from studies.tables import against_published, table, verdict
+from studies.tables import against_published, table
 
 L2 = (0, 0.001, 0.002, 0.004, 0.01, 0.02)
 L1 = (0, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)
@@ -102,7 +102,6 @@ def l1_text(runs: pd.DataFrame) -> Text:
     return [
         *against_published(methods["proximal"], "threshold", L1_PUBLISHED, TOLERANCE),
         "",
-        *unlike_published(methods["proximal"]),
         "The same penalty as a term of the objective, whose subgradient is followed with the learning rate 0.1: "
         "weight = threshold / 0.1. The parameters fluctuate about 0, and none becomes exactly 0. Medians of the test "
         "error, how many of the runs failed (more than twice the median), and zeros as a fraction of all parameters:",
@@ -115,23 +114,6 @@ def _typical(runs: pd.DataFrame) -> tuple[str, str]:
     """Return the median test error, which one failed run does not rule, and how many runs are above twice of it."""
     errors = runs["test/error"]
     return f"{errors.median():.4f}", f"{(errors > 2 * errors.median()).sum()} of {len(errors)}"
-
-
-def unlike_published(runs: pd.DataFrame) -> Text:
-    """Return in words at which thresholds a published error lies outside the range of our seeds."""
-    outside = {
-        value: None
-        for metric, numbers in L1_PUBLISHED.items()
-        for value, number in numbers.items()
-        if "outside" in verdict(runs.loc[runs["threshold"] == value, metric], number, TOLERANCE[metric])
-    }
-    if not outside:
-        return []
-    return [
-        f"At {' and '.join(f'{value:g}' for value in outside)} the published errors lie outside the range of all our "
-        "seeds. We have not found out why; the lecture has one run of each.",
-        "",
-    ]
 
 
 def minima_numbers(folders: Folders) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def text(epochs: pd.DataFrame) -> Text:
         own = last[last["arm"] == arm]
         rows.append((arm, spread(own["loss"], 1), spread(own["at_lower_clamp"], 3), spread(own["test/error"], 3)))
     ends = dict(list(last.groupby("arm")))
-    literal, without = (ends[arm] for arm in LOOPS)
+    plain, clipped, literal, without = (ends[arm] for arm in ARMS)
     return [
         *table(["gradient", "loss", "fraction at the lower clamp", "test/error"], rows),
         "",
@@ -126,12 +126,6 @@ def text(epochs: pd.DataFrame) -> Text:
         f"{1 - without['test/error'].mean():.1%} of the test digits are right, in the best seed "
         f"{1 - without['test/error'].min():.1%}.",
         "",
-        *_right_gradient(ends[ARMS[0]], ends[ARMS[1]]),
-    ]
-
-
-def _right_gradient(plain: pd.DataFrame, clipped: pd.DataFrame) -> Text:
-    return [
         f"With the right gradient {1 - plain['test/error'].mean():.1%} of the test digits are right after the same "
         f"steps, at least {1 - plain['test/error'].max():.1%} in each seed; clipped at 5 "
         f"{1 - clipped['test/error'].mean():.1%}. So these settings do train, here, once the stray gradients are gone.",

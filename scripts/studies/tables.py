@@ -95,13 +95,18 @@ def range_end(value: float, low: float, high: float) -> str:
     return " (end of its range)" if any(math.isclose(value, end, rel_tol=0.01) for end in (low, high)) else ""
 
 
+def claims_of(section: str = "") -> pd.DataFrame:
+    """Return the claims that the review of December 2026 trained again: those of a section of results.md, or all."""
+    claims = pd.read_csv(REVIEW, dtype=str, keep_default_na=False)
+    return claims[claims["section"] == section] if section else claims
+
+
 def review_of(section: str) -> list[str]:
-    """Return what the review of December 2026 found of a section's claims; nothing for most of them."""
-    claims = pd.read_csv(REVIEW, keep_default_na=False)
+    """Return what the review found of a section's claims; nothing for most of them."""
     lines = [
         f"- {claim.claim}: {claim.new}{f' [{claim.low}, {claim.high}]' if claim.low else ''}"
         f"{f', {claim.n} seeds' if claim.n else ''} ({claim.source}).{f' Above: {claim.old}.' if claim.old else ''}"
-        for claim in claims[claims["section"] == section].itertuples()
+        for claim in claims_of(section).itertuples()
     ]
     return ["", "Review of December 2026, with other seeds or another weight:", "", *lines] if lines else []
 

@@ -182,11 +182,9 @@ def digits_text(numbers: pd.DataFrame) -> Text:
         *table(["digits", *ARMS.values()], errors),
         "",
         "Differences of the test error, paired by seed, with 95 % intervals. The seeds vary initialisation and order; "
-        "the digits are the same ones, the first of each class.",
+        "the digits are the same ones, the first of each class. Each interval is of one difference alone.",
         "",
         *table(header, differences),
-        "",
-        *_findings(runs),
         "",
         *_why(tuning),
     ]
@@ -206,28 +204,6 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
         "factor of the default sizes of `augment=distortion`.",
         "",
         *table(["arm", "strength", "validation error", "chosen"], rows),
-    ]
-
-
-def _findings(runs: pd.DataFrame) -> Text:
-    """Say in which sizes the seven tangents are better or worse than the distorted images, beyond the seeds."""
-    verdicts: dict[str, list[str]] = {"better": [], "worse": []}
-    for size, own in runs.groupby("per_class"):
-        found = paired(own, "test/error", own["arm"] == "seven_tangents", own["arm"] == "distorted_images")
-        if found.high < 0:
-            verdicts["better"].append(f"{10 * size:,}")
-        if found.low > 0:
-            verdicts["worse"].append(f"{10 * size:,}")
-
-    def where(sizes: list[str]) -> str:
-        if len(sizes) == runs["per_class"].nunique():
-            return "at every size"
-        return f"at {', '.join(sizes)} digits" if sizes else "at no size"
-
-    return [
-        "By their intervals, seven tangents are better than distorted images "
-        f"{where(verdicts['better'])}, worse {where(verdicts['worse'])}: at these strengths, on these digits (not "
-        "corrected for their number).",
     ]
 
 

@@ -48,16 +48,7 @@ def text(runs: pd.DataFrame) -> Text:
             value = f"{each[VALUE].mean():.3g}"
             rows.append((name, f"{weight:g}", value, spread(each["train/error"]), spread(each[ERROR]), against))
     header = ["penalty", "weight", "its value", "training error", "test error", "difference to weight 0"]
-    return [*table(header, rows), "", *findings(runs)]
-
-
-def findings(runs: pd.DataFrame) -> Text:
-    """Return by how much each penalty's value falls from weight 0 to the largest weight, in words."""
-    falls = []
-    for name in PENALTIES:
-        means = runs[runs["penalty"] == name].groupby("weight")[VALUE].mean()
-        falls.append(f"{name} {means.iloc[0] / means.min():.3g} (at {means.idxmin():g})")
-    return [f"By what factor the value on the test digits falls at most, and at which weight: {', '.join(falls)}."]
+    return table(header, rows)
 
 
 def picture(name: str, runs: pd.DataFrame, folders: Folders) -> Figure:
