@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -119,6 +120,14 @@ class GridSweeper(BasicSweeper):
         if not self.config.sweep.arms:
             return super().sweep(arguments)
         return run_arms(self.hydra_context.config_loader, self.config, [*self._parse_config(), *arguments], self.launch)
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """Return the jobs, each as it would be typed, in batches; the last override of a key counts."""
+        from runner.config.compose import combinations
+
+        jobs = combinations([*{override.get_key_element(): override for override in overrides}.values()])
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
     def launch(self, jobs: list[list[str]]) -> None:
         """Run some jobs."""
