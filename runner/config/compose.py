@@ -1,8 +1,7 @@
 """Configs from overrides, by Hydra. All that we use of Hydra's private names is in this file.
 
 Hydra takes 80 ms to compose a config. So it composes once for each choice of options from the config groups; single
-values are then set on a copy, by the function that Hydra itself uses. (One private name must stand elsewhere: Hydra
-executes the modules of its plugins anew when it looks for them, so `hydra_plugins` derives from its sweeper there.)
+values are then set on a copy, by the function that Hydra itself uses.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,18 +107,14 @@ def _read(text: str) -> Any:
 
 def _contents(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the sha256 of what the user's own files hold, by the keys that name them: other contents, another run."""
-    named: dict[str, tuple[Callable[[Any], str], Any]] = {}
+    named: dict[str, tuple[Callable[[Any], str], Any]] = {"init_from": (digest_at, config.get("init_from"))}
     if config["data"]["_target_"] == "data.Npz":
         named["data.path"] = _hash_at, config["data"].get("path")
-    if config.get("init_from") is not None:
-        named["init_from"] = digest_at, config["init_from"]
-    found = {}
+    contents = {}
     for key, (digest_of, path) in named.items():
-        try:
-            found[key] = digest_of(path)
-        except (OSError, TypeError, ValueError, RuntimeError):  # no such file: whoever builds from it will tell why
-            continue
-    return found
+        with suppress(OSError, TypeError, ValueError, RuntimeError):  # no such file: whoever builds from it tells why
+            contents[key] = digest_of(path)
+    return contents
 
 
 def _hash_at(path: str) -> str:
