@@ -51,8 +51,7 @@ LONGEST_NAME = 100  # bytes
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is hashed of a config: the values that count, less those that change nothing."""
-    leaves = values_that_count(config)
-    return {path: value for path, value in leaves.items() if not any(_fits(path, k) and v == value for k, v in NEUTRAL)}
+    return {path: value for path, value in values_that_count(config).items() if value not in _neutral_values(path)}
 
 
 def values_that_count(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,13 +60,22 @@ def values_that_count(config: Mapping[str, Any]) -> dict[str, Any]:
     Numbers that are equal are the same one, and so is a text that reads as a number, true, false or null; but not among
     the options of a user's own class, which may tell them apart.
     """
-    leaves = {path: value for path, value in _leaves(config) if not any(_fits(path, key) for key in NOT_IDENTITY)}
+    leaves = {path: value for path, value in _leaves(config) if _counts(path)}
     if leaves.get("data._target_") in VERIFIED:
         leaves.pop("data.root", None)
     return leaves
 
 
 @cache
+def _neutral_values(path: str) -> list[Any]:
+    return [value for pattern, value in NEUTRAL if _fits(path, pattern)]
+
+
+@cache
+def _counts(path: str) -> bool:
+    return not any(_fits(path, pattern) for pattern in NOT_IDENTITY)
+
+
 def _fits(path: str, pattern: str) -> bool:
     return bool(re.match(re.escape(pattern).replace(r"\*", "[^.]+") + r"(\.|$)", path))
 
@@ -78,7 +86,7 @@ def _leaves(node: Mapping[str, Any], path: str = "", is_checked: bool = True) ->
         is_checked = target.partition(".")[0] in CHECKED
     for key, value in node.items():
         inner = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, dict) and value:
             yield from _leaves(value, inner, is_checked)
         elif key == "_target_" and str(value).partition(".")[0] in OURS:
             yield inner, value.rpartition(".")[2]
@@ -87,7 +95,7 @@ def _leaves(node: Mapping[str, Any], path: str = "", is_checked: bool = True) ->
 
 
 def _in_one_spelling(value: Any, is_checked: bool) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return dict(_leaves(value, is_checked=is_checked))
     if isinstance(value, list | tuple):
         return [_in_one_spelling(member, is_checked) for member in value]
