@@ -218,7 +218,7 @@ def copy_with_keys(folder: Path, rows: str, value: str = "0") -> list[str]:
     script.parent.mkdir(parents=True)
     shutil.copy(ids.__file__, script)
     code = folder / "runner" / "storage" / "identity.py"
-    code.write_text(code.read_text().replace("NEUTRAL = (\n", f"NEUTRAL = (\n{rows}"))
+    code.write_text(re.sub(r"^NEUTRAL.* = \(\n", lambda begin: begin[0] + rows, code.read_text(), count=1, flags=re.M))
     for file in (folder / "conf").glob("[!hpse]*/*.yaml"):
         file.write_text(f"{file.read_text()}newkey: {value}\n")
     for file in (folder / "conf" / "penalty").glob("[!n]*.yaml"):
