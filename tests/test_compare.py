@@ -306,7 +306,7 @@ def test_what_an_arm_refers_to_is_told_by_each_of_its_jobs() -> None:
 def test_each_run_of_an_arm_has_its_own_seed_of_the_data(sweeps: Sweeps) -> None:
     arms = 'sweep.arms={none: {penalty: none, data.seed: "${seed}"}, l2: {penalty: l2, data.seed: "${seed}"}}'
     sweeps.run(*TINY, arms, "seed=1,2")
-    assert sorted(result["data_seed"] for result in sweeps.results()) == [1, 1, 2, 2]
+    assert sorted(result["data_seed"] for result in sweeps.results().values()) == [1, 1, 2, 2]
 
 
 def test_a_row_of_an_arm_tells_what_its_trials_chose(composed: Callable[..., Any], tmp_path: Path) -> None:
