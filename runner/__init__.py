@@ -66,7 +66,6 @@ Rooms beside it:
         forest         the picture of the differences
         trials         the picture of the trials, each arm over its weight
         curves         any metric against the epoch
-        command        the command that repeats a run
     stack/         many runs that differ in numbers alone, trained as one stack of models
         grouping       which runs of a sweep make a stack: a fixed rule
         session        one session of a stack: the sessions of its runs

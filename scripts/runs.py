@@ -13,6 +13,7 @@ Exit code 2 and one sentence for what is not there.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,12 +29,12 @@ from runner.results import config_columns, delete, export, load_epochs, load_run
 from runner.storage.lock import Busy
 from runner.storage.slurm import queue, queued
 from runner.summary.groups import NothingToShow, summarize
-from runner.summary.runs import config_of, directories, read_run
+from runner.summary.runs import directories, read_run
 from runner.summary.settings import as_typed
 
 SHOWN = 20  # directories, before they are deleted
 DIGITS = "{:.4g}".format
-SPLIT_BY_SEED = "data.seed=${seed}"
+NO_SWEEP = ("sweep.arms=null", "sweep.baseline=null", "hydra.sweeper.params=null")  # of an option of the group sweep
 
 
 def found(run: str) -> Path:
@@ -105,18 +106,19 @@ def show_best(options: argparse.Namespace) -> None:
 
 
 def command(path: Path, seeds: range | None = None) -> str:
-    """Return the command that repeats a run."""
-    from runner.summary.command import command_of, overrides_of  # late: Hydra
-
-    config = config_of([read_run(path)])
-    if config is None:
-        return "unknown: config.yaml is missing or no config"
-    file = path / "overrides.yaml"
-    typed = yaml.safe_load(file.read_text()) if file.exists() else []
-    lines = overrides_of(config, typed)
-    if seeds is not None and SPLIT_BY_SEED in typed:  # fresh seeds have splits of their own, too
-        lines = [line for line in lines if not line.startswith("data.seed=")] + [SPLIT_BY_SEED]
-    return command_of(lines, seeds)
+    """Return the command that repeats a run, as it can be typed; with seeds, a sweep over them instead of its own."""
+    try:
+        words = yaml.safe_load((path / "overrides.yaml").read_text())
+        keys = {word: word.partition("=")[0].lstrip("+") for word in words}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return "unknown: overrides.yaml is missing or no list of words"
+    dropped = ("force", "seed") if seeds else ("force",)
+    kept = [word for word, key in keys.items() if key not in dropped and not key.startswith("sweep.")]
+    if "sweep" in keys.values():
+        kept += NO_SWEEP if seeds else (*NO_SWEEP, "hydra.mode=RUN")
+    if seeds:
+        kept = ["-m", *kept, f"seed=range({seeds.start},{seeds.stop})"]
+    return shlex.join(["uv", "run", "train.py", *kept])
 
 
 def delete_runs(options: argparse.Namespace) -> None:

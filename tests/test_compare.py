@@ -284,6 +284,31 @@ def test_an_arm_has_ranges_of_its_own() -> None:
     assert list(dropout.trials(2, [7])) == [("model.dropout=0.1",), ("model.dropout=0.5",)]
 
 
+def test_what_an_arm_refers_to_is_told_by_each_of_its_jobs() -> None:
+    word = (
+        'sweep.arms={l2: {penalty: l2, data.seed: "${seed}", optimizer.weight_decay: ${penalty.l2.weight}, '
+        'optimizer.groups: {fc2: {lr: "${optimizer.lr}"}}, sweep.ranges: {optimizer.lr: ["${penalty.l2.weight}", 1]}}}'
+    )  # the sweep itself has no penalty
+    composer = project_composer()
+    sweep = composer.compose([word, "sweep.trials=2", "sweep.tuning_seeds=[7]"]).values["sweep"]
+    (point,) = points_of(sweep, [word, "sweep.trials=2", "penalty.l2.weight=0.01", "seed=3,4"], composer)
+    assert point.ranges == {"optimizer.lr": [0.01, 1]}
+    trials = point.trials(2, [7])
+    assert [line for choice in trials for line in choice] == ["optimizer.lr=0.01", "optimizer.lr=1.0"]
+    jobs = [*(job for choice in trials.values() for job in choice), *point.comparison(("optimizer.lr=0.5",))]
+    configs = [composer.compose(job).values for job in jobs]
+    assert [config["data"]["seed"] for config in configs] == [config["seed"] for config in configs] == [7, 7, 3, 4]
+    assert {config["optimizer"]["weight_decay"] for config in configs} == {0.01}
+    assert [config["optimizer"]["groups"]["fc2"]["lr"] for config in configs] == [0.01, 1, 0.5, 0.5]
+
+
+@pytest.mark.process
+def test_each_run_of_an_arm_has_its_own_seed_of_the_data(sweeps: Sweeps) -> None:
+    arms = 'sweep.arms={none: {penalty: none, data.seed: "${seed}"}, l2: {penalty: l2, data.seed: "${seed}"}}'
+    sweeps.run(*TINY, arms, "seed=1,2")
+    assert sorted(result["data_seed"] for result in sweeps.results().values()) == [1, 1, 2, 2]
+
+
 def test_a_row_of_an_arm_tells_what_its_trials_chose(composed: Callable[..., Any], tmp_path: Path) -> None:
     arms = {
         "none": (),

@@ -27,7 +27,6 @@ from runner.config.check import ConfigError
 from runner.evaluation.probes import Zeros
 from runner.outcome import objective, reason_of, report_stored_result
 from runner.storage.directory import Run
-from runner.storage.identity import digest, identity
 from runner.storage.lock import Busy
 from runner.storage.provenance import commit
 from runner.system import cores
@@ -167,12 +166,6 @@ def test_a_run_is_found_again_by_its_config(composed: Callable[..., Any]) -> Non
     assert composed("seed=1").run_id != composed("seed=2").run_id
     long = composed("model=mlp", f"model.widths=[{','.join(['123'] * 60)}]", "penalty=[l1,l2,jacobian,large_margin]")
     assert len(long.path.name) <= 100
-
-
-def test_identity_is_the_values_not_their_order_or_spelling() -> None:
-    assert digest(identity({"a": 1.0, "b": {"c": [1, 2]}})) == digest(identity({"b": {"c": [1, 2]}, "a": 1}))
-    assert digest(identity({"a": 1})) != digest(identity({"a": 2}))
-    assert identity({"device": "cpu", "data": {"root": "x", "path": "y"}}) == {"data.path": "y"}
 
 
 def test_two_at_once_in_one_directory(composed: Callable[..., Any]) -> None:

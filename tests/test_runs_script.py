@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import ROOT
 
 from runner.config.compose import project_composer
@@ -18,7 +20,6 @@ from runner.storage import checkpoint
 from runner.storage.directory import Run
 from runner.storage.identity import ids
 from runner.storage.lock import locked
-from runner.summary.command import overrides_of
 from runner.summary.curves import MOST_CURVES, curves
 
 Forge = Callable[..., Run]
@@ -94,7 +95,7 @@ def test_show_finds_a_run_by_its_id(call: Called, forge: Forge, sweep: dict[tupl
         shown = call("show", name)
         assert "failed: boom" in shown
         assert re.search(r"^test/error +0\.5$", shown, re.M)
-        assert f"seed=7 runs_dir={run.config['runs_dir']}" in shown
+        assert f"uv run train.py runs_dir={run.config['runs_dir']} seed=7\n" in shown
     assert "RUN must be the directory of one run, or its id" in call("show", "zzzzzzzz", code=2)
 
 
@@ -111,44 +112,114 @@ def test_compare_shows_what_differs_and_nothing_else(call: Called, sweep: dict[t
 def test_best_is_by_validation_and_never_by_the_test(call: Called, sweep: dict[tuple[float, int], Run]) -> None:
     first, command = call("best", "runs").splitlines()
     assert first == "validation/error 0.105, mean of n = 2: l2.weight=0.01"
-    assert command.startswith("uv run train.py penalty=l2 ")
+    assert command.startswith("uv run train.py runs_dir=")
     again = project_composer().compose(command.split()[3:])
     assert ids(again.values) == (sweep[0.01, 0].run_id, sweep[0.01, 0].group_id)
     assert Run(again.values).path == sweep[0.01, 0].path
     swept = call("best", "runs", "--seeds", "5").splitlines()[1]
-    assert swept.startswith("uv run train.py -m penalty=l2 ")
+    assert swept.startswith("uv run train.py -m runs_dir=")
     assert swept.endswith("'seed=range(2,7)'")  # fresh ones: those before have chosen the setting
     assert "seed=0" not in swept
     assert "has ended well" in call("best", "absent", code=2)
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("typed", "printed"),
     [
-        (),
-        ("penalty=[jacobian,l2]", "penalty.jacobian.weight=0.5", "penalty.jacobian.projections=null"),
-        ("optimizer=sgd", "+optimizer.momentum=0.9", "model=mlp", "model.widths=[5,6]", "threads=1"),
-        ("experiment=l2_digits", "seed=3", "name=a/b"),
-        ("penalty=l2", "sweep.arms={l2: {penalty: l2}}", "sweep.arm=l2", "sweep.stage=comparison", "sweep.trials=2"),
-        ("data=npz", "data.path='a b,c=d.npz'", "model=mlp", "evaluate_every=5"),
-        ("optimizer.groups={fc2: {lr: 0.01}}", "objective_metric=test/loss", "probe=noise", "optimizer.clip=1e-3"),
-        ("penalty=tangent_prop", "penalty.tangent_prop.weight=1e-05", "init_from=runs/x*", "data.root=null")[:3],
+        ("", ""),
+        ("penalty=[jacobian,l2] penalty.jacobian.projections=null seed=3 force=true", None),
+        ("+optimizer.momentum=0.9 model=mlp model.widths=[5,6] threads=1 name=a/b", None),
+        ("penalty=l2 sweep.trials=2 sweep.arm=l2 sweep.stage=comparison", "penalty=l2"),
+        ("data=npz \"data.path='a b,c=d.npz'\" model=mlp ++epochs=3", None),
+        ("'optimizer.groups={fc2: {lr: 0.01}}' 'data.seed=${seed}' 'init_from=runs/x*'", None),
     ],
 )
-def test_the_command_composes_the_same_run(forge: Forge, overrides: tuple[str, ...]) -> None:
-    run = forge(*overrides)
-    lines = overrides_of(run.config)
-    assert not any(line.startswith("sweep") for line in lines)  # it is one run, and no sweep
-    again = Run(project_composer().compose(lines).values)
+def test_the_command_is_what_was_typed(call: Called, forge: Forge, typed: str, printed: str | None) -> None:
+    run = forge(*shlex.split(typed), status="failed", reason="boom")
+    line = call("show", run.run_id).partition("command       ")[2].splitlines()[0]
+    words = shlex.split(line)
+    assert words[:3] == ["uv", "run", "train.py"]
+    wanted = typed if printed is None else printed
+    assert words[4:] == [word for word in shlex.split(wanted) if word != "force=true"]
+    again = Run(project_composer().compose(words[3:]).values)
     assert (again.run_id, again.path) == (run.run_id, run.path)
 
 
-def test_the_command_of_a_users_own_class_is_the_one_that_was_typed(forge: Forge) -> None:
-    typed = ["model._target_=mine.Net", "~model.width", "+model.hidden=3", "allow_targets=[mine]", "force=true"]
-    run = forge(*typed)
-    found = overrides_of(run.config, run.overrides)
-    assert ids(project_composer().compose(found).values)[0] == run.run_id
-    assert not any(line.startswith("force=") for line in found)
+def test_without_its_record_the_command_is_unknown(call: Called, forge: Forge) -> None:
+    run = forge("seed=3", status="failed", reason="boom")
+    for text in ("[1, 2]", "[", "", "3"):
+        (run.path / "overrides.yaml").write_text(text)
+        assert "command       unknown: overrides.yaml is missing or no list of words" in call("show", run.run_id)
+
+
+FOLDERS = {
+    "flag": ["--config-dir", "myconf"],
+    "search path": ["hydra.searchpath=[file://{}/myconf]"],
+}
+SHORT = ("data=line", "model=mlp", "loss=mse", "epochs=1", "histograms=false", "pictures=false")
+
+
+@pytest.mark.parametrize("how", FOLDERS)
+def test_the_command_of_a_users_own_option_names_its_folder(
+    call: Called, command: Callable[..., Any], tmp_path: Path, how: str
+) -> None:
+    file = tmp_path / "myconf" / "penalty" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("mine: {_target_: losses.L2, weight: 0.25}")
+    folder = [word.format(tmp_path) for word in FOLDERS[how]]
+    flags, words = (folder, []) if how != "search path" else ([], folder)
+    done = command("-m", *flags, *SHORT, *words, "penalty=mine", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs" / "train").glob("*seed=1*")
+    printed = call("show", path).partition("command       ")[2].splitlines()[0]
+    assert ("--config-dir=myconf" in printed) == (how != "search path")
+    again = command(*shlex.split(printed)[3:])
+    assert again.returncode == 0, again.stderr
+    assert "trained before" in again.stdout
+    assert path.name in again.stdout
+
+
+PRESET = """# @package _global_
+defaults:
+  - override /data: line
+  - override /model: mlp
+  - override /loss: mse
+
+name: tuned
+epochs: 1
+histograms: false
+pictures: false
+data: {seed: "${seed}", validation_size: 2}
+sweep:
+  trials: 2
+  baseline: plain
+  arms: {plain: {penalty: none, sweep.ranges: {optimizer.lr: [0.01, 0.1]}}, l2: {penalty: l2}}
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {seed: "range(2)"}
+"""
+
+
+def test_the_best_of_a_sweep_is_repeated_by_the_command_that_is_printed(
+    call: Called, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "myconf" / "sweep" / "tuned.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(PRESET)
+    done = command("--config-dir", "myconf", "sweep=tuned")
+    assert done.returncode == 0, done.stderr
+    one, swept = (call("best", "runs", *words).splitlines()[1] for words in ((), ("--seeds", "2")))
+    again = command(*shlex.split(one)[3:])
+    assert again.returncode == 0, again.stderr
+    assert "trained before" in again.stdout
+    before = set((tmp_path / "runs" / "tuned").glob("*seed=*_*"))
+    assert "-m --config-dir=myconf" in swept
+    fresh = command(*shlex.split(swept)[3:])
+    assert fresh.returncode == 0, fresh.stderr
+    new = set((tmp_path / "runs" / "tuned").glob("*seed=*_*")) - before
+    configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in new]
+    assert sorted((config["seed"], config["data"]["seed"]) for config in configs) == [(2, 2), (3, 3)]
 
 
 def test_delete_asks(call: Called, forge: Forge, sweep: dict[tuple[float, int], Run]) -> None:

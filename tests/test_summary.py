@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from rich.console import Console
 from support import ROOT
 
 from runner.config.check import problems_of_config
-from runner.config.compose import Composer, loader_with
+from runner.config.compose import Composer, grid, loader_with
 from runner.config.conf_files import CONF
 from runner.summary.axis import are_log_spaced
 from runner.summary.figure import caption, figure_of
@@ -471,7 +469,7 @@ def test_every_grid_point_of_a_preset_passes_the_check(name: str) -> None:
     composer = Composer(loader_with(), [f"sweep={name}"])
     hydra = composer.compose([]).hydra
     swept = [f"{key}={value}" for key, value in hydra["sweeper"]["params"].items()]
-    points = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)[0]
+    points = grid(swept)
     configs = [composer.compose(point).values for point in points]
     assert hydra["mode"].name == "MULTIRUN"
     assert len(points) * len(configs[0]["sweep"]["arms"] or [0]) >= 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -107,29 +107,47 @@ class StackedLauncher(LocalLauncher):
         self.largest = largest
 
 
-class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, with arms."""
+class _Sweeper(Sweeper):
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
-    def sweep(self, arguments: list[str]) -> Any:
-        """Run a job for each point of the grid, or of the grids of all arms."""
+
+class GridSweeper(_Sweeper):
+    """Runs a job for each point of the grid, or of the grids of all arms.
+
+    Args:
+        params: values that a file gives, by key.
+        max_batch_size: jobs that the launcher gets at a time (null: all).
+    """
+
+    def __init__(self, params: Mapping[str, Any] | None = None, max_batch_size: int | None = None) -> None:
+        self.params, self.max_batch_size = params or {}, max_batch_size
+
+    def sweep(self, arguments: list[str]) -> None:
+        from runner.config.compose import combinations
         from runner.storage.members import start_list
         from runner.sweep.arms import run_arms
 
         start_list()
-        if not self.config.sweep.arms:
-            return super().sweep(arguments)
-        return run_arms(self.hydra_context.config_loader, self.config, [*self._parse_config(), *arguments], self.launch)
+        lines = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        if self.config.sweep.arms:
+            return run_arms(self.loader, self.config, lines, self.launch)
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(lines)
+        jobs = combinations([*{override.get_key_element(): override for override in overrides}.values()])  # last wins
+        size = self.max_batch_size or len(jobs)
+        for start in range(0, len(jobs), size):
+            self.launch(jobs[start : start + size])
 
     def launch(self, jobs: list[list[str]]) -> None:
         """Run some jobs."""
         for job in self.launcher.launch(jobs, initial_job_idx=0):
             _ = job.return_value  # raises what the job has raised
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leave the check to the launchers: each of ours checks all configs before any job starts."""
 
-
-class SearchSweeper(Sweeper):
+class SearchSweeper(_Sweeper):
     """Proposes the jobs by Optuna, some at a time, by what the jobs before them have shown.
 
     Args:
@@ -139,12 +157,6 @@ class SearchSweeper(Sweeper):
 
     def __init__(self, params: Mapping[str, Any] | None = None, **options: Any) -> None:
         self.params, self.options = params or {}, options
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader, self.config = hydra_context.config_loader, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until the study has as many as it is to have."""

@@ -1,16 +1,18 @@
 """Configs from overrides, by Hydra. All that we use of Hydra's private names is in this file.
 
 Hydra takes 80 ms to compose a config. So it composes once for each choice of options from the config groups; single
-values are then set on a copy, by the function that Hydra itself uses. (One private name must stand elsewhere: Hydra
-executes the modules of its plugins anew when it looks for them, so `hydra_plugins` derives from its sweeper there.)
+values are then set on a copy, by the function that Hydra itself uses.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType, RangeSweep, ValueType
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -36,7 +38,7 @@ class Composed(NamedTuple):
     """A composed config.
 
     Attributes:
-        values: the config, resolved, as plain dicts, lists and values, without Hydra's own node.
+        values: the config, resolved but for `sweep.arms`, as plain dicts, lists and values, without Hydra's own node.
         overrides: the lines that were typed, or that a sweep made.
         hydra: Hydra's own node, plain but not resolved.
     """
@@ -44,6 +46,14 @@ class Composed(NamedTuple):
     values: dict[str, Any]
     overrides: list[str]
     hydra: dict[str, Any]
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a command that composes the same: the user's own folders, and the overrides."""
+        sources = self.hydra["runtime"]["config_sources"]
+        folders = [os.path.relpath(source["path"]) for source in sources if source["provider"] == "command-line"]
+        searched = [line for line in self.hydra["overrides"]["hydra"] if parsed(line).key_or_group == SEARCH_PATH]
+        return [*(f"--config-dir={folder}" for folder in folders), *searched, *self.overrides]
 
 
 class Composer:
@@ -110,8 +120,13 @@ def _replaces_a_value(override: Override, values: dict[str, Any]) -> bool:
 
 def composed_of(config: DictConfig, hydra: DictConfig, lines: Sequence[str]) -> Composed:
     """Return a config of Hydra's in plain values."""
-    keys = [str(key) for key in config if key != "hydra"]
-    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    arms = OmegaConf.select(own, "sweep.arms")
+    if arms:  # what `${...}` refers to in their texts is told by each job
+        own.sweep.arms = None
+    values: Any = OmegaConf.to_container(own, resolve=True)
+    if arms:
+        values["sweep"]["arms"] = OmegaConf.to_container(arms, resolve=False) if OmegaConf.is_config(arms) else arms
     node: Any = OmegaConf.to_container(hydra, resolve=False)
     return Composed(values, list(lines), node)
 
@@ -154,14 +169,29 @@ def with_value(override: Override, value: Any) -> str:
 
 def grid(lines: Sequence[str]) -> list[list[str]]:
     """Return all combinations of the values that some overrides have, each as overrides with one value."""
-    overrides = [(line, parsed(line)) for line in lines]
+    return combinations([parsed(line) for line in lines])
+
+
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the same of overrides that are parsed; those with one value stay as they were typed."""
     values = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        [f"{override.get_key_element()}={value}" for value in with_exact_steps(override).sweep_string_iterator()]
         if override.is_sweep_override()
-        else [line]
-        for line, override in overrides
+        else [override.input_line or ""]
+        for override in overrides
     ]
     return [list(combination) for combination in itertools.product(*values)]
+
+
+def with_exact_steps(override: Override) -> Override:
+    """Return an override with the values that its range of floats has in decimal: .3, not .30000000000000004."""
+    sweep = override.value()
+    if not isinstance(sweep, RangeSweep) or isinstance(sweep.range(), range):
+        return override
+    start, stop, step = (Decimal(f"{value:.12g}") for value in (sweep.start, sweep.stop, sweep.step))
+    steps: list[Any] = [float(start + number * step) for number in range(math.ceil((stop - start) / step))]
+    choices = ChoiceSweep(tags=sweep.tags, list=steps, shuffle=sweep.shuffle)
+    return replace(override, value_type=ValueType.CHOICE_SWEEP, _value=choices)
 
 
 def typed_lines(node: Mapping[str, Any]) -> list[str]:

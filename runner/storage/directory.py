@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,17 @@ class Run:
 
     Args:
         config: resolved, plain, checked.
-        overrides: the command line's, for the record.
+        overrides: the words of the command that repeats it, for the record.
         title: what tells the run from the others of its sweep (null: the directory's name).
     """
 
     def __init__(self, config: dict[str, Any], overrides: list[str] | None = None, title: str | None = None) -> None:
         self.config, self.overrides = config, overrides or []
         self.run_id, self.group_id = ids(config)
-        self.path = Path(config["runs_dir"], config["name"], directory_name(config, self.run_id))
+        folder = Path(config["runs_dir"], config["name"])
+        self.path = folder / directory_name(config, self.run_id)
+        if config["data"]["_target_"] == "data.Npz" and not self.path.exists():  # begun with a copy of the file?
+            self.path = _directory_of(self.run_id, folder) or self.path
         self.title = title or self.path.name
 
     @classmethod
@@ -39,7 +44,7 @@ class Run:
         composed = composed_by_hydra(config)
         if problems := problems_of(composed):
             exit_with_problems(problems)
-        return cls(composed.values, composed.overrides)
+        return cls(composed.values, composed.words)
 
     @property
     def announcement(self) -> str:
@@ -102,3 +107,17 @@ class Run:
         """Record the resolved config and the overrides."""
         write_atomic(self.path / "config.yaml", yaml.dump(self.config, Dumper=_Dumper, sort_keys=False))
         write_atomic(self.path / "overrides.yaml", yaml.dump(self.overrides, Dumper=_Dumper))
+
+
+def _directory_of(run_id: str, folder: Path) -> Path | None:
+    """Return the directory of a run in a folder, whatever stands before its id; None if there is none."""
+    try:
+        return _directories_in(folder, folder.stat().st_mtime_ns).get(run_id)
+    except OSError:  # no such folder
+        return None
+
+
+@lru_cache(maxsize=4)
+def _directories_in(folder: Path, modified: int) -> dict[str, Path]:
+    """Return the directories of runs by their ids; a folder is read once as long as nothing in it is made."""
+    return {name.rpartition("_")[2]: folder / name for name in sorted(os.listdir(folder))}

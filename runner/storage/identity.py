@@ -1,7 +1,11 @@
 """A run's identity: a hash of everything in its config that can change the result, and a readable name.
 
-Both are pure functions of the resolved config, so that the same config lands in the same directory however it was
-typed, whatever the grid or the launcher, and a run finds what it has already done.
+Both are pure functions of the resolved config and of the files it names, so that the same config lands in the same
+directory however it was typed, whatever the grid or the launcher, and a run finds what it has already done.
+
+For good: each value counts, also one that is the default, since a default may be edited. A value counts, not its
+spelling; a file's contents, not its path; the name of a class of ours, not its module. What stands in `NOT_IDENTITY`
+does not count. A key that is added later needs a row in `NEUTRAL`, and changes no id.
 """
 
 from __future__ import annotations
@@ -9,60 +13,119 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from runner.config.conf_files import GROUPS, NAMED, SINGLE, chosen_options, default_options, usual_values
-from runner.config.tree import as_yaml, walk
+from runner.config.tree import as_yaml
 from runner.storage.weights import digest_at
 
+# Patterns of keys: `*` stands for one of them; a pattern also holds for all that is below.
 RECORDING = ("histograms", "pictures", "checkpoint_seconds", "objective_metric")
-WHERE = ("device", "threads", "data.root", "runs_dir", "name", "force", "allow_targets")
-RESOURCES = ("resources.gpus", "resources.mem_gb")
-NOT_IDENTITY = (*RECORDING, *WHERE, *RESOURCES)  # keys that cannot change a result
-ABSENT = (  # leaves that stand for nothing
-    *(("init_from", None), ("augment._target_", "data.Unchanged")),
-    *(("data.range", None), ("data.channels", None)),
+WHERE = ("device", "threads", "runs_dir", "name", "force", "allow_targets", "resources")
+OF_A_SWEEP = ("sweep", "penalty.*.weight_range")  # these tell which runs there are
+NOT_IDENTITY = (*RECORDING, *WHERE, *OF_A_SWEEP)  # cannot change a result
+# Keys and the value at which each changes nothing and is left out, as if there were no such key. A key that is added
+# when runs have been trained needs a row: then it changes none of their ids.
+NEUTRAL: tuple[tuple[str, Any], ...] = (
+    ("init_from", None),
+    ("augment._target_", "Unchanged"),
+    ("data.range", None),
+    ("data.channels", None),
+    ("optimizer.groups", None),
+    ("optimizer.groups", {}),
+    ("penalty.*.weight", 1),
+    ("penalty.*.every", 1),
+    ("penalty.*.warmup", 0),
 )
-OF_A_SWEEP = re.compile(r"sweep\.|penalty\.[^.]+\.weight_range")  # nor can these: they tell which runs there are
+OURS = ("data", "losses", "models", "runner")  # packages whose modules may move
+CHECKED = (*OURS, "torch")  # packages whose classes refuse a text where they take a number
+VERIFIED = ("CIFAR10", "FashionMNIST", "MNIST")  # data whose contents are known, wherever `data.root` is
 SEEDS = ("seed", "data.seed")  # of a run, and of its data's split and noise: what the runs of a group differ in
 FIRST = ("penalty", "seed", "optimizer", "model", "data")  # in a directory's name; the other keys follow
-LONGEST_NAME = 100
+LONGEST_NAME = 100  # bytes
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leaves of a config that can change its result, by path; equal numbers become the same one.
+    """Return what is hashed of a config: the values that count, less those that change nothing."""
+    return {path: value for path, value in values_that_count(config).items() if value not in _neutral_values(path)}
 
-    `init_from` and `augment` count where they are given: without them the ids are those of runs from before these keys.
+
+def values_that_count(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves of a config that can change its result, by path, each value in one spelling; a list is a leaf.
+
+    Numbers that are equal are the same one, and so is a text that reads as a number, true, false or null; but not among
+    the options of a user's own class, which may tell them apart.
     """
-    leaves = {path: value for path, value in walk(config) if not isinstance(value, dict) or not value}
-    return {
-        path: int(value) if isinstance(value, float) and value.is_integer() else value
-        for path, value in leaves.items()
-        if path not in NOT_IDENTITY and not OF_A_SWEEP.match(path) and (path, value) not in ABSENT
-    }
+    leaves = {path: value for path, value in _leaves(config) if _counts(path)}
+    if leaves.get("data._target_") in VERIFIED:
+        leaves.pop("data.root", None)
+    return leaves
+
+
+@cache
+def _neutral_values(path: str) -> list[Any]:
+    return [value for pattern, value in NEUTRAL if _fits(path, pattern)]
+
+
+@cache
+def _counts(path: str) -> bool:
+    return not any(_fits(path, pattern) for pattern in NOT_IDENTITY)
+
+
+def _fits(path: str, pattern: str) -> bool:
+    return bool(re.match(re.escape(pattern).replace(r"\*", "[^.]+") + r"(\.|$)", path))
+
+
+def _leaves(node: Mapping[str, Any], path: str = "", is_checked: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield the paths and values below a node, which belongs to a class of `CHECKED` or not."""
+    if isinstance(target := node.get("_target_"), str):
+        is_checked = target.partition(".")[0] in CHECKED
+    for key, value in node.items():
+        inner = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, inner, is_checked)
+        elif key == "_target_" and str(value).partition(".")[0] in OURS:
+            yield inner, value.rpartition(".")[2]
+        else:
+            yield inner, _in_one_spelling(value, is_checked)
+
+
+def _in_one_spelling(value: Any, is_checked: bool) -> Any:
+    if isinstance(value, dict):
+        return dict(_leaves(value, is_checked=is_checked))
+    if isinstance(value, list | tuple):
+        return [_in_one_spelling(member, is_checked) for member in value]
+    if isinstance(value, str) and is_checked:
+        value = _read(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _read(text: str) -> Any:
+    """Return the number, true, false or null that a text reads as, or the text."""
+    word = text.strip().lower()
+    try:
+        return float(word.replace(".inf", "inf"))
+    except ValueError:
+        return {"true": True, "false": False, "null": None}.get(word, text)
 
 
 def _contents(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the sha256 of what the user's own files hold, by the keys that name them: other contents, another run."""
-    named: dict[str, tuple[Callable[[Any], str], Any]] = {}
+    named: dict[str, tuple[Callable[[Any], str], Any]] = {"init_from": (digest_at, config.get("init_from"))}
     if config["data"]["_target_"] == "data.Npz":
         named["data.path"] = _hash_at, config["data"].get("path")
-    if config.get("init_from") is not None:
-        named["init_from"] = digest_at, config["init_from"]
-    found = {}
+    contents = {}
     for key, (digest_of, path) in named.items():
-        try:
-            found[key] = digest_of(path)
-        except (OSError, TypeError, ValueError, RuntimeError):  # no such file: whoever builds from it will tell why
-            continue
-    return found
+        with suppress(OSError, TypeError, ValueError, RuntimeError):  # no such file: whoever builds from it tells why
+            contents[key] = digest_of(path)
+    return contents
 
 
 def _hash_at(path: str) -> str:
-    """Return the sha256 of a file."""
     file = Path(path).expanduser().resolve()
     facts = file.stat()
     return _hash_of(file, facts.st_mtime_ns, facts.st_size)
@@ -88,7 +151,8 @@ def ids(config: Mapping[str, Any]) -> tuple[str, str]:
 
 def directory_name(config: Mapping[str, Any], run_id: str) -> str:
     """Return the label and the id as one name, of a length that every file system takes."""
-    return f"{_label(config)[: LONGEST_NAME - 1 - len(run_id)]}_{run_id}".lstrip("_")
+    label = _label(config).encode()[: LONGEST_NAME - 1 - len(run_id)].decode(errors="ignore")
+    return f"{label}_{run_id}".lstrip("_")
 
 
 def _label(config: Mapping[str, Any]) -> str:
@@ -106,13 +170,20 @@ def _label(config: Mapping[str, Any]) -> str:
         leaves["init_from"] = _contents(config).get("init_from", leaves["init_from"])[:8]
     for path, value in leaves.items():
         if usual.get(path, ...) != value and _is_shown(path):
-            parts[path] = f"{short(path)}={value if isinstance(value, str) else as_yaml(value)}"
+            parts[path] = f"{short(path)}={_word(path, value)}"
     return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts[path] for path in sorted(parts, key=place)))
 
 
 def _is_shown(path: str) -> bool:
-    """Tell whether a leaf stands in a label: no class, no member of a list, no probe; a weight stands there already."""
-    return not (path in NAMED or re.search(r"^probe|_target_$|\.\d+$|^penalty\.\w+\.weight$", path))
+    """Tell whether a leaf stands in a label: no class, no probe; a weight stands there already."""
+    return not (path in NAMED or re.search(r"^probe|_target_$|^penalty\.\w+\.weight$", path))
+
+
+def _word(path: str, value: Any) -> str:
+    """Return a value as it stands in a label: of the path of a file or folder its stem."""
+    if isinstance(value, str):
+        return Path(value).stem if "/" in value or path == "data.path" else value
+    return as_yaml(value)
 
 
 def place(path: str) -> tuple[int, bool]:

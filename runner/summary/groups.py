@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from runner.storage.identity import identity
+from runner.storage.identity import values_that_count
 from runner.storage.members import Member, members_of
 from runner.summary.runs import RunRecord, config_of, directories, read_run
 from runner.summary.settings import BLANK, as_typed, short_names, sort_key, swept
@@ -285,7 +285,7 @@ def _tuned(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers that trials may have chosen, by path: the weights of the penalties and `sweep.ranges`."""
     weights = [f"penalty.{name}.weight" for name in config.get("penalty", {})]
     ranges = config.get("sweep", {}).get("ranges") or {}
-    values = identity(config)
+    values = values_that_count(config)
     return {path: values[path] for path in (*weights, *ranges) if path in values}
 
 
@@ -312,7 +312,7 @@ def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], bas
 
 def _criterion_of(config: Mapping[str, Any]) -> str:
     """Return what a loss of a run means: the class and the options of its criterion, less its weight."""
-    options = {path: value for path, value in identity(config).items() if path.startswith("loss.")}
+    options = {path: value for path, value in values_that_count(config).items() if path.startswith("loss.")}
     return json.dumps({path: value for path, value in options.items() if path != "loss.weight"}, sort_keys=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.config.conf_files import GROUPS, chosen_options, default_values, usual_values
 from runner.config.tree import as_yaml
-from runner.storage.identity import LONGEST_NAME, SEEDS, identity, short
+from runner.storage.identity import LONGEST_NAME, SEEDS, short, values_that_count
 
 Config = Mapping[str, Any]
 RESERVED = {"arm", "best", "chosen", "n", "diverged", "seed", "sweep"}  # columns of the table itself
@@ -27,7 +27,7 @@ def swept(configs: Sequence[Config]) -> list[dict[str, Any]]:
     The order of the columns is that of the configs, choices before options. The seeds are never among them.
     """
     tables = [_flat(config) for config in configs]
-    usual = [identity(usual_values(config)) for config in configs]
+    usual = [values_that_count(usual_values(config)) for config in configs]
     paths = list(dict.fromkeys(path for table in tables for path in table))
     differing = {path for path in paths if len({as_yaml(table.get(path, BLANK)) for table in tables}) > 1}
     choices = [group for group in GROUPS if group in differing]
@@ -64,7 +64,7 @@ def _flat(config: Config) -> dict[str, Any]:
     choices = {group: "+".join(chosen_options(group, config)) or "none" for group in GROUPS}
     leaves = {
         path: value
-        for path, value in identity(config).items()
+        for path, value in values_that_count(config).items()
         if path not in (*SEEDS, *GROUPS) and not MEMBER.search(path) and not _is_choice(path)
     }
     return choices | leaves

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from runner.config.check import exit_with_problems
-from runner.config.compose import Composer, grid, parsed, typed_lines
+from runner.config.compose import Composer, composed_of, grid, parsed, typed_lines
 from runner.outcome import FAILED
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
@@ -38,7 +38,7 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
         launch: runs some jobs, however they end.
     """
     composer = Composer(loader, config.hydra.overrides.hydra)
-    sweep: Any = OmegaConf.to_container(config.sweep, resolve=True)
+    sweep = composed_of(config, config.hydra, ()).values["sweep"]
     found = points_of(sweep, shared, composer)
     trials = [point.trials(sweep["trials"], sweep["tuning_seeds"]) for point in found]
     if jobs := [job for point in trials for each in point.values() for job in each]:

@@ -57,7 +57,7 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
     if problems := [problem for each in composed for problem in problems_of(each) + _problems_of_leaving(each)]:
         exit_with_problems(problems)
     titles = titles_of(batch)
-    runs = [Run(each.values, each.overrides, title) for each, title in zip(composed, titles, strict=True)]
+    runs = [Run(each.values, each.words, title) for each, title in zip(composed, titles, strict=True)]
     add_to_list(runs)
     return runs
 

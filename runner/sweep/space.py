@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from runner.config.compose import parsed
+from runner.config.compose import parsed, with_exact_steps
 from runner.seeds import stream_seed
 
 REPEATS = "repeats"  # attribute of a trial: the number of the failed one whose values it has
@@ -55,13 +55,12 @@ def axis_of(override: Override) -> Axis:
     if not override.is_range_sweep():
         choices = list(dict.fromkeys(override.sweep_string_iterator()))
         return Axis(CategoricalDistribution(choices), choices)
-    values: list[Any] = sorted(override.sweep_iterator())
+    values: list[Any] = sorted(with_exact_steps(override).sweep_iterator())
     if not values:
         raise ValueError(f"{override.get_value_string()} is empty")
     step = abs(sweep.step)
     if all(isinstance(value, int) for value in (*values, step)):
         return Axis(IntDistribution(values[0], values[-1], step=int(step)), values)
-    values = [float(f"{value:.12g}") for value in values]
     return Axis(FloatDistribution(values[0], values[-1], step=float(step)), values)
 
 
