@@ -18,7 +18,8 @@ import pytest
 from hydra.types import RunMode
 from support.sweeps import FAULTY, LONG, REASONS, TIMES, TINY, Sweeps
 
-from runner.config.compose import Composer, composed_of, loader_with, parsed
+from runner.config.compose import Composer, composed_of, loader_with
+from runner.config.words import parsed
 from runner.outcome import BUSY
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,7 @@ class GridSweeper(BasicSweeper):
         from runner.sweep.arms import run_arms
 
         start_list()
+        self.config.hydra.sweep.dir = os.path.expanduser(self.config.hydra.sweep.dir)  # Hydra makes this folder
         if not self.config.sweep.arms:
             return super().sweep(arguments)
         return run_arms(self.hydra_context.config_loader, self.config, [*self._parse_config(), *arguments], self.launch)

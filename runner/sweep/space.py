@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from runner.config.compose import parsed
+from runner.config.words import parsed
 from runner.seeds import stream_seed
 
 REPEATS = "repeats"  # attribute of a trial: the number of the failed one whose values it has
