@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from runner.config import help
 
-if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
+if __name__ == "__main__" and {"-h", "--help", "--version"} & set(sys.argv[1:]):
     help.show(sys.argv[1:])
     sys.exit()
 

@@ -35,20 +35,16 @@ def exit_with_problems(problems: Sequence[str]) -> NoReturn:
 def problems_of(composed: Composed, are_all: bool = True) -> list[str]:
     """Return all that is wrong with a composed config, Hydra's own node included, a sentence each.
 
-    Values are checked against each other only if these `are_all`: an option that is left out might mend them.
+    Args:
+        composed: the config.
+        are_all: whether all options are there, so that values may be checked against each other.
     """
-    problems = problems_of_hydra(composed.hydra)
-    return problems + problems_of_config(composed.values, allowed_packages(composed.overrides), are_all)
+    packages = allowed_packages(composed.overrides)
+    return problems_of_hydra(composed.hydra) + problems_of_config(composed.values, packages, are_all)
 
 
 def problems_of_config(config: dict[str, Any], packages: Sequence[str] = (), are_all: bool = True) -> list[str]:
-    """Return all that is wrong with the values of a config.
-
-    Args:
-        config: plain dicts, lists and values.
-        packages: those that `allow_targets` on the command line allows.
-        are_all: whether they are to be checked against each other, too.
-    """
+    """Return all that is wrong with the values of a config, of which `allow_targets` allows some packages."""
     problems = _problems_of_keys(config)
     if problems:  # the checks below rely on the keys
         return problems

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
@@ -59,7 +59,7 @@ def _composable(
 ) -> list[Override]:
     """Return the overrides with which a config can be composed; Hydra's sentences for the others join the problems."""
 
-    def problem_of(some: Iterable[Override]) -> str | None:
+    def problem_of(some: Sequence[Override]) -> str | None:
         lines = list(map(_with_first_value, some))
         try:
             composer.compose([*beside, *lines])
@@ -85,71 +85,61 @@ def problems_of_values(overrides: Sequence[Override], composer: Composer, are_al
 
 def _problems_of_form(override: Override) -> list[str]:
     """Return a sentence for what Hydra takes and we do not, and for a sweep without an end or a value."""
-    key, line, sweep = override.key_or_group, override.input_line or "", override.value()
+    key, line, sweep = override.key_or_group, override.input_line, override.value()
     if override.package is not None:
         return [f"{line} puts a group at another place, which is not supported: leave out @{override.package}"]
     if getattr(sweep, "step", 1) == 0:
         return [f"{line} never ends: write a step other than 0, such as range(0,10,2)"]
-    if isinstance(sweep, Glob) and "/" not in key and key not in (*SINGLE, *NAMED, *default_options()):
-        return [f"{line} has no options to choose from: glob is for groups, write values such as {key}=1,2"]
     if override.is_sweep_override() and not values_of(override):
-        near = f": there are {', '.join(options(key))}" if isinstance(sweep, Glob) else ", such as range(5)"
-        return [f"{line} has no values: a sweep needs at least one{near}"]
+        example = f"such as {', '.join(options(key)) or 'range(5)'}"
+        return [f"{line} has no values: a sweep needs at least one, {example}"]
     return []
 
 
 def _meant_choice(choice: Override, known: Sequence[str]) -> tuple[list[str], Override | None]:
     """Return what is wrong with the choice of options from a group, and the choice that was meant, if that is clear."""
     group, usual = choice.key_or_group, default_options().get(choice.key_or_group, "[]")
-    if wrong := _problems_of_form(choice):
-        return wrong, None
+    problems, meant = _problems_of_form(choice), list[str | None]()
     if choice.is_delete():
-        sentence = f"{choice.input_line} would remove what every run has: write {group}={usual}"
-        return [sentence], parsed(f"{group}={usual}")
-    problems, meant = list[str](), list[str | None]()
-    for value in values_of(choice):
-        names = value if isinstance(value, list) else [value]
-        wrong = [name for name in names if name not in known]
-        near = {str(name): _nearest("none" if name is None else str(name), known, group) for name in wrong}
-        problems += [_sentence_of_option(group, name, near[str(name)], known) for name in wrong]
-        if group in SINGLE and len(names) > 1:
-            problems.append(
-                f"{choice.input_line} chooses {len(names)} at once: write {group}={names[0]}, a run has one"
-            )
-        meant.append(
-            None if None in near.values() else ",".join(near.get(str(name), str(name)) or "" for name in names)
+        return [f"{choice.input_line} would remove what each run has: write {group}={usual}"], parsed(
+            f"{group}={usual}"
         )
+    for value in [] if problems else values_of(choice):
+        names = value if isinstance(value, list) else [value]
+        near = [(None, name) if name in known else _meant_option(group, name, known) for name in names]
+        problems += [
+            f"{group}={as_typed(name)} is not an option: {hint}"
+            for name, (hint, _) in zip(names, near, strict=True)
+            if hint
+        ]
+        if group in SINGLE and len(names) > 1:
+            problems.append(f"{group} has one option, got {len(names)}, {as_typed(names)}: write {group}={names[0]}")
+        meant.append(",".join(option for _, option in near) if all(option for _, option in near) else None)
     if not problems:
         return [], choice
-    first = next(iter(meant)) if all(meant) else None
-    return problems, parsed(f"{group}=[{first}]" if group in NAMED else f"{group}={first}") if first else None
+    return problems, parsed(f"{group}={f'[{meant[0]}]' if group in NAMED else meant[0]}") if all(
+        meant
+    ) and meant else None
 
 
-def _nearest(name: str, known: Sequence[str], group: str) -> str | None:
-    """Return the option that was meant by a name that there is not, or several of a group that may have several."""
-    if name == "none":
-        return name if name in known else None
-    parts, by_lower = re.findall(r"[\w-]+", name), {option.lower(): option for option in known}
-    if group in NAMED and len(parts) > 1 and {*parts} <= {*known}:
-        return ",".join(parts)
-    return next((by_lower[match] for match in get_close_matches(name.lower(), by_lower, 1)), None)
-
-
-def _sentence_of_option(group: str, name: Any, near: str | None, known: Sequence[str]) -> str:
-    """Return a sentence for a chosen name that its group does not have."""
-    typed = "null" if name is None else name
-    if near is None and "*" in str(name):
-        return f"{group}={typed} is not an option: for all of that form write -m '{group}=glob({name})'"
+def _meant_option(group: str, name: Any, known: Sequence[str]) -> tuple[str, str | None]:
+    """Return what to type for a chosen name that there is not, and the option that was meant, if that is clear."""
     if isinstance(name, dict):
-        keys = shlex.join(f"{group}.{key}={as_typed(value)}" for key, value in name.items())
-        return f"{group}={as_typed(name)} is not an option: to set its keys write {keys}"
-    hint = f"there are {', '.join(known)}" if near is None else f"did you mean {group}={_bracketed(near)}?"
-    return f"{group}={typed} is not an option: {hint}"
-
-
-def _bracketed(names: str) -> str:
-    """Return several names as a list."""
-    return f"[{names}]" if "," in names else names
+        return (
+            f"write {shlex.join([f'{group}.{key}={as_typed(value)}' for key, value in name.items()])} for its keys",
+            None,
+        )
+    parts, by_lower = re.findall(r"[\w-]+", str(name)), {option.lower(): option for option in known}
+    if group in NAMED and len(parts) > 1 and {*parts} <= {*known}:
+        return f"did you mean {group}=[{','.join(parts)}]?", ",".join(parts)
+    if "*" in str(name):
+        return f"for all of that form write -m '{group}=glob({name})'", None
+    near = get_close_matches(str(name).lower(), by_lower, 1, cutoff=0.61)  # None is not near to cosine
+    return (
+        (f"did you mean {group}={by_lower[near[0]]}?", by_lower[near[0]])
+        if near
+        else (f"there are {', '.join(known)}", None)
+    )
 
 
 def _problems_of_repetition(choices: Sequence[Override]) -> Iterator[str]:
@@ -199,7 +189,7 @@ def _hint_for(override: Override, known: Mapping[str, Any]) -> str:
     choice = parent.replace(".", "/")  # if that is a group
     if others := [option for option in options(choice) if name in load(file_of(choice, option))]:
         return f"it comes with {' or '.join(f'{choice}={other}' for other in others)}"
-    if whole := _as_a_whole(override, known):
+    if not override.is_delete() and (whole := _as_a_whole(override, known)):
         return whole
     siblings = {path.rpartition(".")[2].lower(): path for path in ours if path.rpartition(".")[0] == parent}
     if near := get_close_matches(name.lower(), siblings, 1):
@@ -219,25 +209,24 @@ def _hint_for(override: Override, known: Mapping[str, Any]) -> str:
 
 def _as_a_whole(override: Override, known: Mapping[str, Any]) -> str | None:
     """Return what to type for a key below one that has a value as a whole, such as `model.network`; None if none is."""
-    parts, value = override.key_or_group.split("."), override.get_value_string() if override.value_type else ""
+    parts = override.key_or_group.split(".")
     for count in range(len(parts) - 1, 0, -1):
-        parent, group, name = ".".join(parts[:count]), "/".join(parts[: count - 1]), parts[count - 1]
-        others = [option for option in options(group) if name in load(file_of(group, option))] if group else []
-        usual = known[parent] if parent in known else load(file_of(group, others[0]))[name] if others else {}
-        if isinstance(usual, dict):
+        parent, group = ".".join(parts[:count]), "/".join(parts[: count - 1])
+        owner = next((name for name in options(group) if parts[count - 1] in load(file_of(group, name))), None)
+        if parent not in known and not owner:
             continue
-        inner = value
-        for part in reversed(parts[count:] if usual is None else []):
-            inner = f"{{{part}: {inner}}}"
-        typed = [] if parent in known else [f"{group}={others[0]}"]
-        typed += [f"{parent}={inner}"]
-        typed += [f"allow_targets=[{value.partition('.')[0]}]"] if parts[-1] == "_target_" else []
+        usual = known[parent] if parent in known else load(file_of(group, str(owner)))[parts[count - 1]]
+        if isinstance(usual, dict):
+            return None
+        value = override.get_value_string()
+        inner = "".join(f"{{{part}: " for part in parts[count:]) + value + "}" * (len(parts) - count)
+        typed = [f"{group}={owner}"] * (parent not in known) + [f"{parent}={value if usual is not None else inner}"]
+        typed += [f"allow_targets=[{value.partition('.')[0]}]"] * (parts[-1] == "_target_")
         return f"{parent} is given as a whole, write {shlex.join(typed)}"
     return None
 
 
 def _is_short_for(path: Sequence[str], typed: Sequence[str]) -> bool:
-    """Tell whether the parts of a path are those typed, in their order, with some more before the last one."""
     parts = iter(path)
     return path[-1] == typed[-1] and all(part in parts for part in typed)
 
@@ -261,7 +250,6 @@ def values_of(override: Override) -> list[Any]:
 
 
 def _with_first_value(override: Override) -> str:
-    """Return an override as it is typed, with the first of its values if it is swept."""
     return with_value(override, values_of(override)[0]) if override.is_sweep_override() else override.input_line or ""
 
 

@@ -60,7 +60,6 @@ def parsed(line: str) -> Override:
 
 
 def _is_readable(line: str) -> bool:
-    """Tell whether Hydra's grammar can read a word as an override."""
     try:
         return bool(parsed(line))
     except HydraException:
@@ -73,7 +72,7 @@ def as_read(word: str) -> str:
     if not KEY.fullmatch(key) or not value or _is_readable(word) or len(_options_in(word)) > 1:
         return word
     texts = [value] if Path(value).expanduser().exists() else value.split(",")
-    if not all(TEXT.fullmatch(text) for text in texts):
+    if not all(map(TEXT.fullmatch, value.split(","))):
         return word
     return f"{key}=" + ",".join(text if _is_readable(f"key={text}") else f'"{text}"' for text in texts)
 
@@ -88,7 +87,6 @@ def _options_in(word: str) -> list[str]:
 
 
 def _is_open(text: str) -> bool:
-    """Tell whether a bracket is opened in a text and not closed."""
     return sum(map(text.count, CLOSING)) > sum(map(text.count, CLOSING.values()))
 
 
@@ -102,9 +100,7 @@ def read(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     lines, problems = list[str](), dict[str, str]()
     if any(not _is_key(word) for word in files):
         shown = " ".join([*files[:3], *(["..."] if len(files) > 3 else [])])
-        problems[""] = (
-            f"{shown}: names of files, which the shell puts for a *: write * in quotes, as in 'penalty=glob(*)'"
-        )
+        problems[""] = f"{shown}: names of files, which the shell puts for a *: put it in quotes, 'penalty=glob(*)'"
     for group in _groups([word for word in words if not problems or word not in files]):
         line = as_read(group[0])
         if group[0].startswith("#"):
@@ -118,7 +114,6 @@ def read(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _is_key(word: str) -> bool:
-    """Tell whether a word is a key of ours, or begins with one."""
     return word.partition(".")[0] in (*main_config(), *GROUPS)
 
 
@@ -214,9 +209,10 @@ def _closed(word: str) -> str:
     """Return a word with the brackets closed that are open, and without those that close nothing."""
     open_ones, kept = list[str](), ""
     for sign in word:
-        if sign in CLOSING.values() and (not open_ones or open_ones.pop() != sign):
+        if sign in CLOSING:
+            open_ones.append(CLOSING[sign])
+        elif sign in CLOSING.values() and sign != (open_ones.pop() if open_ones[-1:] == [sign] else None):
             continue
-        open_ones += [CLOSING[sign]] if sign in CLOSING else []
         kept += sign
     return kept + "".join(reversed(open_ones))
 
@@ -232,10 +228,11 @@ def _sentence_of_call(typed: str, key: str, name: str, arguments: str) -> str:
     """Return a sentence for a function that there is not, or that does not take what it got."""
     if name in CALLS:
         return f"{typed} calls {name} with what it does not take: write {shlex.quote(f'{key}={CALLS[name]}')}"
-    near = get_close_matches(name.lower(), CALLS, 1)
+    near = get_close_matches(name.lower(), CALLS, 1, cutoff=0.8) or [
+        "range" if re.search("int|seq", name) else "interval"
+    ]
     meant = (
-        CALLS[near[0]] if near else CALLS["range"] if re.search("int|arange|seq", name) else f"interval({arguments})"
+        "tag(log,interval({}))" if "log" in name.lower() else "interval({})" if near == ["interval"] else CALLS[near[0]]
     )
-    meant = f"tag(log,interval({arguments}))" if "log" in name.lower() else meant
-    line = f"{key}={meant}" if _is_readable(f"{key}={meant}") else f"{key}={CALLS['interval']}"
+    line = next(filter(_is_readable, (f"{key}={meant.format(inner)}" for inner in (arguments, "0.01,1"))))
     return f"{typed} calls {name}, which is no function here: write {shlex.quote(line)}"
