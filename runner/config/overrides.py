@@ -114,7 +114,8 @@ def _meant_choice(choice: Override, known: Sequence[str]) -> tuple[list[str], Ov
         ]
         if group in SINGLE and len(names) > 1:
             problems.append(f"{group} has one option, got {len(names)}, {as_typed(names)}: write {group}={names[0]}")
-        meant.append(",".join(option for _, option in near) if all(option for _, option in near) else None)
+        options_ = [str(option) for _, option in near if option]
+        meant.append(",".join(options_) if len(options_) == len(names) else None)
     if not problems:
         return [], choice
     return problems, parsed(f"{group}={f'[{meant[0]}]' if group in NAMED else meant[0]}") if all(
