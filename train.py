@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from runner.config import help
 
-if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
+if __name__ == "__main__" and {"-h", "--help", "--version"} & set(sys.argv[1:]):
     help.show(sys.argv[1:])
     sys.exit()
 
@@ -16,6 +16,7 @@ import hydra
 from omegaconf import DictConfig
 
 from runner.config import command_line
+from runner.config.words import as_read
 from runner.console import Console
 from runner.outcome import exit_on_error, report_stored_result
 from runner.storage.directory import Run
@@ -42,6 +43,7 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = map(as_read, sys.argv[1:])  # where Hydra reads them
     folder = command_line.check(sys.argv[1:])
     with sweep_report(folder) if folder else nullcontext():
         main()

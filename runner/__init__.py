@@ -22,6 +22,8 @@ Rooms beside it:
 
     config/        from the command line to a checked config; never imports torch
         command_line   all mistakes at once, before Hydra acts
+        words          what was typed: text is quoted for Hydra's grammar, what it cannot read gets a sentence
+        overrides      options against the config: is there such a choice, such a key
         compose        overrides -> config, by Hydra; its private names
         check          everything that is wrong with a config
         rules          what the value of each key may be

@@ -21,6 +21,7 @@ from runner.compatibility import (
     check_layers,
     check_metric,
     check_penalty,
+    check_schedule,
     value_of,
     warn_of_options,
 )
@@ -66,6 +67,7 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
         criterion = construct(own_options(config["loss"], "loss"))
     with problems.at("scheduler"):
         schedule = construct(config["scheduler"])
+        check_schedule(schedule, config["epochs"])
     with problems.at("data"):
         dataset = dataset or _build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these

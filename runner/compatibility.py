@@ -18,6 +18,13 @@ from losses.criterion import Criterion
 from runner.schedule import Schedule
 
 
+def check_schedule(schedule: Schedule, epochs: int) -> None:
+    """Raise ValueError for a schedule whose factor at the start is no number, or whose first learning rate is none."""
+    for name, value in {"initial": schedule.initial or 1, "factor": schedule(0, epochs, 0)}.items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"its {name} must be a number, got {value!r}")
+
+
 def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) -> None:
     """Raise ValueError for a criterion that is not meant for these targets or these outputs, or gives other shapes."""
     targets, name = getattr(criterion, "targets", None), type(criterion).__name__

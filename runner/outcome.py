@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import math
 import os
 import re
@@ -87,11 +88,17 @@ def place_of(error: BaseException, packages: Sequence[str]) -> str:
     place = place_of(error.__cause__, packages) if error.__cause__ else ""
     if place:
         return place
+    owner = type(getattr(error, "obj", None))  # of an attribute that is missing
+    if owner.__module__.partition(".")[0] in packages:
+        place = _in_words(inspect.getfile(owner), inspect.getsourcelines(owner)[1])
     for frame, line in traceback.walk_tb(error.__traceback__):
         if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
-            path, here = Path(frame.f_code.co_filename), Path.cwd()
-            place = f" ({path.relative_to(here) if path.is_relative_to(here) else path}, line {line})"
+            place = _in_words(frame.f_code.co_filename, line)
     return place
+
+
+def _in_words(file: str, line: int) -> str:
+    return f" ({os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else file}, line {line})"
 
 
 def remedy_of(config: Mapping[str, Any], terms: Sequence[Term], has_moved: bool) -> str:

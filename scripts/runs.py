@@ -195,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (NothingToShow, Busy, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

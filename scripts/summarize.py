@@ -30,6 +30,8 @@ def main() -> None:
     except (NothingToShow, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,8 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["penalty=elastic_net", "penalty.elastic_net.every=2"], "penalty.elastic_net has _target_, biases, l1, l2, "),
         (["data=npz"], "data.path must be given: data.path=..."),
         (["+penalty._target_=losses.L2"], "penalty must map a name of your choice to _target_ and its options"),
-        (["+typo=1"], "typo is not a key of the config: it has"),
-        (["~epochs"], "epochs is missing"),
+        (["+typo=1"], "typo is not a key of the config: uv run train.py --help lists the keys"),
+        (["~epochs"], "~epochs would remove what every run has: set it instead, epochs=..."),
         (["epochs=0"], "epochs must be a whole number of at least 1, got 0"),
         (["epochs=two"], "epochs must be a whole number of at least 1, got 'two'"),
         (["seed=0.5"], "seed must be a whole number of at least 0, got 0.5"),
@@ -78,7 +80,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["seed=1,2"], "seed has several values, 1,2: add -m for a sweep"),
         (["-m", "seed=1,-2"], "seed must be a whole number of at least 0, got -2"),
         (["--config-dir", "absent"], "--config-dir must be a folder, got 'absent'"),
-        (["epochs=["], "epochs=[ cannot be read as key=value"),
+        (["epochs=["], "epochs=[ has a bracket without its partner: write 'epochs=[]'"),
         (["-m", "seed=range(0)"], "seed=range(0) has no values: a sweep needs at least one"),
         (["--epochs", "5"], "--epochs is not a flag: write epochs=5\n"),
         (["--epochs=5", "seed=1"], "--epochs=5 is not a flag: write epochs=5\n"),
@@ -96,7 +98,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["penalty=l2", "penalty.weight=1"], "did you mean penalty.l2.weight?"),
         (["penalty=[l2,l1]", "penalty.weight=1"], "did you mean penalty.l1.weight or penalty.l2.weight?"),
         (["penalty.weight=1"], "choose penalty=NAME and write penalty.NAME.weight"),
-        (["seed.x=1"], "seed.x is not a key of the config: it has allow_targets, augment, batch_norm, batch_size, "),
+        (["seed.x=1"], "seed.x is not a key of the config: seed is given as a whole, write seed=1"),
         (
             ["penalty=l2", "penalty=[l1,jacobian]"],
             "penalty is chosen 2 times, as l2 and [l1,jacobian]: write penalty=[l2,",
@@ -286,3 +288,141 @@ def leaves(node: Any) -> list[str]:
     return [key for key, value in node.items() if not isinstance(value, dict) or not value] + [
         key for value in node.values() for key in leaves(value)
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-m", "optimizer.lr=interval(0.1,0.2)"], "no values for a grid: write some, such as optimizer.lr=0.1,0.2"),
+        (["-m", "seed=range(0,5,0)"], "seed=range(0,5,0) never ends: write a step other than 0"),
+        (["-m", "penalty=glob(x*)"], "penalty=glob(x*) has no values: a sweep needs at least one, such as activation_"),
+        (["-m", "seed=glob(*)"], "seed=glob(*) has no values: a sweep needs at least one, such as range(5)"),
+        (["penalty=*"], "penalty=* is not an option: for all of that form write -m 'penalty=glob(*)'"),
+        (["penalty=l2,jacobian"], "add -m for a sweep, or for all of them in one run write penalty=[l2,jacobian]"),
+        (["optimizer.lr=0,1"], "add -m for a sweep, or write optimizer.lr=0.1 for one number"),
+        (["penalty=[l2 jacobian]"], "penalty=l2 jacobian is not an option: did you mean penalty=[l2,jacobian]?"),
+        (["penalty=l2+jacobian"], "did you mean penalty=[l2,jacobian]?"),
+        (["data=MNIST", "model=mnist_convnet"], "data=MNIST is not an option: did you mean data=mnist?"),
+        (["scheduler=null"], "scheduler=null is not an option: there are constant, cosine"),
+        (["penalty=None"], "did you mean penalty=none?"),
+        (["optimizer={lr: 0.1}"], "optimizer={lr: 0.1} is not an option: write optimizer.lr=0.1 for its keys"),
+        (["optimizer=[adam,sgd]"], "optimizer has one option, got 2, [adam,sgd]: write optimizer=adam"),
+        (["optimizer@model=adam"], "optimizer@model=adam puts a group at another place, which is not supported"),
+        (["~optimizer.lr"], "~optimizer.lr would remove what every run has: set it instead, optimizer.lr=..."),
+        (["~scheduler"], "~scheduler would remove what each run has: write scheduler=constant"),
+        (["~penalty=l2"], "~penalty=l2 would remove what each run has: write penalty=[]"),
+        (["~hydra/launcher"], "write hydra/launcher=local"),
+        (["~penalty.l2"], "~penalty.l2 removes what is not there: leave it out"),
+        (["+seed=1"], "+seed=1 adds a key that there is: write seed=1"),
+        (["+sweep.trails=6"], "sweep.trails is not a key of the config: sweep has n_jobs, "),
+        (["EPOCHS=5"], "EPOCHS is not a key of the config: did you mean epochs?"),
+        (["callbacks=x"], "callbacks is not a key of the config: uv run train.py --help lists the keys, and docs/own_"),
+        (["epochs=${nothing}", "seed=-1"], "epochs cannot be resolved: Interpolation key 'nothing' not found\nseed "),
+        (["-m", "sweep.baseline=l2", "penalty=none,l1"], "baseline must be one of penalty=none, penalty=l1, got l2"),
+        (["-m", "sweep.baseline='optimizer=sdg'", "optimizer=sgd,adam"], "did you mean optimizer=sgd?"),
+        (["-m", "sweep.arms={a: {}, bc: {penalty: l2}}", "sweep.baseline=bd"], "of a, bc, got bd: did you mean bc?"),
+        (["-m", "sweep.arms={a: {penalty: '[l2'}}"], "sweep.arms.a: penalty=[l2 has a bracket without its partner: "),
+        (
+            ["model.network._target_=mine.Net"],
+            "write model=module 'model.network={_target_: mine.Net}' 'allow_targets=[mine]'",
+        ),
+        (["optimizer.groups.fc2.lr=1"], "groups is given as a whole, write 'optimizer.groups={fc2: {lr: 1}}'"),
+        (["name=a:b"], "name must be a folder name without '..' and not absolute, of letters"),
+        (["name=."], "name must be a folder name"),
+        (["runs_dir=$HOME/x"], "runs_dir must be a path, ~ being the home folder, without $, *, \\ and links "),
+        (["runs_dir=a\\b"], "runs_dir must be a path"),
+        (["data=mnist", "data.root='*'"], "data.root must be a path"),
+        (["--config-dir"], "argument --config-dir/-cd: expected one argument: uv run train.py --help has examples\n"),
+        (["--cfg", "foo"], "argument --cfg/-c: invalid choice: 'foo'"),
+        (["-m=1"], "argument --multirun/-m: ignored explicit argument '1'"),
+        # What to type stands behind a value that is nearly right.
+        (["-m", "seed=[0,1,2]"], "got [0, 1, 2]: for a sweep write -m seed=0,1,2\n"),
+        (["seed=0..4"], "got '0..4': for a sweep write -m 'seed=range(0,5)'\n"),
+        (["seed=0-4"], "got '0-4': for a sweep write -m 'seed=range(0,5)'\n"),
+        (["sweep.tuning_seeds=5"], "got 5: write sweep.tuning_seeds=[5]\n"),
+        (["epochs=1e1"], "got 10.0: write epochs=10\n"),
+        (["seed='1'"], "got '1': write seed=1\n"),
+        (["optimizer.lr=1e-3."], "got '1e-3.': write optimizer.lr=0.001\n"),
+        (["device=CPU"], "got 'CPU': write device=cpu\n"),
+        (["threads=None"], "got 'None': write threads=null\n"),
+        (["shuffle=yes"], "got 'yes': write shuffle=true\n"),
+        (["optimizer.lr=1/10"], "got '1/10'\n"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_what_to_type(refused: Refused, arguments: list[str], sentence: str) -> None:
+    assert sentence in refused(*arguments)
+
+
+def test_a_link_to_nothing_is_no_folder(refused: Refused, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("links")
+    (folder / "dead").symlink_to(folder / "nothing")
+    assert "runs_dir must be a path" in refused(f"runs_dir={folder}/dead/x")
+
+
+def test_an_option_that_is_near_brings_its_keys(refused: Refused) -> None:
+    assert refused(
+        "optimizer=adm", "optimizer.betas=[0.9,0.99]", "model=mlpp", "data=line", "loss=mse"
+    ).splitlines() == [
+        "optimizer=adm is not an option: did you mean optimizer=adam?",
+        "model=mlpp is not an option: did you mean model=mlp?",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["penalty=l2", "~penalty.l2"], ["optimizer=glob(s*)", "-m"], ["penalty=[]"]])
+def test_what_makes_sense_passes(arguments: list[str]) -> None:
+    command_line.check(arguments)
+
+
+def test_glob_finds_the_options_of_all_folders(refused: Refused, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "penalty").mkdir()
+    (folder / "penalty" / "l2_mine.yaml").write_text("l2_mine: {_target_: losses.L2, weight: -1}\n")
+    line = ["-m", "--config-dir", str(folder)]
+    told = "penalty.l2_mine.weight must be a finite number of at least 0, got -1\n"
+    assert refused(*line, "penalty=glob(l2*)") == told
+    assert refused(*line, "sweep.arms={a: {penalty: 'glob(l2*)'}}") == f"sweep.arms.a: {told}"
+    command_line.check([*line, "penalty=glob(l2*,exclude=l2_mine)"])
+
+
+HEAD = "# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("epochs: [1\nseed: 2\n", "mine.yaml, line 3, is not YAML: expected ',' or ']', but got ':'"),
+        ("optimizer:\n\tlr: 2\n", "mine.yaml, line 3, is not YAML: a tab stands for spaces"),
+        ("epochs: 1\nepochs: 2\n", "mine.yaml, line 3, is not YAML: found duplicate key epochs"),
+        ("epochs: !!python/name:os.system\n", "mine.yaml, line 2, is not YAML: could not determine a constructor"),
+        ("epochs: 1\x00\n", "mine.yaml is not YAML: it holds '\\x00'"),
+        ("name: größe\n".encode("latin-1"), "experiment=mine: its file, line 2, is not written in UTF-8: save it as"),
+        ("- epochs\n", "experiment=mine: its file must map keys to values, KEY: VALUE, got a list"),
+        ("5\n", "experiment=mine: its file must map keys to values, KEY: VALUE, got a int"),
+        ("epochs: ${nope}\n", "epochs cannot be resolved: Interpolation key 'nope' not found"),
+        ("epohcs: 5\n", "epohcs is not a key of the config: did you mean epochs?"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_with_its_line(
+    refused: Refused, tmp_path_factory: pytest.TempPathFactory, content: str | bytes, sentence: str
+) -> None:
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "experiment").mkdir()
+    text = HEAD.encode() + (content if isinstance(content, bytes) else content.encode())
+    (folder / "experiment" / "mine.yaml").write_bytes(text)
+    said = refused("--config-dir", str(folder), "experiment=mine", "seed=-1")
+    assert sentence in said
+    assert "seed must be a whole number of at least 0, got -1" in said or "epohcs" in said
+
+
+def test_a_preset_needs_its_first_line(refused: Refused, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text("epochs: 5\n")
+    said = refused("--config-dir", str(folder), "experiment=mine")
+    assert said.endswith("the first line of a file in the folder experiment must be # @package _global_\n")
+
+
+def test_the_version_is_that_of_this_project(capsys: pytest.CaptureFixture[str]) -> None:
+    show(["--version"])
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.fullmatch(rf"penalty-lab {re.escape(version)}, torch \d+\.\d+.*\n", capsys.readouterr().out)

@@ -61,6 +61,7 @@ from torch import nn
 
 import data
 from losses import Criterion, Penalty
+from runner.schedule import Schedule
 
 
 class Misbuilt(nn.Linear):
@@ -115,6 +116,26 @@ class Strict(Penalty):
         return forward.losses
 
 
+class Plan:  # declared
+    def __call__(self, epoch, epochs, step):
+        return 1.0
+
+
+class Wordy(Schedule):
+    def __call__(self, epoch, epochs, step):
+        return "slow"
+
+
+class Zero(Schedule):
+    def __call__(self, epoch, epochs, step):
+        return 1 / epoch  # scheduled
+
+
+class Untold(Criterion):  # aimless
+    def losses(self, outputs, targets):
+        return (outputs - targets).square().sum(1)
+
+
 class Late(Criterion):
     targets = "values"
     calls = 0
@@ -165,6 +186,10 @@ def run_with(composed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.M
         ("loss", "Crooked", "loss: NameError: name 'targts' is not defined (lost)"),
         ("penalty", "Narrow", "penalty.mine: RuntimeError: The size of tensor a (2) must match the size of tensor b "
          "(3) at non-singleton dimension 0 (penalised)"),
+        ("scheduler", "Plan", "scheduler: AttributeError: 'Plan' object has no attribute 'initial' (declared)"),
+        ("scheduler", "Wordy", "scheduler: its factor must be a number, got 'slow'"),
+        ("scheduler", "Zero", "scheduler: ZeroDivisionError: division by zero (scheduled)"),
+        ("loss", "Untold", "loss: AttributeError: 'Untold' object has no attribute 'targets' (aimless)"),
         ("penalty", "Strict", "penalty.mine: ValueError: power must be positive, got 0 (refused)"),
     ],
 )  # fmt: skip

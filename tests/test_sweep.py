@@ -18,7 +18,8 @@ import pytest
 from hydra.types import RunMode
 from support.sweeps import FAULTY, LONG, REASONS, TIMES, TINY, Sweeps
 
-from runner.config.compose import Composer, composed_of, loader_with, parsed
+from runner.config.compose import Composer, composed_of, loader_with
+from runner.config.words import parsed
 from runner.outcome import BUSY
 from runner.signals import Interrupted, StopSignals
 from runner.storage import checkpoint, members
@@ -26,7 +27,7 @@ from runner.storage.lock import locked
 from runner.storage.members import Member
 from runner.storage.status import Status
 from runner.sweep import pool
-from runner.sweep.conclude import _final_status, sweep_report, titles_of
+from runner.sweep.conclude import _final_status, _show_table, sweep_report, titles_of
 from runner.sweep.job import record_exit, train_in_own_process, train_job
 from runner.system import gpus
 
@@ -558,3 +559,28 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         problems = problems_of_choice("launcher", {"_target_": launcher})
         assert len(problems) == 1
         assert problems[0].endswith(f"uv sync --extra {extra}")
+
+
+def test_ctrl_c_while_the_table_is_made_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runner.summary.report
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.summary.report, "report", stop)
+    with pytest.raises(SystemExit) as stopped:
+        _show_table([Member(tmp_path)], tmp_path)
+    assert stopped.value.code == 128 + signal.SIGINT
+    said = capsys.readouterr().err
+    assert said.startswith("stopped while the table was made; the runs are stored: ")
+    assert said.endswith(f"summarize.py {tmp_path}\n")
+
+
+def test_a_sweep_below_the_home_folder(sweeps: Sweeps, tmp_path: Path) -> None:
+    """Hydra makes the folder of a grid by itself, and would take ~ for a name."""
+    home = {"HOME": str(tmp_path / "home")}
+    assert sweeps.forks.run("-m", *TINY, "seed=0", "runs_dir='~/runs'", "name=here", environment=home) == 0
+    assert list((tmp_path / "home" / "runs" / "here").glob("*/result.json"))
+    assert not (tmp_path / "~").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -127,7 +126,7 @@ class GridSweeper(_Sweeper):
         self.params, self.max_batch_size = params or {}, max_batch_size
 
     def sweep(self, arguments: list[str]) -> None:
-        from runner.config.compose import combinations
+        from runner.config.compose import Composer, combinations
         from runner.storage.members import start_list
         from runner.sweep.arms import run_arms
 
@@ -135,8 +134,9 @@ class GridSweeper(_Sweeper):
         lines = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         if self.config.sweep.arms:
             return run_arms(self.loader, self.config, lines, self.launch)
-        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(lines)
-        jobs = combinations([*{override.get_key_element(): override for override in overrides}.values()])  # last wins
+        composer = Composer(self.loader)
+        overrides = {override.get_key_element(): override for override in map(composer.parsed, lines)}  # the last wins
+        jobs = combinations([*overrides.values()])
         size = self.max_batch_size or len(jobs)
         for start in range(0, len(jobs), size):
             self.launch(jobs[start : start + size])

@@ -10,26 +10,27 @@ import copy
 import itertools
 import math
 import os
+import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra._internal.utils import get_args_parser as get_args_parser
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType, RangeSweep, ValueType
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.conf_files import CONF
-from runner.config.tree import as_yaml, value_at
+from runner.config.tree import as_typed, value_at, with_home
+from runner.config.words import as_read, parsed
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -72,6 +73,12 @@ class Composer:
         _, self._files = loader._parse_overrides_and_create_caching_repo("config", paths)  # type: ignore[attr-defined]
         self._is_group: dict[str, bool] = {}
 
+    def parsed(self, line: str) -> Override:
+        """Return one override, parsed, whose `glob` finds the options of all folders."""
+        override = parsed(line)
+        override.config_loader = self._loader
+        return override
+
     def is_choice(self, override: Override) -> bool:
         """Tell whether an override chooses options from a config group."""
         key = override.key_or_group
@@ -97,7 +104,7 @@ class Composer:
             values = copy.deepcopy(base.values)  # as in most jobs of a sweep
             for override in rest:
                 parent, _, key = override.key_or_group.rpartition(".")
-                value_at(values, parent)[key] = override.value()
+                value_at(values, parent)[key] = with_home(override.value())
             return Composed(values, list(lines), base.hydra)
         config = copy.deepcopy(config)
         ConfigLoaderImpl._apply_overrides_to_config(rest, config)
@@ -124,7 +131,7 @@ def composed_of(config: DictConfig, hydra: DictConfig, lines: Sequence[str]) -> 
     arms = OmegaConf.select(own, "sweep.arms")
     if arms:  # what `${...}` refers to in their texts is told by each job
         own.sweep.arms = None
-    values: Any = OmegaConf.to_container(own, resolve=True)
+    values: Any = with_home(OmegaConf.to_container(own, resolve=True))
     if arms:
         values["sweep"]["arms"] = OmegaConf.to_container(arms, resolve=False) if OmegaConf.is_config(arms) else arms
     node: Any = OmegaConf.to_container(hydra, resolve=False)
@@ -135,6 +142,19 @@ def composed_by_hydra(config: DictConfig) -> Composed:
     """Return the config that Hydra has composed for the run or the job of this process."""
     hydra: Any = HydraConfig.get()
     return composed_of(config, hydra, hydra.overrides.task)
+
+
+def arguments_parser() -> ArgumentParser:
+    """Return Hydra's reader of flags, which tells of its errors in a sentence and takes no abbreviations."""
+    parser = get_args_parser()
+    parser.allow_abbrev = False
+
+    def refuse(message: str) -> NoReturn:
+        print(f"{message}: uv run train.py --help has examples", file=sys.stderr)
+        sys.exit(2)
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
 
 
 def loader_with(folder: str | None = None) -> ConfigLoader:
@@ -156,20 +176,17 @@ def project_composer() -> Composer:
     return Composer(loader_with())
 
 
-@cache
-def parsed(line: str) -> Override:
-    """Return one override, parsed."""
-    return OverridesParser.create().parse_override(line)
-
-
 def with_value(override: Override, value: Any) -> str:
     """Return a swept override with one value, as it is typed."""
     return f"{override.get_key_element()}={Override._get_value_element_as_str(value)}"
 
 
-def grid(lines: Sequence[str]) -> list[list[str]]:
-    """Return all combinations of the values that some overrides have, each as overrides with one value."""
-    return combinations([parsed(line) for line in lines])
+def grid(lines: Sequence[str], composer: Composer | None = None) -> list[list[str]]:
+    """Return all combinations of the values that some overrides have, each as overrides with one value.
+
+    `glob` needs the composer, which knows the options.
+    """
+    return combinations([composer.parsed(line) if composer else parsed(line) for line in lines])
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
@@ -196,16 +213,7 @@ def with_exact_steps(override: Override) -> Override:
 
 def typed_lines(node: Mapping[str, Any]) -> list[str]:
     """Return keys and values as overrides; the values are written as on the command line: "0.1,0.2" is a grid."""
-    return [f"{key}={_typed(value)}" for key, value in node.items()]
-
-
-def _typed(value: Any) -> str:
-    """Return a value as it is typed: without quotes around the words of a list and the keys of a mapping."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_typed(each)}" for key, each in value.items()) + "}"
-    return value if isinstance(value, str) else as_yaml(value)
+    return [as_read(f"{key}={as_typed(value)}") for key, value in node.items()]
 
 
 def allowed_packages(lines: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ usage: uv run train.py [group=option ...] [key=value ...]       one run
        uv run train.py -m [key=value1,value2,... ...]           a sweep over all combinations
        uv run train.py --help [group=option ...]                the keys of these options too
        uv run train.py --cfg job [...]                          print the composed config only
+       uv run train.py --version                                the versions of this project and of torch
 
 Examples
   uv run train.py
@@ -38,11 +40,17 @@ Tab completion for `python train.py`: eval "$(python train.py -sc install=bash)"
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Print the help, with the keys of the options chosen on the command line."""
+    """Print the help, with the keys of the options chosen on the command line; with --version the version alone."""
     try:
-        print("\n".join(_lines_of_help(arguments)), flush=True)
+        print("\n".join([version()] if "--version" in arguments else _lines_of_help(arguments)), flush=True)
     except BrokenPipeError:  # `--help | head`: nobody reads on, so Python's own flush at the exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def version() -> str:
+    """Return the version of this project, which is installed nowhere, and that of torch, without importing it."""
+    number = re.search(r'^version = "(.+)"$', (CONF.parent / "pyproject.toml").read_text(), re.M)
+    return f"penalty-lab {number[1] if number else 'unknown'}, torch {importlib.metadata.version('torch')}"
 
 
 def _lines_of_help(arguments: Sequence[str]) -> list[str]:

@@ -7,13 +7,16 @@ A rule stands for a path, where `*` is one key. What a constructor takes beyond 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.config.tree import as_yaml, walk
+from runner.config.tree import as_typed, as_yaml, walk
 
 
 class _Rule(NamedTuple):
@@ -50,15 +53,24 @@ def _optional(rule: _Rule) -> _Rule:
     return _Rule(f"{rule.expected}, or null", lambda value: value is None or rule.accepts(value))
 
 
+def _is_path(value: Any) -> bool:
+    """Tell whether a text is a path; a new one must have a name that somebody may have meant."""
+    if not isinstance(value, str):
+        return False
+    is_dead = any(os.path.islink(step) and not os.path.exists(step) for step in (Path(value), *Path(value).parents))
+    return os.path.exists(value) or (not (is_dead or re.search(r"[$*\\]|^~|^$", value)) and value.isprintable())
+
+
 flag = _Rule("true or false", lambda value: type(value) is bool)
 text = _Rule("a word", lambda value: isinstance(value, str) and value != "")
 folder = _Rule(
     "a folder, existing or new",
-    lambda value: text.accepts(value) and not any(path.is_file() for path in (Path(value), *Path(value).parents)),
+    lambda value: text.accepts(value) and not any(os.path.isfile(step) for step in (value, *Path(value).parents)),
 )
+a_path = _Rule("a path, ~ being the home folder, without $, *, \\ and links to nothing", lambda value: _is_path(value))
 folder_name = _Rule(
-    "a folder name without '..' and not absolute",
-    lambda value: isinstance(value, str) and value != "" and ".." not in value and not value.startswith("/"),
+    "a folder name without '..' and not absolute, of letters, digits, spaces and any of _ . , = + - /",
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"(?!.*\.\.)\w[\w.,=+ -]*(/\w[\w.,=+ -]*)*/?", value)),
 )
 mapping = _Rule("a mapping of names to options", lambda value: isinstance(value, dict))
 
@@ -99,6 +111,8 @@ RULES = (  # a rule, and the keys that it holds for
     (flag, "shuffle histograms pictures force sweep.retry_failed sweep.wait data.distorted"),
     (_optional(flag), "channels_last"),
     (folder, "runs_dir"),
+    (a_path, "runs_dir data.root data.path"),
+    (_optional(a_path), "init_from"),
     (_optional(text), "objective_metric init_from"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
@@ -124,6 +138,8 @@ RULES = (  # a rule, and the keys that it holds for
     (choice("scalar", "component", "none"), "data.normalize"),
 )
 
+SPELLED = {"yes": True, "on": True, "no": False, "off": False, "none": None, "gpu": "cuda"}  # as others do
+
 SHAPES = {  # of one example: of the data that have always the same, and what the models of one shape take
     name: shape
     for shape, names in (
@@ -144,10 +160,54 @@ def problems_of_values(config: dict[str, Any]) -> list[str]:
             continue
         problems += [
             f"{path} must be {rule.expected}, got {as_yaml(value)}"
+            + correction(path, value, rule.accepts, rule.expected)
             for rule in _rules_of(path)
             if not rule.accepts(value)
         ]
     return problems
+
+
+def correction(path: str, value: Any, accepts: Callable[[Any], bool], expected: str = "") -> str:
+    """Return what to type in place of a value, behind a colon, where what was meant is near to what is accepted.
+
+    Args:
+        path: of the value.
+        value: that is not accepted.
+        accepts: the test for a value.
+        expected: the same in words, of which some may be values.
+    """
+    if isinstance(value, list) and value and all(map(accepts, value)):
+        return f": for a sweep write -m {path}={','.join(map(as_typed, value))}"
+    ends = re.fullmatch(r"(\d{1,9})(?:\.\.+|-|:)(\d{1,9})", str(value))
+    if ends and accepts(int(ends[1])):
+        return f": for a sweep write -m '{path}=range({ends[1]},{int(ends[2]) + 1})'"
+    words = re.findall(r"\w+", expected.partition("one of ")[2])
+    return next((f": write {path}={as_typed(other)}" for other in _near(value, words) if accepts(other)), "")
+
+
+def _near(value: Any, words: list[str]) -> Iterator[Any]:
+    """Yield other forms of a value: a list of it, a whole number, a word as we spell it, a number among signs."""
+    yield [value]
+    if isinstance(value, float) and value.is_integer():
+        yield int(value)
+    if isinstance(value, str):
+        spelled = {
+            "yes": True,
+            "on": True,
+            "no": False,
+            "off": False,
+            "1": True,
+            "0": False,
+            "none": None,
+            "gpu": "cuda",
+        }
+        yield spelled.get(value.lower(), value)
+        yield from get_close_matches(value.lower(), words, 1)
+        if figures := re.fullmatch(r"\W*?(-?\d*[.,]?\d+(?:e[+-]?\d+)?)[.;,f]*", value.lower()):
+            number = float(figures[1].replace(",", "."))
+            yield from (int(number), number) if number.is_integer() else (number,)
+    if value in (0, 1):
+        yield bool(value)
 
 
 @cache

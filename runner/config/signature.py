@@ -7,9 +7,10 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
+from runner.config.rules import correction
 from runner.config.tree import as_yaml
 
 UNIONS = (typing.Union, types.UnionType)
@@ -39,7 +40,8 @@ def problems_of_options(
             hint = f"did you mean {path}.{near[0]}?" if near else "it takes " + (", ".join(names) or "no options")
             problems.append(f"{path}.{name} is not an option of {path}: {hint}")
         elif name in hints and not _matches_annotation(value, hints[name]):
-            problems.append(f"{path}.{name} must be {_describe(hints[name])}, got {as_yaml(value)}")
+            remedy = correction(f"{path}.{name}", value, partial(_matches_annotation, annotation=hints[name]))
+            problems.append(f"{path}.{name} must be {_describe(hints[name])}, got {as_yaml(value)}{remedy}")
     if lacking := [name for name in given if name not in parameters]:
         remedy = "add arguments of that name to its constructor" + (", or use model=module" if path == "model" else "")
         problems.append(f"{path} must take {' and '.join(lacking)}, which the runner gives it: {remedy}")

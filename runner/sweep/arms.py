@@ -17,7 +17,8 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from runner.config.check import exit_with_problems
-from runner.config.compose import Composer, composed_of, grid, parsed, typed_lines
+from runner.config.compose import Composer, composed_of, grid, typed_lines
+from runner.config.words import parsed
 from runner.outcome import FAILED
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
@@ -150,7 +151,7 @@ def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) 
         lines = {parsed(line).get_key_element(): line for line in [*shared, *typed_lines(own)]}  # the arm's own win
         seeds = [line for key, line in lines.items() if key in SEEDS]
         others = [line for key, line in lines.items() if key not in SEEDS]
-        for point in grid(others):
+        for point in grid(others, composer):
             config = composer.compose(point).values if sweep["trials"] else None
             ranges = ranges_of(config, set(lines)) if config else {}
             if config and ranges and not _has_validation(config["data"]):

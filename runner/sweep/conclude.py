@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -186,13 +187,16 @@ def _exit_code_of(statuses: list[str]) -> int:
 
 def _show_table(members: Sequence[Member], folder: Path) -> None:
     """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
-    from runner.summary.report import report  # late: matplotlib takes half a second
-    from runner.sweep.board import write_groups
-
     try:
+        from runner.summary.report import report  # late: matplotlib takes half a second
+        from runner.sweep.board import write_groups
+
         if members:
             report([member.path for member in members], out=folder, members=members)
             has_mean = write_groups(folder, members)
             print("\n".join(board_lines(folder, MEANS if has_mean else "", uv_prefix())), flush=True)
     except (ValueError, OSError) as error:
         print(f"the report of the sweep is incomplete: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"stopped while the table was made; the runs are stored: {_collect_command(folder)}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

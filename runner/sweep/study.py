@@ -99,6 +99,7 @@ def _database(url: str) -> BaseStorage:
     options: dict[str, Any] = {"poolclass": NullPool}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": LOCK_SECONDS}
+        url = f"sqlite:///{os.path.expanduser(url.removeprefix('sqlite:///'))}"
     # Which driver "postgresql:" means depends on the version of sqlalchemy.
     url = url.replace("postgresql:", "postgresql+psycopg:", 1)
     return RDBStorage(url, engine_kwargs=options)
