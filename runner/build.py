@@ -105,8 +105,9 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
         check_criterion(components.criterion, components.model, components.dataset)
     with problems.at("augment"):
         check_augment(components.augment, components.model, components.criterion, components.dataset)
-    with problems.at(""):
-        check_metric(config, components.dataset)
+    if (metric := config["objective_metric"]) is not None:
+        with problems.at(""):
+            check_metric(metric, components.dataset, components.probes, components.model, components.criterion)
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
             check_penalty(term.penalty, config, components.model, components.dataset)

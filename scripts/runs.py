@@ -26,7 +26,8 @@ from runner.console import summary_lines
 from runner.results import config_columns, delete, export, load_epochs, load_runs
 from runner.storage.lock import Busy
 from runner.storage.slurm import queue, queued
-from runner.summary.groups import NothingToShow, summarize
+from runner.summary.groups import summarize
+from runner.summary.rows import NothingToShow
 from runner.summary.runs import config_of, directories, read_run
 from runner.summary.settings import as_typed
 
