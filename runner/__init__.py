@@ -17,6 +17,7 @@ The story of one run, in this folder:
     signals        Ctrl-C, SIGTERM and a launcher's signals
     seeds          a stream of random numbers for each purpose
     system         cores and memory of this machine
+    text           near names, and lines cut to a width
 
 Rooms beside it:
 
@@ -31,6 +32,7 @@ Rooms beside it:
         allowlist      which classes may be built, by us and by Hydra
         hydra_node     what may stand in Hydra's own node
         conf_files     the only reader of the files under conf/
+        objective      which metrics may be minimised
         help           --help
         tree           walk through nested dicts and lists
     storage/       what a run leaves on the disk
@@ -58,10 +60,14 @@ Rooms beside it:
         pictures       curve, confusions, worst mistakes, decision regions
     summary/       many runs in one table and one picture
         report         all of it
-        groups         runs of the same setting, with mean and spread
+        groups         runs of the same setting
+        rows           a row for each group: mean and spread, labels, the best one
+        best           one rule for the best of rows, trials and arms
+        labels         short names of rows and folders
         settings       which keys tell the groups apart: the table's first columns
         runs           what can be read of a run's directory
-        table          the table's columns, on the terminal, as Markdown and as CSV
+        table          the table on the terminal, as Markdown and as CSV
+        columns        its columns, and which fit into a width
         compare        differences to a baseline: pairs, intervals, Holm's correction
         answer         the same in words
         figure, axis   the picture of a metric against what was swept

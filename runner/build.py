@@ -109,7 +109,9 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
     with problems.at("augment"):
         check_augment(components.augment, components.model, components.criterion, components.dataset)
     with problems.at(""):
-        check_metric(config, components.dataset)
+        if (metric := config["objective_metric"]) is not None:
+            check_metric(metric, components.dataset, components.probes, components.model, components.criterion)
+    with problems.at(""):
         if config["batch_norm"] == "batch":
             check_last_batch(config, components.model, components.dataset)
     for term in components.terms:

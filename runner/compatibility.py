@@ -15,7 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data import Augmentation, Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
+from runner.config.objective import MEASURED
+from runner.evaluation.probes import Probe, Subject
 from runner.schedule import Schedule
+from runner.text import near
 
 
 def check_schedule(schedule: Schedule, epochs: int) -> None:
@@ -76,15 +79,32 @@ def check_augment(augment: Augmentation, model: nn.Module, criterion: Criterion,
         raise ValueError(f"it must leave the shape of the inputs as it is, and turned {shapes}")
 
 
-def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
-    """Raise ValueError if no such number is measured as a sweeper is to minimise."""
+def check_metric(
+    metric: str, dataset: Dataset, probes: Mapping[str, Probe], model: nn.Module, criterion: Criterion
+) -> None:
+    """Raise ValueError if no such number is measured as is to be minimised; a probe is asked for its numbers."""
     splits = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
     kinds = ("loss",) if dataset.classes is None else ("loss", "error")
-    known = [f"{part}/{kind}" for part in splits for kind in kinds]
-    metric, probes = config["objective_metric"], tuple(f"probe/{name}/" for name in config["probe"])
-    if metric is not None and metric.removeprefix("best/") not in known and not metric.startswith(probes):
-        choices = [*known, "best/ and one of these", *(f"{probe}..." for probe in probes)]
-        raise ValueError(f"objective_metric must be one of {', '.join(choices)}, got {metric!r}")
+    known, measured = [f"{part}/{kind}" for part in splits for kind in kinds], metric.removeprefix("best/")
+    if metric.startswith("probe/"):
+        name = metric.split("/")[1]
+        known = [f"probe/{name}/{number}" for number in numbers_of_probe(probes[name], dataset, model, criterion)]
+    elif measured not in MEASURED:  # such as seconds, which every run has
+        return
+    if measured not in known:
+        raise ValueError(f"objective_metric must be one of {near(metric, known)}, got {metric!r}")
+
+
+def numbers_of_probe(probe: Probe, dataset: Dataset, model: nn.Module, criterion: Criterion) -> list[str]:
+    """Return the names of a probe's numbers, asked of the untrained model and two examples."""
+    small = copy.copy(probe)
+    small.examples = 2
+    generator = torch.Generator(dataset.test.inputs.device).manual_seed(0)
+    model.eval()
+    with torch.random.fork_rng():  # a user's probe may draw from torch's own
+        found = small(Subject(model, criterion, dataset, generator))
+    model.train()
+    return [name for name, value in found.items() if not isinstance(value, Tensor)]
 
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.check import ConfigError
+from runner.config.check import ConfigError, exit_with_problems
 from runner.console import summary_lines
 from runner.signals import Interrupted
 from runner.storage.atomic import free_space
 from runner.storage.directory import Run
 from runner.storage.lock import Busy
 from runner.storage.status import Status
+from runner.text import near
 
 if TYPE_CHECKING:
     from runner.term import Term  # torch, which comes late
@@ -159,9 +160,8 @@ def objective(run: Run, metric: str | None = None) -> float:
     if result.get("status") != Status.DONE:
         return math.inf
     metric = metric or run.config["objective_metric"] or result["best/by"]
-    if metric not in result:  # the check before the run knows the probes but not their numbers
-        group = metric.rpartition("/")[0]
-        known = ", ".join(key for key in result if key.startswith(group))
-        print(f"objective_metric must be one of {known}, got {metric!r}: a sweeper would see infinity", file=sys.stderr)
-    found = float(result.get(metric, math.inf))
+    if metric not in result:  # it was trained before, with another metric or other probes
+        known = [key for key, value in result.items() if isinstance(value, int | float)]
+        exit_with_problems([f"objective_metric must be one of {near(metric, known)}, got {metric!r} of {run.title}"])
+    found = float(result[metric])
     return math.inf if math.isnan(found) else found  # a search has no use for a NaN

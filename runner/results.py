@@ -21,7 +21,7 @@ from runner.storage.atomic import write_atomic
 from runner.storage.lock import locked
 from runner.storage.members import Member, members_of
 from runner.storage.status import FINISHED, Status
-from runner.summary.groups import NothingToShow
+from runner.summary.rows import NothingToShow
 from runner.summary.runs import RunRecord, config_of, directories, read_run
 from runner.summary.settings import MEMBER, as_typed, is_number, short_names, swept
 

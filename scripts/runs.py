@@ -28,7 +28,8 @@ from runner.outcome import uv_prefix
 from runner.results import config_columns, delete, export, load_epochs, load_runs
 from runner.storage.lock import Busy
 from runner.storage.slurm import queue, queued
-from runner.summary.groups import NothingToShow, summarize
+from runner.summary.groups import summarize
+from runner.summary.rows import NothingToShow
 from runner.summary.runs import directories, read_run
 from runner.summary.settings import as_typed
 

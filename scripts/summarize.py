@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package: runner
 
-from runner.summary.groups import NothingToShow
 from runner.summary.report import report
+from runner.summary.rows import NothingToShow
 
 
 def main() -> None:

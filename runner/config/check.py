@@ -12,6 +12,7 @@ from runner.config.allowlist import problems_of_targets
 from runner.config.compose import Composed, allowed_packages
 from runner.config.conf_files import GROUPS, NAMED, SINGLE, file_of, load, main_config, options
 from runner.config.hydra_node import problems_of_hydra
+from runner.config.objective import problems_of_metric
 from runner.config.rules import SHAPES, problems_of_values
 from runner.config.tree import as_yaml, walk
 
@@ -98,6 +99,8 @@ def _hint_for(key: str, keys: Sequence[str]) -> str:
 def _problems_together(config: dict[str, Any]) -> list[str]:
     """Return what is wrong with values that are fine each by itself."""
     problems = _problems_of_shapes(config["model"]["_target_"], config["data"]["_target_"])
+    if (metric := config["objective_metric"]) is not None:
+        problems += problems_of_metric("objective_metric", metric, config)
     terms = [options for options in config["penalty"].values() if options.get("weight", 1) != 0]
     if config["loss"]["weight"] == 0 and not terms:
         problems.append("loss.weight must be above 0 without a penalty, got 0: there is nothing to minimise")

@@ -29,6 +29,7 @@ class Member(NamedTuple):
         stage: "trial" of a weight, or "comparison".
         setting: the overrides that all arms share, less the seeds: rows are compared within one setting.
         baseline: what the others are compared with, as `sweep.baseline` says.
+        objective: what the sweep minimises, as `objective_metric` says.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Member(NamedTuple):
     stage: str = "comparison"
     setting: Sequence[str] = ()
     baseline: str | None = None
+    objective: str | None = None
 
 
 def use_list_of(arguments: Sequence[str], folder: Path) -> None:
@@ -61,13 +63,13 @@ def add_to_list(runs: Sequence[Run]) -> None:
 
 def _purpose_of(run: Run) -> dict[str, Any]:
     """Return what a run is in its sweep for."""
-    sweep = run.config["sweep"]
+    sweep, objective = run.config["sweep"], run.config["objective_metric"]
     if sweep["arm"] is None:
-        return {"baseline": sweep["baseline"]}
+        return {"baseline": sweep["baseline"], "objective": objective}
     arms = sweep["arms"].values()
     of_arms = {key for arm in arms for key in arm} | {*(sweep["ranges"] or ()), "penalty", "sweep", *SEEDS}
     shared = sorted(line for line in run.overrides if not _is_below(line.partition("=")[0], of_arms))
-    return {key: sweep[key] for key in ("arm", "stage", "baseline")} | {"setting": shared}
+    return {key: sweep[key] for key in ("arm", "stage", "baseline")} | {"setting": shared, "objective": objective}
 
 
 def _is_below(key: str, others: Collection[str]) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from runner.summary.groups import Row, Summary
+from runner.summary.rows import Row, Summary
 
 LEVEL = 0.05  # chance that any row is called different if none is
+POWER = 0.9  # chance to find a difference that is as large as `detectable` says
 LEAST_FOR_BOOTSTRAP = 10  # pairs
 
 
@@ -32,7 +34,8 @@ class Difference(NamedTuple):
         n: pairs of runs that have the same seeds and ended well.
         interval: by Student's t distribution; NaN for less than two pairs.
         bootstrap: ends of the interval by resampling the pairs (BCa); None for less than 10 of them.
-        p: the p-value, corrected by Holm for all rows.
+        p: the p-value, corrected by Holm for all rows on the same data.
+        detectable: a true difference of less than this could have been missed; NaN for less than two pairs.
     """
 
     row: Row
@@ -41,6 +44,7 @@ class Difference(NamedTuple):
     interval: Interval
     bootstrap: tuple[float, float] | None
     p: float
+    detectable: float = math.nan
 
     @property
     def has_diverged(self) -> bool:
@@ -60,13 +64,22 @@ def differences_of(summary: Summary, metric: str | None) -> list[Difference]:
         for row in summary.rows
         if not row.is_baseline and row.setting in baselines and metric in row.metrics
     ]
+    families: dict[str, list[tuple[Row, Row, np.ndarray]]] = defaultdict(list)
+    for pair in pairs:
+        families[pair[0].family].append(pair)
+    differences = [difference for family in families.values() for difference in _compared(family)]
+    return sorted(differences, key=lambda difference: (math.isnan(difference.interval.mean), difference.interval.mean))
+
+
+def _compared(pairs: Sequence[tuple[Row, Row, np.ndarray]]) -> list[Difference]:
+    """Return the differences of rows on the same data, corrected for their number."""
     intervals = [t_interval(values) for _, _, values in pairs]
     corrected = holm([interval.p for interval in intervals])
-    found = [
-        Difference(row, baseline, len(values), interval, bootstrap_interval(values), p)
+    rows = sum(not math.isnan(p) for p in corrected)
+    return [
+        Difference(row, baseline, len(values), interval, bootstrap_interval(values), p, detectable(values, rows))
         for (row, baseline, values), interval, p in zip(pairs, intervals, corrected, strict=True)
     ]
-    return sorted(found, key=lambda difference: (math.isnan(difference.interval.mean), difference.interval.mean))
 
 
 def paired(row: Row, baseline: Row, metric: str) -> np.ndarray:
@@ -96,6 +109,29 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
 
     reach = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
     return Interval(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
+
+
+def detectable(values: Sequence[float] | np.ndarray, rows: int) -> float:
+    """Return the true mean that would be called different in 90 % of the comparisons with so many pairs.
+
+        (t(1 - .05 / (2 rows), n - 1) + t(.9, n - 1)) * s / sqrt(n)
+
+    with t(q, k) the quantile of Student's distribution with k degrees of freedom, and the first step of Holm's
+    correction, its strictest. NaN for less than two pairs.
+
+    Args:
+        values: differences, one for each pair, (n,); s is their standard deviation (n - 1).
+        rows: that are compared.
+
+    Source: Zar 1999, "Biostatistical Analysis", chapter 7, minimum detectable difference.
+    """
+    n = len(values)
+    if n < 2:
+        return math.nan
+    from scipy import stats  # late, as above
+
+    quantiles = stats.t.ppf(1 - LEVEL / (2 * rows), n - 1) + stats.t.ppf(POWER, n - 1)
+    return float(quantiles * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float] | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from runner.summary.labels import short_labels
+
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
@@ -46,6 +48,8 @@ def curves(epochs: pandas.DataFrame, metric: str, group: str = "setting", band: 
         raise ValueError(f"there must be at most {MOST_CURVES} curves to tell them apart, got {len(tables)}: {fix}")
     figure = Figure(figsize=(7, 4.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
+    names = short_labels([name.split(" ") for name in tables], " ")
+    tables = dict(zip(names, tables.values(), strict=True))
     for index, name in enumerate(sorted(tables, key=lambda name: -_last(tables[name]))):  # as they lie at the end
         _draw(axes, tables[name], name, index)
     if _is_wide(tables):

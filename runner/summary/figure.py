@@ -15,14 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from runner.summary.axis import LOG_RATIO, set_ticks
-from runner.summary.groups import Row, Summary
+from runner.summary.labels import LONGEST
+from runner.summary.rows import Row, Summary
 from runner.summary.settings import BLANK, as_typed, is_number, sort_key
+from runner.text import shortened
 
 COLORS = {"train": "#7f7f7f", "validation": "#1f77b4", "test": "#d95f02"}
 OTHER = "#1f77b4"
 STYLES = {"train": "s:", "validation": "^--", "test": "o-"}  # marker and line, to be told apart in grey
 MOST_ROWS = 60  # of the picture with a row for each group: more could not be read
-LONGEST_LABEL = 48
 
 
 def figure_of(summary: Summary, metric: str | None) -> Figure:
@@ -116,8 +117,11 @@ def draw_heat_map(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str
         axes.text(x, y, f"{spread.mean:.3g}{deviation}", ha="center", va="center", fontsize=8, color=color)
         if row in summary.best:
             axes.add_patch(Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, fill=False, color="#d95f02", linewidth=2))
-    axes.set_xticks(range(len(wide)), [label or "none" for label in wide])
-    axes.set_yticks(range(len(high)), [label or "none" for label in high])
+    across_labels = [shortened(label or "none", LONGEST // 2) for label in wide]
+    axes.set_xticks(range(len(wide)), across_labels)
+    if max(map(len, across_labels)) > LONGEST // 4:
+        axes.tick_params(axis="x", rotation=45)
+    axes.set_yticks(range(len(high)), [shortened(label or "none", LONGEST // 2) for label in high])
     axes.set(xlabel=across, ylabel=down)
     axes.figure.colorbar(picture, ax=axes, label=metric)
     axes.figure.suptitle(caption(summary, "framed"), fontsize=9)
@@ -158,10 +162,8 @@ def draw_rows(axes: Axes, summary: Summary, rows: Sequence[Row], metric: str) ->
 
 
 def label_with_failures(row: Row, summary: Summary) -> str:
-    """Return a row's label, cut to a length that fits, and how many of its runs diverged."""
-    label = summary.label(row)
-    label = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
-    return label + (f" ({row.diverged} diverged)" if row.diverged else "")
+    """Return a row's label, and how many of its runs diverged."""
+    return summary.short_label(row) + (f" ({row.diverged} diverged)" if row.diverged else "")
 
 
 def caption(summary: Summary, best: str = "dotted") -> str:

@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from runner.summary.compare import Difference, paired
-from runner.summary.groups import Summary
+from runner.summary.labels import LONGEST
+from runner.summary.rows import Summary
+from runner.text import shortened
 
 MOST_ROWS = 40
 GREY, BLACK = "0.55", "0.0"
@@ -34,9 +36,10 @@ def figure_of(summary: Summary, found: Sequence[Difference], metric: str) -> Fig
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [_label(summary, each) for each in shown], fontsize=9)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    baselines = sorted({summary.label(each.baseline) for each in shown})
-    to = baselines[0] if len(baselines) == 1 else "the row without a penalty"
-    axes.set_xlabel(f"{metric}: difference to {to}, paired by seed (left of 0 is less)")
+    baselines = sorted({summary.short_label(each.baseline) for each in shown})
+    to = baselines[0] if len(baselines) == 1 else "the baseline"
+    figure.supxlabel(f"{metric}: difference to {to}, paired by seed (left of 0 is less)", fontsize=9)
+    axes.locator_params(axis="x", nbins=6)
     if limit < math.inf:
         axes.set_xlim(-limit * 1.12, limit * 1.12)
     axes.grid(axis="x", color="0.92")
@@ -76,7 +79,7 @@ def _limit(shown: Sequence[Difference]) -> float:
 
 def _label(summary: Summary, each: Difference) -> str:
     """Return a row's label, what its trials have chosen, and how many of its runs diverged."""
-    diverged, label = each.row.diverged, summary.label(each.row)
+    diverged, label = each.row.diverged, summary.short_label(each.row)
     chosen = str(each.row.keys.get("chosen", "")).replace(f"{label}.", "")
     failures = f"({diverged} of {len(each.row.runs)} diverged)" if diverged else ""
-    return "\n".join(filter(None, [f"{label}, {chosen}" if chosen else label, failures]))
+    return "\n".join(filter(None, [shortened(f"{label}, {chosen}", LONGEST) if chosen else label, failures]))

@@ -7,193 +7,19 @@ which launcher ran them, or whether all of them ended.
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from runner.storage.identity import values_that_count
 from runner.storage.members import Member, members_of
+from runner.summary.labels import short_folders
+from runner.summary.rows import NothingToShow, Row, Summary
 from runner.summary.runs import RunRecord, config_of, directories, read_run
 from runner.summary.settings import BLANK, as_typed, short_names, sort_key, swept
-
-# Of the best row; never the test set. An error means the same for all criteria, a loss for one criterion only.
-MONITORS = ("validation/error", "validation/loss", "train/error", "train/loss")
-TIE = 1e-6  # relative difference of two means that is rounding: sums of float32 in another order
-
-
-class NothingToShow(ValueError):
-    """No run where runs are looked for, or none with the metric asked for."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A metric over the seeds of a group.
-
-    Args:
-        values: one for each run, under the run's seeds.
-    """
-
-    values: pd.Series
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.mean(skipna=False))
-
-    @property
-    def deviation(self) -> float:
-        """The sample standard deviation (n - 1); NaN for a single value, and if a value is not finite."""
-        return float(self.values.std(skipna=False))
-
-    @property
-    def median(self) -> float:
-        return float(self.values.median(skipna=False))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One group.
-
-    Args:
-        keys: what tells it from the others, by the columns' names.
-        runs: of all its seeds.
-        criterion: what a loss of these runs is.
-        setting: what a row must share with another one to be compared with it.
-        options: of an arm, by name: what its trials have chosen, or are trying, and what else it alone has.
-        is_baseline: whether it is what others are compared with.
-    """
-
-    keys: Mapping[str, Any]
-    runs: Sequence[RunRecord]
-    criterion: str = ""
-    setting: str = ""
-    is_baseline: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def done(self) -> list[RunRecord]:
-        """The runs that ended well: these alone are in the means."""
-        return [run for run in self.runs if run.status == "done"]
-
-    @cached_property
-    def diverged(self) -> int:
-        return sum(run.status == "diverged" for run in self.runs)
-
-    @cached_property
-    def metrics(self) -> dict[str, Spread]:
-        frame = pd.DataFrame([run.numbers for run in self.done], [run.seeds for run in self.done], dtype=float)
-        return {tag: Spread(frame[tag][[tag in run.numbers for run in self.done]]) for tag in frame}
-
-    def typed(self, column: str) -> str:
-        """Return the value of a column as it is typed; nothing where the row has none."""
-        return as_typed(self.keys.get(column, BLANK))
-
-    def mean(self, metric: str | None) -> float:
-        """Return the mean of a metric; NaN if no run that ended well has it."""
-        return self.metrics[metric].mean if metric in self.metrics else math.nan
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Rows in the order of their keys.
-
-    Args:
-        rows: the groups.
-        others: the runs that are in none of the means, with the reasons.
-        trials: the rows of the runs that have chosen, on validation, what is compared; empty without `sweep.trials`.
-        baseline: what rows are compared with, where it is named: an arm, or KEY=VALUE.
-    """
-
-    rows: Sequence[Row]
-    others: Sequence[RunRecord]
-    trials: Sequence[Row] = ()
-    baseline: str | None = None
-
-    @cached_property
-    def columns(self) -> list[str]:
-        """The swept keys, by short names."""
-        return list(dict.fromkeys(key for row in self.rows for key in row.keys))
-
-    def label(self, row: Row) -> str:
-        """Return what tells a row from the others: its arm, the value of the only column, or all keys and values."""
-        if len(self.columns) == 1:
-            return row.typed(self.columns[0]) or "none"
-        words = [f"{key}={as_typed(value)}" for key, value in row.keys.items() if key not in ("arm", "chosen")]
-        return " ".join([row.keys["arm"], *words]) if "arm" in row.keys else ", ".join(words)
-
-    @cached_property
-    def metrics(self) -> list[str]:
-        """All that was measured in any run that ended well."""
-        return list(dict.fromkeys(metric for row in self.rows for metric in row.metrics))
-
-    @property
-    def metric(self) -> str | None:
-        """The metric that is shown by default: the error of a classification, else the loss."""
-        return next((metric for metric in ("test/error", "test/loss", *self.metrics) if metric in self.metrics), None)
-
-    @cached_property
-    def monitor(self) -> str | None:
-        """The metric that selects the best row: the first that every row has."""
-        rows = [row for row in self.rows if row.done]
-        return next((monitor for monitor in MONITORS if rows and all(monitor in row.metrics for row in rows)), None)
-
-    @cached_property
-    def criteria(self) -> list[str]:
-        """The criteria of the rows that have a mean, each once."""
-        return list(dict.fromkeys(row.criterion for row in self.rows if row.done))
-
-    @property
-    def ranks_by_criterion(self) -> bool:
-        """Tell whether each criterion has a best row of its own: there are several, and the monitor is a loss."""
-        return len(self.criteria) > 1 and str(self.monitor).endswith("/loss")
-
-    @cached_property
-    def leading(self) -> list[Row]:
-        """The rows with the least mean of the monitor; if that is a loss, the least of each criterion.
-
-        A row of which a run diverged is among them only if all rows it is compared with have such a run.
-        """
-        rows = [row for row in self.rows if math.isfinite(row.mean(self.monitor))]
-        compared = _of_each_criterion(rows) if self.ranks_by_criterion else [rows]
-        return [row for some in compared for row in _least(_steady(some), self.monitor)]
-
-    @property
-    def tied(self) -> list[Row]:
-        """The leading rows that are equal to one they are compared with."""
-        compared = _of_each_criterion(self.leading) if self.ranks_by_criterion else [self.leading]
-        return [row for some in compared if len(some) > 1 for row in some]
-
-    @cached_property
-    def best(self) -> list[Row]:
-        """The leading rows; where they tie in an error, those with the least loss of each criterion."""
-        loss = f"{str(self.monitor).partition('/')[0]}/loss"
-        return [row for some in _of_each_criterion(self.leading) for row in _least(some, loss)]
-
-
-def _of_each_criterion(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return the rows of each criterion, in their order."""
-    found: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        found[row.criterion].append(row)
-    return list(found.values())
-
-
-def _steady(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows of which no run diverged; all of them if there are no such rows."""
-    return [row for row in rows if not row.diverged] or rows
-
-
-def _least(rows: Sequence[Row], metric: str | None) -> list[Row]:
-    """Return the rows with the least mean of a metric, all of them if none has it; equal but for rounding is equal."""
-    means = [mean if math.isfinite(mean := row.mean(metric)) else math.inf for row in rows]
-    lowest = min(means, default=math.inf)
-    return [row for row, mean in zip(rows, means, strict=True) if math.isclose(mean, lowest, rel_tol=TIE)]
+from runner.text import near
 
 
 def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline: str | None = None) -> Summary:
@@ -206,6 +32,9 @@ def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline:
         folders: of runs.
         members: what the runs are in their sweep for (null: as the lists in the folders say).
         baseline: what rows are compared with: an arm, or KEY=VALUE (null: as the sweep says, or what has no penalty).
+
+    Raises:
+        NothingToShow: if no row is that baseline.
     """
     runs = [read_run(path) for path in directories(folders)]
     if members is None:
@@ -218,18 +47,28 @@ def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline:
     others += [
         RunRecord(run.path, {}, "unreadable", f"{run.path / 'config.yaml'} is missing or no config") for run in lost
     ]
-    named = baseline or _agreed_baseline(members)
+    named = baseline or _agreed({member.baseline for member in members})
     readable = {group: (config, groups[group]) for group, config in configs.items() if config is not None}
     rows, trials = (
         in_order(_rows({group: both for group, both in readable.items() if group.is_trial == is_trial}, named))
         for is_trial in (False, True)
     )
-    return Summary(rows, others, trials, named)
+    summary = Summary(rows, others, trials, named, _agreed({member.objective for member in members}))
+    if baseline and rows and not any(row.is_baseline for row in rows):
+        raise NothingToShow(f"baseline must be one of {near(baseline, _baselines(summary))}, got {baseline!r}")
+    return summary
 
 
-def _agreed_baseline(members: Sequence[Member]) -> str | None:
-    """Return the baseline that the sweeps of some runs name; None if they name none, or different ones."""
-    named = {member.baseline for member in members}
+def _baselines(summary: Summary) -> list[str]:
+    """Return all that the rows may be compared with, as it is typed."""
+    if "arm" in summary.columns:
+        return list(dict.fromkeys(row.typed("arm") for row in summary.rows))
+    columns = [column for column in summary.columns if column != "sweep"]
+    return list(dict.fromkeys(f"{column}={row.typed(column)}" for column in columns for row in summary.rows))
+
+
+def _agreed(named: set[str | None]) -> str | None:
+    """Return what the sweeps of some runs name; None if they name nothing, or different things."""
     return named.pop() if len(named) == 1 else None
 
 
@@ -263,7 +102,8 @@ def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], basel
     tuned = [_tuned(config) if group.arm else {} for group, (config, _) in groups.items()]
     names = short_names(dict.fromkeys(path for own in (*values, *tuned) for path in own))
     varied = _varied([group.arm for group in groups], values)
-    folders = {group.folder for group in groups}
+    folders = short_folders({group.folder for group in groups})
+    baseline = _with_path(baseline, names)
     rows = []
     for (group, (config, runs)), own, chosen in zip(groups.items(), values, tuned, strict=True):
         shared = {line.partition("=")[0] for line in group.setting}
@@ -274,11 +114,18 @@ def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], basel
             words = [f"{names[path]}={as_typed(value)}" for path, value in chosen.items()]
             keys = {"arm": group.arm, **keys, "chosen": " ".join(words)}
         if len(folders) > 1:
-            keys = {"sweep": os.path.relpath(group.folder, os.path.commonpath(folders)), **keys}
+            keys = {"sweep": folders[group.folder], **keys}
         setting, is_baseline = _place(group, config, own, baseline)
-        named = {names[path]: value for path, value in options.items()}
-        rows.append(Row(keys, runs, _criterion_of(config), setting, is_baseline, named))
+        named = {names[path]: value for path, value in (options | chosen).items()}
+        rows.append(Row(keys, runs, _criterion_of(config), setting, _family_of(group, config), is_baseline, named))
     return rows
+
+
+def _with_path(baseline: str | None, names: Mapping[str, str]) -> str | None:
+    """Return KEY=VALUE with the whole path of its key, which may be the name of a column."""
+    key, equals, value = (baseline or "").partition("=")
+    paths = [path for path, name in names.items() if key in (path, name)]
+    return f"{paths[0]}={value}" if equals and paths else baseline
 
 
 def _tuned(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,11 +150,26 @@ def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], bas
     if group.arm:
         return json.dumps([group.folder, group.setting]), group.arm == (baseline or "none")
     key, _, value = (baseline or "").partition("=")
-    compared = key.partition(".")[0] if value else "penalty"
-    setting = {path: as_typed(v) for path, v in own.items() if path.partition(".")[0] != compared}
+    compared = "penalty" if not value or key.startswith("penalty.") else key
+    setting = {path: as_typed(v) for path, v in own.items() if not f"{path}.".startswith(f"{compared}.")}
     acts = any(options.get("weight", 1) for options in config.get("penalty", {}).values())
-    is_baseline = as_typed(own.get(key, BLANK)) == value if value else not acts
+    is_baseline = _is_same(own.get(key, BLANK), value) if value else not acts
     return json.dumps([group.folder, setting]), is_baseline
+
+
+def _is_same(value: Any, typed: str) -> bool:
+    """Tell whether a value is what somebody has typed; 0.10 and 1e-1 are the number 0.1."""
+    with suppress(ValueError):
+        return bool(float(typed) == value)
+    return as_typed(value) == typed
+
+
+def _family_of(group: _Group, config: Mapping[str, Any]) -> str:
+    """Return the folder and the data of a row: all options of `data` but the seed, and how inputs are scaled."""
+    own = {path: value for path, value in values_that_count(config).items() if path.startswith("data.")}
+    return json.dumps(
+        [group.folder, {path: own[path] for path in own.keys() - {"data.seed", "data.normalize"}}], sort_keys=True
+    )
 
 
 def _criterion_of(config: Mapping[str, Any]) -> str:

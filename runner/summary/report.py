@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runner.storage.atomic import write_atomic
+from runner.storage.identity import LONGEST_NAME
 from runner.storage.members import Member
 from runner.summary import curves, figure, forest, table, trials
 from runner.summary.answer import answer_of
 from runner.summary.compare import Difference, differences_of
-from runner.summary.groups import NothingToShow, Summary, summarize
+from runner.summary.groups import summarize
+from runner.summary.rows import NothingToShow, Summary
+from runner.text import near
 
 
 def report(
@@ -42,18 +47,32 @@ def report(
     if not (summary.rows or summary.others or summary.trials):
         raise NothingToShow(f"there are no runs in {', '.join(map(str, folders))}: give a folder such as runs/<name>")
     if metric is not None and metric not in summary.metrics:
-        raise NothingToShow(f"metric must be one of {', '.join(summary.metrics)}, got {metric!r}")
+        raise NothingToShow(f"metric must be one of {near(metric, summary.metrics)}, got {metric!r}")
     if out is None:
-        out = folders[0] if len(folders) == 1 else folders[0].parent / "+".join(folder.name for folder in folders)
+        names = "+".join(folder.name for folder in folders)
+        names = names if len(names) <= LONGEST_NAME else f"{folders[0].name}+{len(folders) - 1}_more"
+        out = folders[0] if len(folders) == 1 else folders[0].parent / names
     metric = metric or summary.metric
-    found = differences_of(summary, metric)
-    answer = answer_of(summary, found, str(metric))
-    table.write(summary, out, metric, answer)
+    unfinished = _unfinished(summary, [member for member in members or () if not member.path.exists()])
+    found = differences_of(summary, metric) if not unfinished else []
+    table.write(summary, out, metric, unfinished or answer_of(summary, found, str(metric)))
     _draw(summary, found, out, metric)
     table.show(summary, out, metric)
-    for line in answer:
+    for line in unfinished or answer_of(summary, found, str(metric), is_short=True):
         print(line, flush=True)
     return summary
+
+
+def _unfinished(summary: Summary, missing: Sequence[Member]) -> list[str]:
+    """Return a line, which stands in the place of the answer, if runs have not ended."""
+    counts = Counter(run.status for run in summary.others if run.status in table.UNFINISHED)
+    counts += Counter({"not started": len(missing)})
+    if not counts:
+        return []
+    ended = sum(len(row.done) for row in (*summary.rows, *summary.trials))
+    runs = ended + len(summary.others) + len(missing)
+    words = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return [f"{counts.total()} of {runs} runs have not ended ({words}): no answer before; the same command goes on."]
 
 
 def _draw(summary: Summary, found: Sequence[Difference], out: Path, metric: str | None) -> None:
@@ -74,7 +93,7 @@ def _epochs_of(summary: Summary, metric: str | None) -> pd.DataFrame | None:
     if not 1 <= len(rows) <= curves.MOST_CURVES:
         return None
     found = [
-        {"path": str(run.path), "row": summary.label(row), "epoch": epoch, str(metric): value}
+        {"path": str(run.path), "row": summary.short_label(row), "epoch": epoch, str(metric): value}
         for row in rows
         for run in row.done
         for epoch, value in _values_of(run.path / "metrics.csv", str(metric))
@@ -93,5 +112,7 @@ def _values_of(path: Path, metric: str) -> list[tuple[float, float]]:
 def _write(picture: Figure, path: Path) -> None:
     """Write a picture, whole or not at all."""
     png = io.BytesIO()
-    picture.savefig(png, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
+        picture.savefig(png, format="png")
     write_atomic(path, png.getvalue())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 from rich import box
@@ -16,24 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.storage.atomic import write_atomic
-from runner.summary.groups import Row, Summary
+from runner.summary.columns import Column, fitting
+from runner.summary.rows import Row, Summary
 from runner.summary.runs import RunRecord
 
 WIDTH = 100  # characters of the table where there is no terminal
 DIGITS = 4  # that count, of the largest number of a column
 MOST_NAMED = 4  # rows in a sentence
+MANY = 6  # rows, from which on the best of them is told to be lucky
+MOST_LEFT_OUT = 8  # columns in a sentence
 MOST_SHOWN = 20  # runs listed on the terminal; the Markdown lists all
 GOING_ON = ("running", "waiting")
-RANKS = {"probe": 2, "seconds": 3, "best": 4}  # of metrics, by what they begin with
-
-
-class Column(NamedTuple):
-    """One column of the printed table; those of the highest rank go first where there is no room."""
-
-    title: str
-    cells: list[str]
-    rank: int
-    is_number: bool = True
+UNFINISHED = (*GOING_ON, "interrupted", "lost")
+ENDS = {"": "", "least": "↓", "largest": "↑"}  # marks of what was chosen at an end of what was tried
+RANKS = {"test": 2, "train": 3, "probe": 4, "seconds": 5, "best": 6}  # of metrics, by what they begin with
 
 
 def columns_of(summary: Summary, metric: str | None) -> list[Column]:
@@ -41,15 +37,19 @@ def columns_of(summary: Summary, metric: str | None) -> list[Column]:
     rows = summary.rows
     columns = [Column("", ["*" if row in summary.best else "" for row in rows], 0, False)]
     for key in summary.columns:
-        columns.append(Column(key, values_of(rows, key), 0, is_number=key not in ("arm", "chosen")))
+        cells = values_of(rows, key)
+        if key == "chosen":
+            cells = [f"{cell} {ENDS[summary.end_of(row)]}".rstrip() for cell, row in zip(cells, rows, strict=True)]
+        columns.append(Column(key, cells, 0, is_number=key not in ("arm", "chosen"), is_key=True))
     columns.append(Column("n", [str(len(row.done)) for row in rows], 0))
-    if any(row.diverged for row in rows):
-        columns.append(Column("diverged", [str(row.diverged or "") for row in rows], 0))
+    for status in ("diverged", "failed"):
+        if any(row.count(status) for row in rows):
+            columns.append(Column(status, [str(row.count(status) or "") for row in rows], 0))
     for name in of_interest(summary, metric):
-        rank = 0 if name == metric else RANKS.get(name.partition("/")[0], 1)
+        rank = 0 if name == metric else 1 if name == summary.monitor else RANKS.get(name.partition("/")[0], 2)
         columns.append(Column(name, spreads(rows, name), rank))
         if name == metric:
-            columns.append(Column(f"{name}\nmedian", medians(rows, name), 2))
+            columns.append(Column(f"{name}\nmedian", medians(rows, name), 4))
     return columns
 
 
@@ -104,7 +104,9 @@ def notes_of(summary: Summary) -> list[str]:
     notes += notes_on_best(summary)
     if any(row.diverged for row in summary.rows):
         notes.append("Runs that diverged are counted, but are in no mean.")
-    return notes
+    if any(summary.end_of(row) for row in summary.rows):
+        notes.append("↓, ↑: chosen is the least, or the largest, that the trials tried: the best may lie beyond.")
+    return notes + _note_on_luck(summary)
 
 
 def notes_on_best(summary: Summary) -> list[str]:
@@ -112,16 +114,34 @@ def notes_on_best(summary: Summary) -> list[str]:
     if not summary.best or summary.monitor is None:
         return []
     by = f"* least {summary.monitor}{' among the rows of each criterion' if summary.ranks_by_criterion else ''}"
-    notes = [by + ("." if "validation" in summary.monitor else ", as there are no validation examples.")]
+    notes = [f"{by}{_doubt_of(summary.monitor, summary.objective)}."]
     if len(summary.criteria) > 1:
         notes.append("Losses of different criteria cannot be compared.")
     if tied := summary.tied:
         undecided = all(row in summary.best for row in tied)
         loss = f"{summary.monitor.partition('/')[0]}/loss{' of their criterion' if len(summary.criteria) > 1 else ''}"
         marked = "all of them" if undecided else f"those with the least {loss}"
-        names = "; ".join(map(summary.label, tied[:MOST_NAMED])) + ("; ..." if len(tied) > MOST_NAMED else "")
+        names = "; ".join(map(summary.short_label, tied[:MOST_NAMED])) + ("; ..." if len(tied) > MOST_NAMED else "")
         notes.append(f"{len(tied)} rows tie in {summary.monitor}: {marked} are marked. The rows are {names}.")
     return notes
+
+
+def _doubt_of(monitor: str, objective: str | None) -> str:
+    """Return why the metric of the best row is not one of validation, if that is so."""
+    if monitor == objective:
+        is_test = monitor.startswith(("test/", "best/test/"))
+        return ", as objective_metric says" + (": the test set has chosen, its errors are too low" if is_test else "")
+    return "" if "validation" in monitor else ", as there are no validation examples"
+
+
+def _note_on_luck(summary: Summary) -> list[str]:
+    """Return what to know of the best of many rows, and the command that measures it anew."""
+    rows = [row for row in summary.rows if row.done]
+    if len(rows) < MANY or summary.trials or not summary.best:
+        return []
+    folder = summary.best[0].done[0].path.parent
+    again = f"uv run scripts/runs.py best {min(os.path.relpath(folder), str(folder), key=len)} --seeds 10"
+    return [f"The best of {len(rows)} noisy rows looks better than it is; on fresh seeds:\n    {again}"]
 
 
 def listed(run: RunRecord) -> str:
@@ -140,35 +160,22 @@ def table_of(columns: Sequence[Column]) -> Table:
     return table
 
 
-def fitting(columns: Sequence[Column], console: Console) -> list[Column]:
-    """Return the columns that fit into the console's width, those of low rank first; the first two in any case."""
-    kept: list[int] = []
-    for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
-        tried = [columns[i] for i in sorted([*kept, index])]
-        if len(kept) < 2 or table_width(tried) <= console.width:
-            kept.append(index)
-    return [columns[index] for index in sorted(kept)]
-
-
-def table_width(columns: Sequence[Column]) -> int:
-    """Return the characters of the table's lines: the widest cell of each column, and a space between them."""
-    return sum(max(map(len, [*column.title.split("\n"), *column.cells])) + 2 for column in columns)
-
-
 def show(summary: Summary, folder: Path, metric: str | None, console: Console | None = None) -> None:
     """Print the table, as wide as the terminal at most, and below it the runs that are in no mean."""
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    is_known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = console or Console(highlight=False, width=None if is_known else WIDTH)
     columns = columns_of(summary, metric)
-    shown = fitting(columns, console)
+    shown, left_out = fitting(columns, console.width)
     if summary.rows:
         console.print(table_of(shown))
     elif summary.trials:
         console.print(Text("There are trials, and no run of the comparison."))
     notes = notes_of(summary) if summary.rows else []
-    left_out = [one_line(column.title) for column in columns if column not in shown]
-    notes += [f"No room for {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}."] if left_out else []
-    for note in notes:
-        console.print(Text(note, style="dim"))
+    if left_out:
+        more = f" and {len(left_out) - MOST_LEFT_OUT} more" if len(left_out) > MOST_LEFT_OUT else ""
+        notes.append(f"No room here, but in summary.md: {', '.join(left_out[:MOST_LEFT_OUT])}{more}.")
+    for line in "\n".join(notes).split("\n"):
+        console.print(Text(line, style="dim"), soft_wrap=line.startswith("    "))  # a command stays whole
     if any(run.status in (*GOING_ON, "lost") for run in summary.others):
         console.print(Text(_counts(summary)))
     for run in summary.others[:MOST_SHOWN]:
@@ -198,8 +205,9 @@ def markdown(summary: Summary, title: str, metric: str | None, answer: Sequence[
         lines += ["", " ".join(escaped(note) for note in notes_of(summary)), ""]
         lines += ["![The metric against what was swept](summary.png)", ""]
     if len(answer) > 1:
-        lines += ["```", *answer[:-2], "```", "", *(escaped(line) for line in answer[-2:]), ""]
-        lines += ["![Differences to the baseline](differences.png)", ""]
+        lines += ["```", *answer, "```", "", "![Differences to the baseline](differences.png)", ""]
+    else:
+        lines += [*map(escaped, answer), ""]
     if summary.others:
         lines += ["Runs that are in no mean:", ""]
         lines += [f"- {escaped(listed(run))}; log: `{run.log}`" for run in summary.others]

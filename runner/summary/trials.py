@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from runner.summary.groups import Row, Summary
+from runner.summary.labels import LONGEST
+from runner.summary.rows import Row, Summary
 from runner.summary.settings import is_number
+from runner.text import shortened
 
 COLUMNS = 3
 BEYOND = 4.0  # times the median of all trials: what lies higher is drawn at the edge
@@ -31,8 +33,8 @@ def figure_of(summary: Summary) -> Figure | None:
     for axes, ((arm, key), rows) in zip(grid.flat, panels.items(), strict=False):
         _draw(axes, key, rows, metric, band, limits[1])
         _mark_chosen(axes, [row for row in summary.rows if str(row.keys.get("arm")) == arm], key, rows, metric)
-        axes.set_title(arm, fontsize=9)
-        axes.set_xlabel(key, fontsize=8)
+        axes.set_title(shortened(arm, LONGEST // 2 if width > 1 else LONGEST), fontsize=9)
+        axes.set_xlabel(shortened(key, LONGEST - 10), fontsize=8)
     for axes in list(grid.flat)[len(panels) :]:
         axes.axis("off")
     low, high = min(limits + (band or ())), max(limits + (band or ()))

@@ -11,18 +11,22 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer, composed_of, grid, typed_lines
+from runner.config.objective import CHOOSING, loss_beside, problems_of_choosing
 from runner.config.words import parsed
-from runner.outcome import FAILED
+from runner.outcome import FAILED, objective
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
 from runner.storage.status import Status
+from runner.summary.best import TIE, least
+from runner.text import wrapped
 
 NO_VALIDATION = "sweep.trials needs validation examples, got none: choose data.validation_size above 0"
 
@@ -56,7 +60,8 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
             is_missing = True
             continue
         if tried:
-            print(f"{point.arm}: {_words_for(choice, means)}{_hint(choice, point.ranges, means)}", flush=True)
+            words = f"{_words_for(choice, means)}{_ties_with(choice, means)}{_hint(choice, point.ranges, means)}"
+            print(wrapped(f"{point.arm}: {words}"), flush=True)
         jobs += point.comparison(choice)
     if jobs:
         launch(jobs)
@@ -64,11 +69,35 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
         sys.exit(FAILED)
 
 
-def _words_for(choice: tuple[str, ...], means: Mapping[tuple[str, ...], tuple[float, float]]) -> str:
-    """Return what was chosen, with what validation measured of it and of the next best trial."""
-    others = sorted(mean for other, (mean, _) in means.items() if other != choice)
+class Tried(NamedTuple):
+    """What a trial came to: means over its seeds."""
+
+    value: float  # of the metric that chooses
+    loss: float  # of the same split: it tells equal values apart
+    metric: str = ""
+    step: float = 0.0  # of the metric, for one example more that is wrong; 0 if it is no error
+
+
+Choice = tuple[str, ...]  # overrides that are tried
+
+
+def _words_for(choice: Choice, means: Mapping[Choice, Tried]) -> str:
+    """Return what was chosen, with what was measured of it and of the next best trial."""
+    others = sorted(tried.value for other, tried in means.items() if other != choice)
     beside = f", the next best {others[0]:.4g}" if others else ""
-    return f"{' '.join(choice)}, {means[choice][0]:.4g} on validation{beside}"
+    return f"{' '.join(choice)}, {means[choice].metric} {means[choice].value:.4g}{beside}"
+
+
+def _ties_with(choice: Choice, means: Mapping[Choice, Tried]) -> str:
+    """Return how many trials are as good but for one example, and what has chosen among equal ones; "" if none is."""
+    value, _, metric, step = means[choice]
+    near = sum(tried.value <= value + step * (1 + TIE) for tried in means.values())
+    equal = len(least(list(means), lambda other: means[other].value))
+    if max(near, equal) == 1:
+        return ""
+    within = f" within one {metric.removeprefix('best/').partition('/')[0]} example" if step else ""
+    by = f"{equal} are equal: chosen by {loss_beside(metric)}" if equal > 1 else f"chosen by the least {metric}"
+    return f"; {near} of {len(means)} trials tie{within}; {by}"
 
 
 def _hint(choice: Sequence[str], ranges: Mapping[str, Sequence[float]], means: Mapping[tuple[str, ...], object]) -> str:
@@ -154,12 +183,21 @@ def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) 
         for point in grid(others, composer):
             config = composer.compose(point).values if sweep["trials"] else None
             ranges = ranges_of(config, set(lines)) if config else {}
-            if config and ranges and not _has_validation(config["data"]):
-                exit_with_problems([NO_VALIDATION])
+            if config and ranges:
+                _check_choosing(config)
             found.append(Point(arm, point, seeds, ranges))
     if sweep["trials"]:
         _check_seeds(found, sweep["tuning_seeds"], composer)
     return found
+
+
+def _check_choosing(config: dict[str, Any]) -> None:
+    """Exit with code 2 if there is nothing by which trials may choose."""
+    metric = config["objective_metric"]
+    if problems := problems_of_choosing(metric):
+        exit_with_problems(problems)
+    if not (metric or "").startswith(("train/", "best/train/")) and not _has_validation(config["data"]):
+        exit_with_problems([NO_VALIDATION])
 
 
 def _has_validation(data: dict[str, Any]) -> bool:
@@ -187,28 +225,25 @@ def _check_seeds(points: Sequence[Point], tuning: Sequence[int], composer: Compo
         exit_with_problems([f"sweep.tuning_seeds must be other seeds than those of the comparison, got {both} in both"])
 
 
-def validated(
-    trials: Mapping[tuple[str, ...], Jobs], run_of: Callable[[list[str]], Run]
-) -> dict[tuple[str, ...], tuple[float, float]]:
-    """Return for each trial the means over its seeds of the error (or loss) and of the loss on validation."""
-    return {choice: _validated([run_of(job).result() for job in jobs]) for choice, jobs in trials.items()}
+def validated(trials: Mapping[Choice, Jobs], run_of: Callable[[list[str]], Run]) -> dict[Choice, Tried]:
+    """Return what each trial came to, by what `objective_metric` says, else by the error (or loss) on validation."""
+    return {choice: _tried(list(map(run_of, jobs))) for choice, jobs in trials.items()}
 
 
-def best_of(means: Mapping[tuple[str, ...], tuple[float, float]]) -> tuple[str, ...] | None:
-    """Return the overrides of the best trial; None if none has ended well.
-
-    Equal errors are told apart by the loss, then by the order of the trials.
-    """
-    best = min(means, key=lambda choice: means[choice], default=None)
-    return best if best is not None and math.isfinite(means[best][0]) else None
+def best_of(means: Mapping[Choice, Tried]) -> Choice | None:
+    """Return the overrides of the best trial, the first one of equal ones; None if none has ended well."""
+    best = least(list(means), lambda choice: means[choice].value, lambda choice: means[choice].loss)
+    return best[0] if best and math.isfinite(means[best[0]].value) else None
 
 
-def _validated(results: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Return the means of the error (or loss) and of the loss on validation; infinite if a run did not end well."""
-    if any(result.get("status") != Status.DONE for result in results):
-        return math.inf, math.inf
-    monitor = results[0]["best/by"]
-    if not monitor.startswith("validation/"):
+def _tried(runs: Sequence[Run]) -> Tried:
+    """Return the means over the seeds of a trial; infinite if a run did not end well."""
+    first = runs[0].result()
+    metric = runs[0].config["objective_metric"] or first.get("best/by", "")
+    if any(run.status != Status.DONE for run in runs):
+        return Tried(math.inf, math.inf)
+    if not metric.startswith(CHOOSING):
         exit_with_problems([NO_VALIDATION])
-    means = [sum(result[key] for result in results) / len(results) for key in (monitor, "validation/loss")]
-    return means[0], means[1]
+    value, loss = (fmean(objective(run, name) for run in runs) for name in (metric, loss_beside(metric)))
+    examples = first.get(f"examples/{metric.removeprefix('best/').partition('/')[0]}")
+    return Tried(value, loss, metric, 1 / examples if examples and metric.endswith("/error") else 0.0)

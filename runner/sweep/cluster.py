@@ -19,7 +19,7 @@ from runner.storage.directory import Run
 from runner.storage.status import Status
 from runner.sweep.conclude import Submitted
 from runner.sweep.job import record_exit
-from runner.sweep.overview import Overview
+from runner.sweep.overview import Overview, name_of
 
 TICK_SECONDS = 0.2  # between looks at signals and redrawings
 STARTS_SECONDS = 5.0  # between looks for runs that have begun
@@ -157,12 +157,12 @@ class _Watch:
             if not self.jobs:
                 exit_with_problems([str(refusal)])
             for run in left.values():
-                self.overview.ended(run, record_exit(run, FAILED, str(refusal)))
+                self.overview.ended([run], record_exit(run, FAILED, str(refusal)))
         return not left
 
     def take_up(self, verb: str, run: Run, job: Job) -> None:
         self.jobs[run.path] = run, job
-        self.overview.say(f"{verb}: {run.title}  job {job.id}, its output in {job.log}")
+        self.overview.say(f"{verb}: {name_of([run])}  job {job.id}, its output in {job.log}")
 
     def reap(self) -> list[str]:
         """Report the jobs that have ended, and return the statuses of their runs."""
@@ -171,7 +171,7 @@ class _Watch:
             statuses = list(recorders.map(lambda each: self.status_after(*each), ended))
         for (run, *_), status in zip(ended, statuses, strict=True):
             del self.jobs[run.path]
-            self.overview.ended(run, status)
+            self.overview.ended([run], status)
         self.look_for_starts()
         self.overview.draw()
         return statuses
@@ -183,7 +183,7 @@ class _Watch:
         for run, _ in self.jobs.values():
             if run.path not in self.begun and run.status == Status.RUNNING:
                 self.begun.add(run.path)
-                self.overview.started(run)
+                self.overview.started([run])
         self.looked = time.monotonic()
 
     def stop(self) -> None:

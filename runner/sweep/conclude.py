@@ -123,13 +123,14 @@ def sweep_report(folder: Path) -> Iterator[None]:
         raise
     except SystemExit as leaving:
         code = leaving.code
-    started = [member for member in listed() if member.path.exists()]
+    members = listed()
+    started = [member for member in members if member.path.exists()]
     if code == BAD_CONFIG and not started:
         with suppress(OSError):  # the folder holds something from before
             folder.rmdir()
         sys.exit(code)
-    statuses = [_final_status(member) for member in (started if code else listed())]  # if stopped, not all were started
-    _show_table(started, folder)
+    statuses = [_final_status(member) for member in (started if code else members)]  # if stopped, not all were started
+    _show_table(members, folder)
     if code in STOP_CODES:
         print(f"stopped; go on with: {resume_command()}", file=sys.stderr)
     sys.exit(code or _exit_code_of(statuses))
@@ -191,9 +192,9 @@ def _show_table(members: Sequence[Member], folder: Path) -> None:
         from runner.summary.report import report  # late: matplotlib takes half a second
         from runner.sweep.board import write_groups
 
-        if members:
-            report([member.path for member in members], out=folder, members=members)
-            has_mean = write_groups(folder, members)
+        if started := [member for member in members if member.path.exists()]:
+            report([member.path for member in started], out=folder, members=members)
+            has_mean = write_groups(folder, started)
             print("\n".join(board_lines(folder, MEANS if has_mean else "", uv_prefix())), flush=True)
     except (ValueError, OSError) as error:
         print(f"the report of the sweep is incomplete: {error}", file=sys.stderr)

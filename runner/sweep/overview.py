@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -13,10 +15,12 @@ from rich.text import Text
 from runner.console import Terminal
 from runner.storage.directory import Run
 from runner.storage.status import Status
+from runner.text import shortened, wrapped
 
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
 LINE_SECONDS = 60.0  # between two plain lines about what is running
-SHOWN = 12  # running jobs on a terminal
+SHOWN = 4  # running jobs that are named
+TITLE = 60  # characters of a job's title in a line
 
 
 class Overview:
@@ -32,7 +36,7 @@ class Overview:
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
         # No thread of rich's draws it: a fork beside a thread may copy a lock that nobody will open.
         self.live = Live(console=self.terminal, auto_refresh=False, transient=True)
-        self.running: dict[str, Run] = {}
+        self.running: Mapping[str, Sequence[Run]] = {}  # a job, or a stack of jobs, by its name
         self.ends: dict[str, int] = {}
         self.epochs = sum(run.config["epochs"] for run in runs)
         self.epochs_before = sum(_epoch_of(run) for run in runs)
@@ -49,24 +53,30 @@ class Overview:
 
     def say(self, line: str) -> None:
         """Print a line, above the overview if there is one."""
-        self.terminal.print(line)
+        self.terminal.print(wrapped(line))
 
-    def started(self, run: Run) -> None:
-        self.running[run.title] = run
+    def started(self, runs: Sequence[Run]) -> None:
+        """Show a job, or a stack of jobs, as running."""
+        self.running = {**self.running, name_of(runs): runs}
 
-    def ended(self, run: Run, status: str) -> None:
-        """Print how a job ended."""
-        self.running.pop(run.title, None)  # a job of a cluster may end before it is seen to run
-        self.ends[status] = self.ends.get(status, 0) + 1
-        self.epochs_ended += run.config["epochs"]
-        result, number = run.result(), sum(self.ends.values())
-        monitor = result.get("best/by", "")
+    def left(self, runs: Sequence[Run]) -> None:
+        """Show runs as running no more; a job of a cluster may end before it is seen to run."""
+        running = {name: [run for run in some if run not in runs] for name, some in self.running.items()}
+        self.running = {name: some for name, some in running.items() if some}
+
+    def ended(self, runs: Sequence[Run], status: str) -> None:
+        """Print how a job ended, or the jobs of a stack that ended alike."""
+        self.left(runs)
+        self.ends[status] = self.ends.get(status, 0) + len(runs)
+        self.epochs_ended += sum(run.config["epochs"] for run in runs)
+        results = [run.result() for run in runs]
         facts = {
-            Status.DONE: f"{monitor} {result.get(monitor, float('nan')):.4g}  {result.get('seconds', 0):.1f} s",
+            Status.DONE: _numbers_of(results),
             Status.BUSY: "another process is training it",
-        }.get(Status(status), f"{result.get('reason', 'the reason could not be written')}; log in {run.log}")
-        warning = f"; warning: {result['warning']}" if "warning" in result else ""
-        self.say(f"[{number}/{self.jobs}] {status}: {run.title}  {facts}{warning}")
+        }.get(Status(status), f"{results[0].get('reason', 'the reason could not be written')}; log in {runs[0].log}")
+        warned = [result["warning"] for result in results if "warning" in result]
+        warning = f"; warning{f' of {len(warned)}' if len(runs) > 1 else ''}: {warned[0]}" if warned else ""
+        self.say(f"[{sum(self.ends.values())}/{self.jobs}] {status}: {name_of(runs)}  {facts}{warning}")
 
     def draw(self) -> None:
         """Redraw the overview, or print a line about what is running, each now and then."""
@@ -74,11 +84,13 @@ class Overview:
         if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
             return
         self.drawn = now
-        epochs = {name: _epoch_of(run) for name, run in self.running.items()}
-        lines = [f"{name}  epoch {epoch}/{self.running[name].config['epochs']}" for name, epoch in epochs.items()]
-        head = self.head(sum(epochs.values()), now - self.began)
+        epochs = {name: list(map(_epoch_of, runs)) for name, runs in self.running.items()}
+        lines = [f"{name}  epoch {max(epochs[name])}/{runs[0].config['epochs']}" for name, runs in self.running.items()]
+        if len(lines) > SHOWN:
+            lines = [*lines[: SHOWN - 1], f"and {len(lines) - SHOWN + 1} more"]
+        head = self.head(sum(map(sum, epochs.values())), now - self.began)
         if self.terminal.is_terminal:
-            self.live.update(Group(Text(head), *(Text("  " + line) for line in lines[:SHOWN])), refresh=True)
+            self.live.update(Group(Text(head), *(Text("  " + line) for line in lines)), refresh=True)
         else:
             self.say(": ".join(filter(None, (head, "; ".join(lines)))))
 
@@ -86,13 +98,28 @@ class Overview:
         """Return the line of numbers."""
         ended = sum(self.ends.values())
         numbers = {"ended before": self.total - self.jobs}  # done, or diverged, or failed and not tried again
-        numbers |= {"done": self.ends.get(Status.DONE, 0), "running": len(self.running)}
+        running = sum(map(len, self.running.values()))
+        numbers |= {"done": self.ends.get(Status.DONE, 0), "running": running}
         numbers |= {status: number for status, number in self.ends.items() if status != Status.DONE}
-        numbers["waiting"] = self.jobs - ended - len(self.running)
+        numbers["waiting"] = self.jobs - ended - running
         trained = self.epochs_ended + epochs_running - self.epochs_before
         left = seconds / trained * (self.epochs - self.epochs_ended - epochs_running) if trained > 0 else None
         counts = [f"{number} {name}" for name, number in numbers.items() if number]
         return ", ".join(counts) + (f", about {_clock(left)} left" if left is not None else "")
+
+
+def name_of(runs: Sequence[Run]) -> str:
+    """Return a job's title, cut to a length that leaves room in a line; of a stack how many jobs it trains."""
+    title = shortened(runs[0].title, TITLE)
+    return title if len(runs) == 1 else f"stack of {len(runs)} jobs, {title} and others"
+
+
+def _numbers_of(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return what some runs that are done have come to: the ends of what was measured, and the longest time."""
+    monitor = results[0].get("best/by", "")
+    values = [result.get(monitor, math.nan) for result in results]
+    ends = dict.fromkeys(f"{value:.4g}" for value in (min(values), max(values)))
+    return f"{monitor} {' to '.join(ends)}  {max(result.get('seconds', 0) for result in results):.1f} s"
 
 
 def _epoch_of(run: Run) -> int:

@@ -13,23 +13,26 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
-from runner.outcome import FAILED, objective
+from runner.outcome import BAD_CONFIG, FAILED, objective
 from runner.signals import StopSignals
 from runner.stack.grouping import lines_of, stacks_of
 from runner.storage.directory import Run
+from runner.storage.lock import is_held
 from runner.storage.status import Status
 from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
 from runner.system import cores, gpus, importing_much, share_with_forks
+from runner.text import wrapped
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
+POLL_SECONDS = 1.0  # between looks at the runs that other processes train
 
 Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
 
@@ -56,9 +59,10 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
     )
     stacks, alone = stacks_of([*jobs.values()], n_jobs, largest) if largest > 1 else ([], {"": waiting})
     for line in lines_of(stacks, alone) if largest > 1 else ():
-        print(line, flush=True)
+        print(wrapped(line), flush=True)
     if waiting:
         _import_all(waiting)
+        _check_metric(waiting[0])
         share_with_forks()
         groups = [*stacks, *([run] for runs in alone.values() for run in runs)]
         pool = _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason)
@@ -94,6 +98,30 @@ def _import_all(runs: Sequence[Run]) -> None:
         exit_with_problems(problems)
 
 
+def _check_metric(run: Run) -> None:
+    """Exit with code 2 if the first job does not measure what it is to minimise: a child tells, before all training."""
+    if run.config["objective_metric"] is not None:
+        sys.stdout.flush()
+        child = multiprocessing.get_context("fork").Process(target=_build, args=(run,))
+        child.start()
+        child.join()
+        if child.exitcode == BAD_CONFIG:
+            sys.exit(BAD_CONFIG)
+
+
+def _build(run: Run) -> None:
+    """Build the components of a run, in a child; any other mistake than in the metric its job will tell."""
+    from runner.run import built
+
+    try:
+        built(run)
+    except ConfigError as error:
+        if problems := [line for line in str(error).splitlines() if line.startswith("objective_metric")]:
+            exit_with_problems(problems)
+    except Exception:
+        return
+
+
 class _Pool:
     """Run jobs until all have ended, or a signal comes, or one fails and on_error is stop.
 
@@ -115,17 +143,20 @@ class _Pool:
         self.pruned: dict[Path, str] = {}  # runs that have been told to end, and why
         self.processes = multiprocessing.get_context("fork")
         self.running: dict[BaseProcess, list[Run]] = {}  # what each trains
+        self.busy: list[Sequence[Run]] = []  # jobs of which another process trains a run
         self.stacks: set[BaseProcess] = set()  # that train several runs, of which some may have ended
-        self.stopping = False
+        self.stopping = self.is_waiting = False
+        self.looked = 0.0  # when the runs of other processes were looked at
 
     def run(self, jobs: Sequence[Sequence[Run]], runs: Sequence[Run]) -> None:
         """Train all runs: each job is a stack of them, or a single one."""
         waiting, self.expected = deque(jobs), {run.path for run in runs}
         with StopSignals() as signals, Overview(runs, self.total) as self.overview:
-            while waiting or self.running:
+            while waiting or self.running or self.busy:
                 while waiting and len(self.running) < self.n_jobs:
                     self.start(waiting.popleft())
                 statuses = self.reap(TICK_SECONDS)
+                waiting += self.left_by_others(is_idle=not (waiting or self.running))
                 self.prune()
                 if signals.received is not None:
                     self.stop(signals.received)
@@ -139,7 +170,8 @@ class _Pool:
         """Fork a job, unless another process has ended its runs meanwhile."""
         left = [run for run in runs if not run.needs_no_training]
         for run in (run for run in runs if run not in left and run.path in self.expected):
-            self.overview.ended(run, str(run.status))
+            self.expected.remove(run.path)
+            self.overview.ended([run], str(run.status))
         if not left:
             return
         sys.stdout.flush()
@@ -150,23 +182,52 @@ class _Pool:
             self.stacks.add(process)
         self.gpu_of[process] = gpu
         process.start()
-        for run in left:
-            self.overview.started(run)
+        self.overview.started(left)
+
+    def left_by_others(self, is_idle: bool) -> list[Sequence[Run]]:
+        """Return the jobs that no other process holds any more: they have ended, or it was stopped.
+
+        Args:
+            is_idle: nothing else is to be done but to wait.
+        """
+        if not self.busy or time.monotonic() - self.looked < POLL_SECONDS:
+            return []
+        if is_idle and not self.is_waiting:
+            self.is_waiting = True
+            count = sum(not run.needs_no_training for runs in self.busy for run in runs)
+            self.overview.say(f"another process trains {count} of these runs: waiting for it; Ctrl-C leaves it alone")
+        self.looked = time.monotonic()
+        free = [runs for runs in self.busy if not any(is_held(run.path) for run in runs)]
+        self.busy = [runs for runs in self.busy if runs not in free]
+        return free
 
     def reap(self, seconds: float) -> list[str]:
         """Wait a little for jobs to end; report those that did, and return their statuses."""
         wait([process.sentinel for process in self.running], timeout=seconds)
-        statuses = []
+        statuses: list[str] = []
         for process in [process for process in self.running if process.exitcode is not None]:
             runs = self.running.pop(process)
             del self.gpu_of[process]
+            in_stack, alike = process in self.stacks, dict[str, list[Run]]()
             for run in runs:
-                statuses.append(self.status_after(run, process.exitcode or 0, in_stack=process in self.stacks))
-                self.overview.ended(run, statuses[-1])
+                alike.setdefault(self.status_after(run, process.exitcode or 0, in_stack), []).append(run)
+            self.report(alike, in_stack)
+            statuses += alike
             self.stacks.discard(process)
             process.close()
         self.overview.draw()
         return statuses
+
+    def report(self, alike: Mapping[str, Sequence[Run]], in_stack: bool) -> None:
+        """Report the runs of a process that have ended, by their statuses; those of a stack in one line, if done."""
+        for status, runs in alike.items():
+            if status == Status.BUSY and not self.stopping:  # another process was faster
+                self.busy.append(runs)
+                self.overview.left(runs)
+                continue
+            self.expected -= {run.path for run in runs}
+            for some in [runs] if status == Status.DONE else [[run] for run in runs]:
+                self.overview.ended(some, status)
 
     def prune(self) -> None:
         """Have the jobs save their states and end, for whose runs there is a reason."""

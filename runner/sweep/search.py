@@ -7,6 +7,7 @@ The same command continues the study, and a search ends when no trial of its fol
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,19 +23,22 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer
+from runner.config.objective import loss_beside, problems_of_metric
 from runner.outcome import objective
 from runner.storage.atomic import write_atomic
 from runner.storage.directory import Run
 from runner.storage.identity import digest
 from runner.storage.lock import is_held, machine
 from runner.storage.members import add_to_list, start_list
-from runner.storage.status import FINISHED, Status
+from runner.storage.status import FINISHED
+from runner.summary.best import least
 from runner.sweep.conclude import checked_runs
 from runner.sweep.pool import Reason
 from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
 from runner.system import birth_of
+from runner.text import wrapped
 
 OWNER = "owner"  # attribute of a trial: the process that runs it
 GRACE_SECONDS = 5.0  # for another process to complete the trial that it has just begun
@@ -77,14 +81,10 @@ def run_search(
     if problems := space.problems(options.sampler):
         exit_with_problems(problems)
     first, *_ = checked_runs(loader, config, list(map(space.lines, space.samples())))
-    if first.config["sweep"]["arms"]:
-        exit_with_problems(["sweep.arms needs hydra/sweeper=grid: a search has no arms"])
-    if first.config["force"] and options.storage:
-        exit_with_problems(
-            ["force=true would discard a study that others share: choose another hydra.sweeper.study_name"]
-        )
-    if options.pruner and (problems := problems_of_pruning(config.hydra.launcher._target_, options.objectives, first)):
+    if problems := _problems_of_search(options, first, config.hydra.launcher._target_):
         exit_with_problems(problems)
+    if len(options.objectives or ()) == 1:  # the runs, and their table, are to know it
+        space.fixed.append(f"objective_metric={options.objectives[0]}")  # type: ignore[index]
     start_list()
 
     def train(jobs: Jobs, reason: Reason | None) -> list[Run]:
@@ -96,6 +96,18 @@ def run_search(
     with exit_if_lost():
         search.run()
         search.report()
+
+
+def _problems_of_search(options: Options, first: Run, launcher: str) -> list[str]:
+    """Return all that is wrong with the options of a search, a sentence each."""
+    names, problems = options.objectives or (), list[str]()
+    for name in names:
+        problems += problems_of_metric("hydra.sweeper.objectives", name, first.config)
+    if first.config["sweep"]["arms"]:
+        problems.append("sweep.arms needs hydra/sweeper=grid: a search has no arms")
+    if first.config["force"] and options.storage:
+        problems.append("force=true would discard a study that others share: choose another hydra.sweeper.study_name")
+    return problems or (problems_of_pruning(launcher, options.objectives, first) if options.pruner else [])
 
 
 def _this_process(folder: Path) -> dict[str, Any]:
@@ -235,17 +247,9 @@ class _Search:
         is_pruned = [bool(reason and reason(run)) for run in runs]  # before any trial's end changes the median
         for trial, run, pruned in zip(trials, runs, is_pruned, strict=True):
             is_result = run.status in FINISHED and not pruned
-            self._check_metrics(run)
             values = [objective(run, metric) for metric in self.metrics] if is_result else None
             state = TrialState.PRUNED if pruned else TrialState.COMPLETE if is_result else TrialState.FAIL
             self.study.tell(trial, values, state, skip_if_finished=True)  # by a process that has taken it over
-
-    def _check_metrics(self, run: Run) -> None:
-        """Exit with code 2 if a run has no such number as is to be minimised; before it only the form was known."""
-        result = run.result()
-        known = [key for key, value in result.items() if isinstance(value, int | float)]
-        if run.status == Status.DONE and (missing := [name for name in self.metrics if name and name not in known]):
-            exit_with_problems([f"hydra.sweeper.objectives must be among {', '.join(known)}, got {', '.join(missing)}"])
 
     def report(self) -> None:
         """Print the best trials and write them down; have the table show all runs of the search."""
@@ -253,14 +257,27 @@ class _Search:
         if not self._trials(TrialState.COMPLETE):
             print("no trial of the search has a result", flush=True)
             return
-        best = [self.study.best_trial] if len(self.metrics) == 1 else self.study.best_trials
-        for trial in best:
+        best = self._best() if len(self.metrics) == 1 else self.study.best_trials
+        for trial in best[:1] if len(self.metrics) == 1 else best:
             self._print_best(trial)
+        if len(best) > 1:
+            kind = "trials tie in it" if len(self.metrics) == 1 else "trials are the best compromises"
+            print(f"{len(best)} {kind}", flush=True)
         found = [{"params": self.space.values(trial.params), "values": trial.values} for trial in best]
         result: dict[str, Any] = {"name": "optuna", "solutions": found}
         if len(self.metrics) == 1:
             result = {"name": "optuna", "best_params": found[0]["params"], "best_value": best[0].values[0]}
         write_atomic(self.folder / "optimization_results.yaml", yaml.safe_dump(result))
+
+    def _best(self) -> list[FrozenTrial]:
+        """Return the trials with the least value; of equal ones those with the least loss, as in the table."""
+        complete = self._trials(TrialState.COMPLETE)
+
+        def loss(trial: FrozenTrial) -> float:
+            result = self._run_of(trial.params).result()  # none, where another folder has it
+            return float(result.get(loss_beside(self.metrics[0] or result.get("best/by", "")), math.inf))
+
+        return least(complete, lambda trial: trial.values[0], loss)
 
     def _print_best(self, trial: FrozenTrial) -> None:
         """Print a trial, with four digits of each number."""
@@ -268,4 +285,4 @@ class _Search:
         names = [metric or monitor for metric in self.metrics]
         found = self.space.values(trial.params) | dict(zip(names, trial.values, strict=True))
         words = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in found.items()]
-        print(f"best: {' '.join(words)}", flush=True)
+        print(wrapped(f"best: {' '.join(words)}"), flush=True)
