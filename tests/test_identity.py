@@ -166,7 +166,9 @@ def test_a_file_of_data_is_the_same_run_at_any_path(
 def test_a_copy_under_another_name_finds_the_directory(composed: Composed, tmp_path: Path) -> None:
     first, copy = data_file(tmp_path / "faces.npz"), tmp_path / "copy.npz"
     shutil.copy(first, copy)
-    begun = composed("data=npz", f"data.path={first}", "model=mlp")
+    before, begun = (composed("data=npz", f"data.path={first}", "model=mlp", f"seed={seed}") for seed in (2, 0))
+    before.write_result({"status": "done"})
+    assert composed("data=npz", f"data.path={copy}", "model=mlp", "seed=2").path == before.path  # the folder was read
     begun.write_result({"status": "done"})
     again, other = (composed("data=npz", f"data.path={copy}", "model=mlp", f"seed={seed}") for seed in (0, 1))
     assert again.path == begun.path
