@@ -384,3 +384,10 @@ def test_a_penalty_read_from_grad_is_that_of_the_sum_without_zero_grad(model, ba
     ours = value_of(WeightGradient(), model, *(part[halves[1]] for part in batch))
     torch.testing.assert_close(ours, gradients[1].square().sum())
     model.zero_grad()  # which breaks the cycles of graph and gradient that the warning is about
+
+
+def test_a_criterion_with_a_mean_makes_gradients_b_squared_times_too_small(model, batch):
+    """docs/mistakes.md and docs/library.md warn of it: mistake 4 can happen with a criterion of the user's own."""
+    for penalty in (InputGradient(), ActivationGradient(layers=["relu1", "relu2"]), WeightGradient()):
+        forward = EagerForward(model, nn.CrossEntropyLoss(), *batch, [penalty])
+        torch.testing.assert_close(penalty(forward).mean() * BATCH**2, value_of(penalty, model, *batch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,7 @@ def at_end(arm: str, chosen: str) -> str:
     return range_end(float(chosen.rpartition("=")[2]), *tried) if tried else ""
 
 
-def rows_of_means(runs: pd.DataFrame, metrics: Sequence[str], form: str) -> list[tuple[str, ...]]:
+def rows_of_means(runs: pd.DataFrame, metrics: Iterable[str], form: str) -> list[tuple[str, ...]]:
     """Return a row for none and each arm that has them all: means, with an arrow where it is called different."""
     found, means = {metric: differences(runs, metric) for metric in metrics}, runs.groupby("arm")[list(metrics)].mean()
     return [
@@ -121,13 +121,12 @@ def rows_of_means(runs: pd.DataFrame, metrics: Sequence[str], form: str) -> list
 
 
 def table_of_metrics(runs: pd.DataFrame) -> list[str]:
-    header = [f"mean over {runs['seed'].nunique()} seeds", *METRICS.values()]
-    return table(header, rows_of_means(runs, list(METRICS), ".3g"))
+    return table([f"mean over {runs['seed'].nunique()} seeds", *METRICS.values()], rows_of_means(runs, METRICS, ".3g"))
 
 
 def table_of_readme(runs: pd.DataFrame) -> list[str]:
     """Return the short table of the README: none, and the arms that differ from it in one of its columns."""
-    costs, rows = runs.groupby("arm")["cost"].first(), rows_of_means(runs, list(README_COLUMNS), ".3f")
+    costs, rows = runs.groupby("arm")["cost"].first(), rows_of_means(runs, README_COLUMNS, ".3f")
     shown = [row for row in rows if row[0] == "none" or any(cell[-1] in "↓↑" for cell in row)]
     return table(["", *README_COLUMNS.values(), "cost of training"], [(*row, f"{costs[row[0]]:.1f}") for row in shown])
 
