@@ -22,9 +22,10 @@ trap 'rm -rf "$folder"' EXIT
 [[ $# == 0 ]] || "$python" -m pip install --quiet --no-index --find-links "$1" hydra-core tensorboard scikit-learn \
     matplotlib rich pandas scipy safetensors pytest pytest-xdist psutil
 
+patience=$([[ $DEVICE == cuda ]] && echo 1 || echo 4)  # a CPU takes longer
 failed=()
-row() {  # row NAME SECONDS COMMAND...: run a command within so many seconds, and note how it ended
-    local name=$1 limit=$2 began=$SECONDS code=0
+row() {  # row NAME SECONDS COMMAND...: run a command within so many seconds of a GPU's, and note how it ended
+    local name=$1 limit=$(($2 * patience)) began=$SECONDS code=0
     shift 2
     printf '\n== %s: %s\n' "$name" "$*"
     timeout --kill-after 10 "$limit" "$@" 2>&1 | tee "$folder/log" || code=${PIPESTATUS[0]}
@@ -48,7 +49,7 @@ row "a run" 60 "$python" train.py epochs=3 "device=$DEVICE" runs_dir="$folder/ru
 row "a sweep of stacks" 80 "$python" train.py -m "${small[@]}" hydra/launcher=stacked sweep.n_jobs=1 penalty=jacobian \
     penalty.jacobian.weight=0.001,0.01 "seed=range(4)" runs_dir="$folder/runs" name=stacks
 row "cost of the penalties" 100 "$python" scripts/benchmark.py penalties --json "$folder/penalties.json" \
-    --device "$DEVICE" --rounds 3
+    --device "$DEVICE" --rounds 2
 row "stacks" 80 "$python" scripts/benchmark.py stacked --json "$folder/stacked.json" \
     --device "$DEVICE" --rounds 2 --sizes 8 32 --models line digits
 
