@@ -115,6 +115,14 @@ def test_thickness_moves_by_its_size_where_the_image_is_steepest() -> None:
     torch.testing.assert_close(augment.transformed(blank, torch.tensor([[0.5]]).double()), blank)
 
 
+def test_thickness_of_an_image_knows_nothing_of_the_others() -> None:
+    ramp = grid()[0].expand(1, 1, -1, -1)
+    both, augment = torch.cat([ramp, 0.1 * ramp]), Distortion(["thickness"]).fit(images_of(ramp))
+    together = augment.transformed(both, torch.full((2, 1), 0.5).double())
+    alone = [augment.transformed(image[None], torch.full((1, 1), 0.5).double()) for image in both]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 def test_amounts_are_uniform_up_to_the_size_and_of_each_image() -> None:
     ramp = grid()[0].expand(2000, 1, -1, -1)
     moved = changed(Distortion(["translation_x"], {"translation_x": 2}), images_of(ramp))

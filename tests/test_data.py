@@ -565,6 +565,12 @@ def test_label_noise(fraction):
     assert not torch.equal(plain(raw, label_noise=fraction, seed=1).train.targets, noisy.train.targets)
 
 
+@pytest.mark.parametrize(("fraction", "count"), [(0.29, 29), (0.296, 30), (0.004, 0)])  # .29 * 100 is below 29
+def test_as_many_labels_are_noisy_as_is_said_to_the_nearest_one(fraction, count):
+    clean, noisy = (plain(numbered(), validation_size=0, label_noise=noise).train.targets for noise in (0, fraction))
+    assert (clean != noisy).sum() == count
+
+
 def test_label_noise_and_validation_split_are_drawn_apart():
     options = {"train_size": 50, "validation_size": 25}
     clean, noisy = (plain(numbered(), label_noise=fraction, **options) for fraction in (0, 0.5))

@@ -252,6 +252,20 @@ def test_one_step_starts_at_the_input_and_more_at_random(images: Subject) -> Non
     (fgsm,), (pgd,) = (Attack([0.1], steps).perturbed(flat, split, 0.1) for steps in (1, 10))
     torch.testing.assert_close(fgsm, split.inputs)
     assert (pgd != split.inputs).double().mean() > 0.9
+    inner = (raw(images, split.inputs) - 127.5).abs() < 102  # farther from the ends of the range than the size
+    moves = ((raw(images, pgd) - raw(images, split.inputs)) / 25.5)[inner]
+    assert moves.min() < -0.8  # uniform over the box
+    assert moves.max() > 0.8
+    assert moves.mean().abs() < 0.2
+
+
+def test_the_network_is_asked_of_images_alone(images: Subject) -> None:
+    """The random start is no exception."""
+    seen: list[Tensor] = []
+    images.model.register_forward_pre_hook(lambda _, inputs: seen.append(raw(images, inputs[0])))
+    Attack([0.5], steps=3).perturbed(images, images.dataset.test, 0.5)
+    assert len(seen) == 3
+    assert all(asked.min() >= -1e-3 and asked.max() <= 255 + 1e-3 for asked in seen)
 
 
 @pytest.mark.parametrize(
