@@ -17,7 +17,6 @@ The story of one run, in this folder:
     signals        Ctrl-C, SIGTERM and a launcher's signals
     seeds          a stream of random numbers for each purpose
     system         cores and memory of this machine
-    text           near names, and lines cut to a width
 
 Rooms beside it:
 
@@ -35,6 +34,7 @@ Rooms beside it:
         objective      which metrics may be minimised
         help           --help
         tree           walk through nested dicts and lists
+        text           near names, and lines cut to a width
     storage/       what a run leaves on the disk
         directory      a run and its directory: result, config
         lock           one process at a time in a directory, also on file systems that machines share

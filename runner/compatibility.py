@@ -16,9 +16,9 @@ from data import Augmentation, Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
 from runner.config.objective import MEASURED
+from runner.config.text import near
 from runner.evaluation.probes import Probe, Subject
 from runner.schedule import Schedule
-from runner.text import near
 
 
 def check_schedule(schedule: Schedule, epochs: int) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.check import ConfigError, exit_with_problems
+from runner.config.text import near
 from runner.console import summary_lines
 from runner.signals import Interrupted
 from runner.storage.atomic import free_space
 from runner.storage.directory import Run
 from runner.storage.lock import Busy
 from runner.storage.status import Status
-from runner.text import near
 
 if TYPE_CHECKING:
     from runner.term import Term  # torch, which comes late

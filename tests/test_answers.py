@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from runner.config.objective import problems_of_choosing
+from runner.config.text import near, shortened, wrapped
 from runner.storage.members import Member
 from runner.summary.answer import answer_of
 from runner.summary.best import least
@@ -26,7 +27,6 @@ from runner.summary.labels import short_folders, short_labels
 from runner.summary.report import report
 from runner.summary.rows import NothingToShow, Summary
 from runner.summary.table import columns_of, markdown, notes_on_best, show
-from runner.text import near, shortened, wrapped
 
 Write = Callable[..., Path]
 NONE = [0.050, 0.048, 0.053, 0.049, 0.051]

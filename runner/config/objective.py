@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.text import near
+from runner.config.text import near
 
 CHOOSING = ("validation/", "train/", "best/validation/", "best/train/")  # what may choose a weight: never a test
 MEASURED = [f"{part}/{kind}" for part in ("train", "validation", "test") for kind in ("loss", "error")]

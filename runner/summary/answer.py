@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from runner.config.text import LINE, shortened
 from runner.summary.compare import LEVEL, POWER, Difference
 from runner.summary.rows import Summary
 from runner.summary.table import form_for
-from runner.text import LINE, shortened
 
 MOST_LINES = 8  # on the terminal; summary.md has all of it
 SAME, UNTESTED, DIVERGED = (

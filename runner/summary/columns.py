@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from runner.text import shortened
+from runner.config.text import shortened
 
 FITS = ((2, 40), (2, 24), (2, 12), (1, 12), (0, 12), (0, 6))  # ranks that are shown, and characters of a key
 WIDEST_TITLE = 16  # of a number

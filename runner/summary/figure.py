@@ -14,11 +14,11 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from runner.config.text import shortened
 from runner.summary.axis import LOG_RATIO, set_ticks
 from runner.summary.labels import LONGEST
 from runner.summary.rows import Row, Summary
 from runner.summary.settings import BLANK, as_typed, is_number, sort_key
-from runner.text import shortened
 
 COLORS = {"train": "#7f7f7f", "validation": "#1f77b4", "test": "#d95f02"}
 OTHER = "#1f77b4"

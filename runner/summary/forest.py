@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from runner.config.text import shortened
 from runner.summary.compare import Difference, paired
 from runner.summary.labels import LONGEST
 from runner.summary.rows import Summary
-from runner.text import shortened
 
 MOST_ROWS = 40
 GREY, BLACK = "0.55", "0.0"

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.config.text import near
 from runner.storage.identity import values_that_count
 from runner.storage.members import Member, members_of
 from runner.summary.labels import short_folders
 from runner.summary.rows import NothingToShow, Row, Summary
 from runner.summary.runs import RunRecord, config_of, directories, read_run
 from runner.summary.settings import BLANK, as_typed, short_names, sort_key, swept
-from runner.text import near
 
 
 def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline: str | None = None) -> Summary:

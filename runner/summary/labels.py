@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 
-from runner.text import shortened
+from runner.config.text import shortened
 
 LONGEST = 40  # characters of a label on the terminal and in pictures
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from runner.config.text import near
 from runner.storage.atomic import write_atomic
 from runner.storage.identity import LONGEST_NAME
 from runner.storage.members import Member
@@ -20,7 +21,6 @@ from runner.summary.answer import answer_of
 from runner.summary.compare import Difference, differences_of
 from runner.summary.groups import summarize
 from runner.summary.rows import NothingToShow, Summary
-from runner.text import near
 
 
 def report(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from runner.config.text import shortened
 from runner.summary.labels import LONGEST
 from runner.summary.rows import Row, Summary
 from runner.summary.settings import is_number
-from runner.text import shortened
 
 COLUMNS = 3
 BEYOND = 4.0  # times the median of all trials: what lies higher is drawn at the edge

@@ -20,13 +20,13 @@ from omegaconf import DictConfig
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer, composed_of, grid, typed_lines
 from runner.config.objective import CHOOSING, loss_beside, problems_of_choosing
+from runner.config.text import wrapped
 from runner.config.words import parsed
 from runner.outcome import FAILED, objective
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS
 from runner.storage.status import Status
 from runner.summary.best import TIE, least
-from runner.text import wrapped
 
 NO_VALIDATION = "sweep.trials needs validation examples, got none: choose data.validation_size above 0"
 

@@ -12,10 +12,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from runner.config.text import shortened, wrapped
 from runner.console import Terminal
 from runner.storage.directory import Run
 from runner.storage.status import Status
-from runner.text import shortened, wrapped
 
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
 LINE_SECONDS = 60.0  # between two plain lines about what is running

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
+from runner.config.text import wrapped
 from runner.outcome import BAD_CONFIG, FAILED, objective
 from runner.signals import StopSignals
 from runner.stack.grouping import lines_of, stacks_of
@@ -28,7 +29,6 @@ from runner.storage.status import Status
 from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
 from runner.system import cores, gpus, importing_much, share_with_forks
-from runner.text import wrapped
 
 GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fraction of a second; then it is killed
 TICK_SECONDS = 0.1  # between looks at signals and redrawings

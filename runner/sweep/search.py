@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer
 from runner.config.objective import loss_beside, problems_of_metric
+from runner.config.text import wrapped
 from runner.outcome import objective
 from runner.storage.atomic import write_atomic
 from runner.storage.directory import Run
@@ -38,7 +39,6 @@ from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
 from runner.system import birth_of
-from runner.text import wrapped
 
 OWNER = "owner"  # attribute of a trial: the process that runs it
 GRACE_SECONDS = 5.0  # for another process to complete the trial that it has just begun
