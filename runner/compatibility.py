@@ -96,13 +96,13 @@ def check_last_batch(config: Mapping[str, Any], model: nn.Module, dataset: Datas
     try:
         with torch.random.fork_rng([one.device] if one.is_cuda else []), torch.no_grad():
             copy.deepcopy(model).train()(one)
-    except ValueError as error:
+    except ValueError:
         near = [n for n in sorted(range(2, count + 1), key=lambda n: abs(n - size)) if count % n != 1][:2]
         fix = f"choose batch_size={' or '.join(map(str, near))}" if near else "add batch_norm=frozen"
         raise ValueError(
             f"batch_size={size} leaves a mini-batch with one of the {count} training examples, and batch norm needs "
             f"two: {fix}"
-        ) from error
+        ) from None
 
 
 def check_layers(penalty: Penalty, model: nn.Module) -> None:

@@ -17,12 +17,18 @@ from runner.evaluation.robustness import Attack, Noise, Perturbation, Rotation, 
 
 
 def subject_of(
-    model: nn.Module, inputs: Tensor, targets: Tensor, *, offset: float = 0.0, scale: float = 1.0, unit: float = 1.0
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    offset: float = 0.0,
+    scale: float = 1.0,
+    limits: tuple[float, float] | None = None,
 ) -> Subject:
     """Ask about a model of two classes, or of a curve, on test (and training) examples given in raw units."""
     split = Split((inputs - offset) / scale, targets)
     classes = None if targets.is_floating_point() else 2
-    dataset = Dataset(split, None, split, classes, torch.tensor(offset), torch.tensor(scale), unit)
+    dataset = Dataset(split, None, split, classes, torch.tensor(offset), torch.tensor(scale), limits)
     return Subject(model.eval(), CrossEntropy(), dataset, Generator().manual_seed(0))
 
 
@@ -129,7 +135,7 @@ def test_noise_has_the_given_deviation_in_fractions_of_the_range() -> None:
     """Examples at .3 of the range from the boundary: P(noise > .3)."""
     inputs = torch.tensor([[0.3], [-0.3]]).repeat(5000, 1) * 255 + 7
     model, targets = linear([[1.0], [-1.0]]), torch.tensor([0, 1]).repeat(5000)
-    subject = subject_of(model, inputs, targets, offset=7.0, scale=50.0, unit=255.0)
+    subject = subject_of(model, inputs, targets, offset=7.0, scale=50.0, limits=(0.0, 255.0))
     found = Noise([0, 0.2, 0.6])(subject)
     assert list(found) == ["0", "0.2", "0.6"]
     for sigma, error in zip([0.2, 0.6], list(found.values())[1:], strict=True):
@@ -142,7 +148,7 @@ def test_noise_has_the_given_deviation_in_fractions_of_the_range() -> None:
 def images() -> Subject:
     """Three images of bytes."""
     raw = torch.randint(0, 256, (3, 1, 6, 6), generator=Generator().manual_seed(0)).float()
-    return subject_of(linear(draw(2, 36)), raw, torch.tensor([0, 1, 1]), offset=33.0, scale=70.0, unit=255.0)
+    return subject_of(linear(draw(2, 36)), raw, torch.tensor([0, 1, 1]), offset=33.0, scale=70.0, limits=(0.0, 255.0))
 
 
 def raw(subject: Subject, inputs: Tensor) -> Tensor:
