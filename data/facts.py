@@ -59,6 +59,7 @@ def described(
         f"{_shape(record['inputs']['shape'])}, {dtype} from {low:.4g} to {high:.4g}",
         _targets_in_words(record["targets"]),
         _normalization_in_words(**record["normalize"]),
+        *(["targets normalised by column"] if kind == "auto" and raw.classes is None else []),
         *raw.notes,
     ]
     lines = wrap(f"data: {'; '.join(clauses)}", 120, subsequent_indent="      ", max_lines=3, placeholder=" ...")
@@ -86,15 +87,16 @@ def _targets_in_words(targets: Mapping[str, Any]) -> str:
         return f"targets from {listed(ranges)}"
     counts = {label: count for label, count in enumerate(targets["counts"]) if count}
     rarest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    sizes = f"{counts[rarest]} (class {rarest}) to {counts[most]} (class {most}) training examples"
-    return f"{targets['classes']} classes of {sizes}{', none of ' * bool(targets['empty'])}{listed(targets['empty'])}"
+    sizes = f"{counts[rarest]} (class {rarest}) to {counts[most]} (class {most})" if rarest != most else counts[most]
+    empty = f", none of {listed(targets['empty'])}" if targets["empty"] else ""
+    return f"{targets['classes']} classes of {sizes} training examples{empty}"
 
 
 def _normalization_in_words(kind: str, offset: float | None = None, scale: float = 1.0) -> str:
     if kind == "none":
         return f"inputs divided by {scale:g}" if scale != 1 else "inputs not normalised"
     if offset is None:
-        return "inputs normalised by column" + ", and targets too" * (kind == "auto")
+        return "inputs normalised by column"
     return f"inputs normalised by mean {offset:.4g} and deviation {scale:.4g}"
 
 
