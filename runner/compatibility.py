@@ -81,8 +81,12 @@ def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError for layers that are not there or batch norm where examples must not mix."""
+    """Raise ValueError for layers that are not there, batch norm where examples must not mix, slopes in other units."""
     check_layers(penalty, model)
+    if dataset.target_scale.dim() and getattr(getattr(penalty, "tangents", None), "derivatives", None):
+        raise ValueError(
+            "tangents.derivatives are slopes in the data's units, and the targets are scaled: add data.normalize=none"
+        )
     if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
         check_batch_norm(penalty)
 

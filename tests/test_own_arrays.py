@@ -729,3 +729,13 @@ def test_keys_that_say_nothing_are_in_no_id(npz: Any, composed: Composed) -> Non
     assert ids(config) == ids(without)
     assert ids(composed(*QUIET, f"data.path={path}", "data.range=[0,255]").config) != ids(config)
     assert ids(composed(*QUIET, f"data.path={path}", "data.channels=last").config) != ids(config)
+
+
+def test_slopes_that_are_wanted_need_targets_in_their_units(npz: Any, composed: Composed) -> None:
+    x = np.linspace(0, 9, 60)[:, None]
+    options = (*QUIET, f"data.path={npz(x, 7 * x, TABLE).path}", "loss=mse", "penalty=tangent_prop")
+    slopes = "penalty.tangent_prop.tangents.derivatives=7.0"
+    build(composed(*options, "model.activation=tanh").config)
+    build(composed(*options, slopes, "data.normalize=none", "model.activation=tanh").config)
+    with pytest.raises(ConfigError, match=r"the targets are scaled: add data.normalize=none"):
+        build(composed(*options, slopes, "model.activation=tanh").config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,21 @@ def test_slope_is_in_raw_units_at_each_point_and_greatest_in_each_gap() -> None:
     found = Slope(grid=9)(subject_of(Curve(), points, points, offset=1.0, scale=4.0))
     slopes = {"at_0": -2.0, "at_1": 0.0, "at_2": 4.0, "gap_0": 1.8, "gap_1": 3.6}  # a tenth of each gap before its end
     assert found == pytest.approx({"at_points": 4.0, "between": 1.8, **slopes}, abs=1e-5)
+
+
+def test_slope_is_in_raw_units_of_scaled_targets() -> None:
+    subject = subject_of(Curve(), torch.tensor([[2.0], [0.0]]), torch.zeros(2, 1), offset=1.0, scale=4.0)
+    scaled = replace(subject, dataset=replace(subject.dataset, target_scale=torch.tensor([10.0])))
+    plain, found = Slope(grid=9)(subject), Slope(grid=9)(scaled)
+    assert found == pytest.approx({name: 10 * value for name, value in plain.items()})
+
+
+def test_black_is_the_least_of_the_range() -> None:
+    pictures = draw(3, 1, 6, 6).clamp(-1, 1)
+    subject = subject_of(linear(draw(2, 36)), pictures, torch.tensor([0, 1, 1]), limits=(-1.0, 1.0))
+    padded = nn.functional.pad(pictures, (2, 2, 2, 2), value=-1.0)
+    moved = Shift([2]).perturbed(subject, subject.dataset.test, 2)
+    torch.testing.assert_close(moved[0], padded[..., 2:8, 4:10], rtol=0, atol=1e-4)
 
 
 def errors(probe: Perturbation, subject: Subject) -> list[float]:
