@@ -12,8 +12,8 @@ from numpy.lib import format as numpy_format
 from torch import Tensor
 
 from data.arrays import Array, Reading, inputs_of, targets_of
-from data.dataset import Raw, Split
 from data.files import DataError
+from data.raw import Raw, Split
 
 SPLITS = {"training": "train", "validation": "validation", "testing": "test", "train": "train", "test": "test"}
 SPLITS |= dict.fromkeys(("valid", "val", "dev"), "validation")  # a longer word before its beginning
