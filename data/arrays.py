@@ -12,7 +12,8 @@ from data.files import DataError
 
 Array = np.ndarray[Any, Any]
 Named = Mapping[str, tuple[str, Array]]  # by split, the first is training: an array's name, and the array
-USUAL_RANGES = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))  # of images
+BYTES = 0.0, 255.0
+USUAL_RANGES = (BYTES, (0.0, 1.0), (-1.0, 1.0))  # of images
 NEAR = 0.05  # how far the extremes of images may be from a usual range, in its widths
 MOST_CLASSES, LEAST_EXAMPLES = 20, 5  # whole numbers of more values, each of fewer examples on average, are no classes
 REMEDIES = {  # for arrays that are no numbers, by numpy's letter for their kind
@@ -50,17 +51,20 @@ def inputs_of(
         if not array.size:
             raise DataError(f"{name} is empty")
     name, first = named["train"]
+    if len({array.ndim for _, array in named.values()}) > 1:
+        shapes = " and ".join(str(array.shape) for _, array in named.values())
+        raise DataError(f"training and test inputs must have the same shape but for N, got {shapes}")
     axis = _channel_axis(name, first, channels, reading) if first.ndim > 2 else 1
+    reading.notes.append(f"{name} {first.dtype} {first.shape}")
     arrays = {split: _channels_first(array, axis) for split, (_, array) in named.items()}
     ends = {split: (float(array.min()), float(array.max())) for split, array in arrays.items()}
     seen = min(low for low, _ in ends.values()), max(high for _, high in ends.values())
     if given and not (len(given) == 2 and given[0] <= seen[0] < seen[1] <= given[1]):
         raise DataError(f"data.range must be [low,high] and hold all inputs, {seen[0]:g} to {seen[1]:g}, got {given}")
-    limits: tuple[Any, Any] = (float(given[0]), float(given[1])) if given else _usual_range(*seen)
+    limits: tuple[Any, Any]
     if is_image(name) or arrays["train"].ndim == 4:
         _check_scales(ends)
-        arrays = _images(name, arrays, limits, seen, reading)
-        limits = limits if given or arrays["train"].dtype != np.uint8 else USUAL_RANGES[0]
+        arrays, limits = _images(name, arrays, given, seen, reading)
     else:
         arrays = {split: _floats(array) for split, array in arrays.items()}
         low, high = _range_of_columns(arrays)
@@ -77,7 +81,7 @@ def _channel_axis(name: str, array: Array, channels: str | None, reading: Readin
     """Return the axis of the channels, which is moved to the front; 0 if there is none."""
     square = "input" not in name.lower() and (array.dtype == np.uint8 or array.shape[1] == array.shape[2] >= 8)
     if channels is None and array.ndim == 3 and (is_image(name) or square):
-        reading.notes.append("grey images without an axis of channels")
+        reading.notes.append("no axis of channels")
         return 0
     axis, is_sure = ({"first": 1, "last": array.ndim - 1}[channels], True) if channels else _likely_axis(array.shape)
     if axis == 0:
@@ -86,7 +90,7 @@ def _channel_axis(name: str, array: Array, channels: str | None, reading: Readin
     if not is_sure:
         fix = f"add data.channels={'last' if axis == 1 else 'first'} if not"
         reading.warnings.append(f"{name} {array.shape} are taken as {array.shape[axis]} channels, axis {axis}; {fix}")
-    reading.notes += ["channels last in the file"] if axis > 1 else []
+    reading.notes += ["channels last"] if axis > 1 else []
     return axis
 
 
@@ -128,19 +132,20 @@ def _check_scales(ends: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _images(
-    name: str, arrays: dict[str, Array], limits: tuple[float, float], seen: tuple[float, float], reading: Reading
-) -> dict[str, Array]:
-    """Return images as bytes where they are whole numbers from 0 to 255, else as floats."""
+    name: str, arrays: dict[str, Array], given: list[float] | None, seen: tuple[float, float], reading: Reading
+) -> tuple[dict[str, Array], tuple[float, float]]:
+    """Return images, as bytes where they are whole numbers from 0 to 255, else as floats, and their range."""
+    low, high = given or _usual_range(*seen)
     if all(array.dtype == np.uint8 for array in arrays.values()):
-        if seen[1] < 128 and limits[1] == seen[1]:
+        if not given and seen[1] < 128:
             fix = f"add data.range=[0,{seen[1]:g}] if that is white"
             reading.warnings.append(f"{name} are bytes, 0 to 255, and none is above {seen[1]:g}: {fix}")
-        return arrays
-    if limits == USUAL_RANGES[0] and all((array == array.astype(np.uint8)).all() for array in arrays.values()):
-        reading.notes.append("bytes stored as other numbers")
-        return {split: array.astype(np.uint8) for split, array in arrays.items()}
-    reading.notes.append(f"range {limits[0]:.4g} to {limits[1]:.4g}")
-    return {split: _floats(array) for split, array in arrays.items()}
+        return arrays, (float(low), float(high)) if given else BYTES
+    if (low, high) == BYTES and all((array == array.astype(np.uint8)).all() for array in arrays.values()):
+        reading.notes.append("taken as bytes")
+        return {split: array.astype(np.uint8) for split, array in arrays.items()}, BYTES
+    reading.notes.append(f"range {low:.4g} to {high:.4g}")
+    return {split: _floats(array) for split, array in arrays.items()}, (float(low), float(high))
 
 
 def _range_of_columns(arrays: Mapping[str, Array]) -> tuple[Tensor, Tensor]:
@@ -162,7 +167,7 @@ def targets_of(named: Named, reading: Reading) -> tuple[dict[str, Tensor], int |
     arrays = {split: _plain(own, array, is_label, named, reading) for split, (own, array) in named.items()}
     train = arrays["train"]
     if all(map(_is_one_hot, arrays.values())) and not (train.dtype.kind == "f" and "target" in name.lower()):
-        reading.notes.append("labels one-hot in the file")
+        reading.notes.append("labels one-hot")
         return {split: torch.from_numpy(array.argmax(1)) for split, array in arrays.items()}, train.shape[1]
     if train.ndim == 2 and (is_label or train.dtype.kind != "f"):
         fix = f"{name.replace('label', 'target')} = {name}.astype(np.float32)"
@@ -189,15 +194,14 @@ def _plain(name: str, array: Array, is_label: bool, named: Named, reading: Readi
         array = array[:, 0]
     if is_label and kind.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{name} has targets that are nan or infinite: leave these examples out")
-    if kind.kind == "b" or (is_label and kind.kind == "f" and (array == np.round(array)).all()):
+    odd = array[array != np.round(array)] if is_label and kind.kind == "f" else array[:0]
+    if len(odd):
+        fix = f"to regress values, call them {name.replace('label', 'target')}"
+        raise DataError(f"{name} must be whole numbers, got {kind} such as {odd[0]:g}: {fix}")
+    if kind.kind == "b" or (is_label and kind.kind == "f"):
         array = array.astype(np.int64)
-    elif is_label and kind.kind == "f":
-        raise DataError(
-            f"{name} must be whole numbers, got {kind} such as {array.flat[0]:g}: to regress values, call them "
-            f"{name.replace('labels', 'targets')}"
-        )
     if name == named["train"][0] and (array.shape, array.dtype) != (shape, kind):
-        reading.notes.append(f"labels {kind} (N{', 1' * (len(shape) > array.ndim)}) in the file")
+        reading.notes.append(f"{name} {kind} {shape}")
     return array
 
 

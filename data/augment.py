@@ -14,7 +14,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import grid_sample
 
 from data.attack import attacked
-from data.dataset import Dataset, Split
+from data.dataset import Dataset
+from data.raw import Split
 from data.tangents import FIELDS, coordinates, filters
 
 SMOOTHING = 0.9  # pixels; of the image whose gradient thickens it, as for the tangents

@@ -1,5 +1,6 @@
 """From what a source read to what a run uses: split, normalised once, on the device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,62 +9,10 @@ import torch
 from torch import Tensor
 
 from data.facts import UNKNOWN, Facts, described
-from data.files import DataError
+from data.raw import Range, Raw, Split
 
 Normalization = Literal["auto", "scalar", "component", "none"]
-Range = tuple[float | Tensor, float | Tensor]  # lowest and highest raw input: of all, or of each component
 ZERO, ONE = torch.tensor(0.0), torch.tensor(1.0)  # of targets as they are
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of the data: inputs (N, *I) and targets, class numbers (N,) int64 or values (N, C) float32."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: Tensor | slice) -> "Split":
-        return Split(self.inputs[index], self.targets[index])
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What a source reads, on the CPU: images uint8 (N, C, H, W), other inputs float32 or float64 (N, *I).
-
-    Args:
-        train, test: the two splits.
-        classes: number of classes (>= 1), or None for a regression.
-        validation: the validation split, if the source has one; else `prepare` draws it.
-        range: lowest and highest value that an input may have, numbers for images, of other inputs tensors, (D,) or
-            (C, 1) (None: 0 and 255 for bytes, else unknown).
-        notes, warnings: how the source took what it read, and what is odd about it; a user is told.
-
-    Raises:
-        DataError: a split is not what it must be, or the splits do not fit together.
-    """
-
-    train: Split
-    test: Split
-    classes: int | None
-    validation: Split | None = None
-    range: Range | None = None
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):
-            if split is None:
-                continue
-            if fault := _fault_of_inputs(split.inputs) or _fault_of_targets(split, self.classes):
-                raise DataError(f"the {name} set {fault}")
-            for kind in ("inputs", "targets"):
-                shapes = [tuple(getattr(part, kind).shape[1:]) for part in (self.train, split)]
-                if shapes[0] != shapes[1]:
-                    both = f"{shapes[0]} and {shapes[1]}"
-                    raise DataError(f"training and {name} {kind} must have the same shape, got {both}")
 
 
 @dataclass(frozen=True)
@@ -146,14 +95,25 @@ def prepare(
     Raises:
         ValueError: an argument out of range; one sentence that starts with its name.
     """
-    _check(raw, train_size, per_class, normalize, label_noise, seed)
-    if raw.validation is not None:
-        _check_given_validation(validation_size)
-        validation_size = 0
-    chosen, held_out = _indices(raw.train, train_size, per_class, validation_size, seed)
-    train = _mislabel(raw.train[chosen], raw.classes, label_noise, seed)
+    _check(raw, train_size, per_class, validation_size, normalize, label_noise, seed)
+    wanted = validation_size if raw.validation is None else 0
+    chosen, held_out = _indices(raw.train, train_size, per_class, wanted, seed)
     if train_size is not None and raw.classes:
-        _check_classes(raw.train.targets, train.targets, train_size)
+        _check_classes(raw.train.targets, raw.train.targets[chosen], train_size)
+    train = _mislabel(raw.train[chosen], raw.classes, label_noise, seed)
+    held = raw.train[held_out] if len(held_out) else raw.validation  # never of the test split
+    return _made(raw, train, held, normalize, {"train_size": train_size, "per_class": per_class}, device)
+
+
+def _made(
+    raw: Raw,
+    train: Split,
+    validation: Split | None,
+    normalize: Normalization,
+    sizes: Mapping[str, int | None],
+    device: torch.device | str,
+) -> Dataset:
+    """Normalise the splits, and put them on the device."""
     exact = _statistics(train.inputs, _usual(raw) if normalize == "auto" else normalize)
     scales_targets = normalize == "auto" and raw.classes is None
     of_targets = _statistics(train.targets, "component") if scales_targets else (ZERO, ONE)
@@ -162,20 +122,13 @@ def prepare(
         targets = normalized(split.targets, *of_targets, device) if scales_targets else split.targets.to(device)
         return Split(normalized(split.inputs, *exact, device), targets)
 
-    held = raw.train[held_out] if len(held_out) else raw.validation  # never of the test split
     offset, scale, target_offset, target_scale = (value.float().to(device) for value in (*exact, *of_targets))
     return Dataset(
         ready(train),
-        held and ready(held),
-        ready(raw.test),
-        raw.classes,
-        offset,
-        scale,
-        _limits(raw, device),
-        exact,
-        target_offset,
-        target_scale,
-        described(raw, train, held, {"train_size": train_size, "per_class": per_class}, (normalize, *exact)),
+        validation and ready(validation),
+        *(ready(raw.test), raw.classes, offset, scale),
+        *(_limits(raw, device), exact, target_offset, target_scale),
+        described(raw, train, validation, sizes, (normalize, *exact)),
     )
 
 
@@ -187,55 +140,24 @@ def _limits(raw: Raw, device: torch.device | str) -> Range | None:
     return low, high
 
 
-def _fault_of_inputs(inputs: Tensor) -> str | None:
-    """Return what is wrong with the inputs of a split, in words, or None."""
-    if len(inputs) == 0:
-        return "is empty"
-    if inputs.is_floating_point() and not inputs.float().isfinite().all():
-        return f"has inputs that are nan or infinite (in float32): {_where_not_finite(inputs)}"
-    if inputs.dim() == 4 and inputs.shape[1] > 4 and inputs.shape[3] in (1, 3):
-        height, width, channels = inputs.shape[1:]
-        return (
-            f"has images of shape {height}x{width}x{channels}, channels last, and must have them first, "
-            f"{channels}x{height}x{width}: use images.permute(0, 3, 1, 2)"
-        )
-    return None
-
-
-def _where_not_finite(inputs: Tensor) -> str:
-    """Return how many examples hold a number that is not finite, in which columns, and the line that drops them."""
-    bad = ~inputs.float().isfinite().flatten(1)
-    columns = bad.any(0).nonzero().flatten().tolist()
-    where = f" in columns {', '.join(map(str, columns[:5]))}{', ...' * (len(columns) > 5)}" if inputs.dim() == 2 else ""
-    line = "keep = np.isfinite(inputs).reshape(len(inputs), -1).all(1); inputs, labels = inputs[keep], labels[keep]"
-    return f"{int(bad.any(1).sum())} of {len(bad)} examples{where}; leave them out: {line}"
-
-
-def _fault_of_targets(split: Split, classes: int | None) -> str | None:
-    """Return what is wrong with the targets of a split, in words, or None."""
-    inputs, targets = split.inputs, split.targets
-    if len(inputs) != len(targets):
-        return f"has {len(inputs)} inputs and {len(targets)} targets"
-    if classes is None:
-        if targets.dtype != torch.float32 or targets.dim() != 2:
-            return f"must have float32 targets (N, C), got {targets.dtype} {tuple(targets.shape)}"
-        return None if targets.isfinite().all() else "has targets that are nan or infinite"
-    if targets.dtype != torch.int64 or targets.dim() != 1:
-        return f"must have int64 labels (N,), got {targets.dtype} {tuple(targets.shape)}"
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= classes:
-        return f"must have labels 0 to {classes - 1}, got {low} to {high}"
-    return None
-
-
 def _check(
-    raw: Raw, train_size: int | None, per_class: int | None, normalize: str, label_noise: float, seed: int
+    raw: Raw,
+    train_size: int | None,
+    per_class: int | None,
+    validation_size: int | None,
+    normalize: str,
+    label_noise: float,
+    seed: int,
 ) -> None:
     available = len(raw.train)
     if train_size is not None and not 1 <= train_size <= available:
         raise ValueError(f"train_size must be 1 to {available} (all) or null, got {train_size}")
     if per_class is not None:
         _check_per_class(raw, train_size, per_class)
+    if raw.validation is not None and validation_size is not None:
+        raise ValueError(
+            f"validation_size must be null where the data have a split of their own, got {validation_size}"
+        )
     if normalize not in ("auto", "scalar", "component", "none"):
         raise ValueError(f"normalize must be auto, scalar, component or none, got {normalize}")
     if not 0 <= label_noise <= 1:
@@ -255,13 +177,6 @@ def _check_per_class(raw: Raw, train_size: int | None, per_class: int) -> None:
     rarest = int(counts[counts > 0].min())
     if not 1 <= per_class <= rarest:
         raise ValueError(f"per_class must be 1 to {rarest} (all of the rarest class) or null, got {per_class}")
-
-
-def _check_given_validation(validation_size: int | None) -> None:
-    if validation_size is not None:
-        raise ValueError(
-            f"validation_size must be null where the data have a validation split of their own, got {validation_size}"
-        )
 
 
 def _check_classes(available: Tensor, chosen: Tensor, train_size: int) -> None:

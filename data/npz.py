@@ -4,6 +4,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ from numpy.lib import format as numpy_format
 from torch import Tensor
 
 from data.arrays import Array, Reading, inputs_of, targets_of
-from data.dataset import Raw, Split
 from data.files import DataError
+from data.raw import Raw, Split
 
 SPLITS = {"training": "train", "validation": "validation", "testing": "test", "train": "train", "test": "test"}
 SPLITS |= dict.fromkeys(("valid", "val", "dev"), "validation")  # a longer word before its beginning
@@ -75,14 +76,12 @@ class Npz:
             DataError: the file is not what it must be.
         """
         self._check_kind()
+        reading = Reading()
+        arrays = self._arrays(reading)
         try:
-            return self._raw()
+            return self._raw(arrays, reading)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
-        except PermissionError as error:
-            raise DataError(f"{self.path} may not be read: chmod u+r '{self.path}' permits it") from error
-        except DAMAGES as error:
-            raise DataError(f"{self.path} is no sound .npz file of arrays: it is damaged, write it anew") from error
 
     def _check_kind(self) -> None:
         """Raise DataError, with the lines that make an .npz file, unless the path leads to a file of this kind."""
@@ -95,14 +94,23 @@ class Npz:
             line = LINES[ending].format(self.path)
             raise DataError(f"{self.path} is no sound .npz file of arrays: make one with {line}; {SAVE}")
 
-    def _raw(self) -> Raw:
-        reading = Reading()
-        with zipfile.ZipFile(self.path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            chosen = _chosen(names)
-            if unread := ", ".join(sorted({*names} - {*chosen.values()})):
-                reading.warnings.append(f"of {self.path.name} these arrays are not read: {unread}")
-            arrays = {key: (name, _read(archive, name)) for key, name in chosen.items()}
+    def _arrays(self, reading: Reading) -> dict[tuple[str, str], tuple[str, Array]]:
+        """Return name and array by split and kind."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                chosen = _chosen(names)
+                if unread := ", ".join(sorted({*names} - {*chosen.values()})):
+                    reading.warnings.append(f"of {self.path.name} these arrays are not read: {unread}")
+                return {key: (name, _read(archive, name)) for key, name in chosen.items()}
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        except PermissionError as error:
+            raise DataError(f"{self.path} may not be read: chmod u+r '{self.path}' permits it") from error
+        except DAMAGES as error:
+            raise DataError(f"{self.path} is no sound .npz file of arrays: it is damaged, write it anew") from error
+
+    def _raw(self, arrays: Mapping[tuple[str, str], tuple[str, Array]], reading: Reading) -> Raw:
         splits = [split for split in ("train", "test", "validation") if (split, "inputs") in arrays]
         inputs, limits = inputs_of({s: arrays[s, "inputs"] for s in splits}, self.channels, self.range, reading)
         targets, classes = targets_of({s: arrays[s, "targets"] for s in splits}, reading)

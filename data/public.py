@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Raw, Split
 from data.files import DataError, File, read, verified
+from data.raw import Raw, Split
 
 CACHE = "~/.cache/penalty-lab"
 NAMES = (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Raw, Split
+from data.raw import Raw, Split
 
 
 class Digits:

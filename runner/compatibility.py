@@ -108,8 +108,12 @@ def numbers_of_probe(probe: Probe, dataset: Dataset, model: nn.Module, criterion
 
 
 def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError for layers that are not there or batch norm where examples must not mix."""
+    """Raise ValueError for layers that are not there, batch norm where examples must not mix, slopes in other units."""
     check_layers(penalty, model)
+    if dataset.target_scale.dim() and getattr(getattr(penalty, "tangents", None), "derivatives", None):
+        raise ValueError(
+            "tangents.derivatives are slopes in the data's units, and the targets are scaled: add data.normalize=none"
+        )
     if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
         check_batch_norm(penalty)
 
@@ -123,13 +127,13 @@ def check_last_batch(config: Mapping[str, Any], model: nn.Module, dataset: Datas
     try:
         with torch.random.fork_rng([one.device] if one.is_cuda else []), torch.no_grad():
             copy.deepcopy(model).train()(one)
-    except ValueError as error:
+    except ValueError:
         near = [n for n in sorted(range(2, count + 1), key=lambda n: abs(n - size)) if count % n != 1][:2]
         fix = f"choose batch_size={' or '.join(map(str, near))}" if near else "add batch_norm=frozen"
         raise ValueError(
             f"batch_size={size} leaves a mini-batch with one of the {count} training examples, and batch norm needs "
             f"two: {fix}"
-        ) from error
+        ) from None
 
 
 def check_layers(penalty: Penalty, model: nn.Module) -> None:

@@ -77,7 +77,7 @@ def built(run: Run, dataset: Dataset | None = None) -> tuple[Components, list[st
     keep_freed_memory()
     line, facts = f"device {components.device}, {torch.get_num_threads()} threads", components.dataset.facts
     told = [*facts.warnings, *(str(warning.message) for warning in caught)]
-    return components, [*facts.lines, line, *(f"warning: {sentence}" for sentence in told)]
+    return components, [line, *facts.lines, *(f"warning: {sentence}" for sentence in told)]
 
 
 @contextmanager

@@ -35,9 +35,9 @@ def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def images_of(inputs: Tensor, *, offset: Any = 0.0, scale: Any = 1.0, unit: float = 1.0) -> Dataset:
+def images_of(inputs: Tensor, *, offset: Any = 0.0, scale: Any = 1.0, limits: Any = None) -> Dataset:
     split = Split(inputs, torch.zeros(len(inputs), dtype=torch.long))
-    return Dataset(split, None, split, 10, torch.as_tensor(offset), torch.as_tensor(scale), unit)
+    return Dataset(split, None, split, 10, torch.as_tensor(offset), torch.as_tensor(scale), limits)
 
 
 def changed(augment: Augmentation, dataset: Dataset, seed: int = 0) -> Tensor:
@@ -171,7 +171,7 @@ def test_distortion_keeps_the_memory_layout() -> None:
 def test_adversarial_is_the_attack_of_the_probe(steps: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 10))
-    dataset = images_of(torch.rand(9, 1, 6, 6) * 3 - 1, offset=85.0, scale=85.0, unit=255.0)
+    dataset = images_of(torch.rand(9, 1, 6, 6) * 3 - 1, offset=85.0, scale=85.0, limits=(0.0, 255.0))
     found = Adversarial(0.1, steps).fit(dataset)(dataset.train, model.train(), CrossEntropy(), generator(4))
     subject = Subject(model.eval(), CrossEntropy(), dataset, generator(4))
     (expected,) = Attack([0.1], steps).perturbed(subject, dataset.test, 0.1)

@@ -391,15 +391,16 @@ def test_channels_last_is_refused_with_the_fix(shape):
         ({"train_labels": np.arange(5)}, "training set has 6 inputs and 5 targets"),
         (
             {"train_labels": np.array([0, 1, 2, 0, 1, -2])},
-            "training set must have labels 0 to 2, got -2 to 2",
+            "train_labels must be classes, 0 to their number - 1, got -2, 0, 1, 2: labels = np.unique(",
         ),
         ({"test_labels": np.array([2, 3])}, "test set must have labels 0 to 2, got 2 to 3"),
-        ({"test_labels": np.array([0.5, 1.0])}, "both be integers or both be floats"),
-        ({"train_labels": np.zeros((6, 1), int)}, "train_labels must be integers (N,) or floats"),
+        ({"test_labels": np.array([0.5, 1.0])}, "test_labels must be whole numbers, got float64 such as 0.5"),
+        ({"train_labels": None, "train_targets": np.ones(6)}, "both be integers or both be floats"),
+        ({"train_labels": np.zeros((6, 1, 1), int)}, "train_labels must be integers (N,) or floats"),
         ({"train_labels": np.full(6, np.nan), "test_labels": np.ones(2)}, "targets that are nan or infinite"),
-        ({"train_images": np.full((6, 4), np.inf)}, "inputs that are nan or infinite"),
+        ({"train_images": np.full((6, 3, 5, 4), np.nan)}, "inputs that are nan or infinite"),
         ({"train_images": np.array(["a"] * 6)}, "train_images must be numbers (N, H, W) or (N, C, H, W), got <U1 (6,)"),
-        ({"test_images": np.zeros((2, 3, 6, 4), np.uint8)}, "same shape, got (3, 5, 4) and (3, 6, 4)"),
+        ({"test_images": arrays()["train_images"].reshape(5, 3, 6, 4)[:2]}, "same shape, got (3, 5, 4) and (3, 6, 4)"),
         ({"train_images": np.zeros((0, 3, 5, 4), np.uint8), "train_labels": np.zeros(0, int)}, "is empty"),
     ],
 )
@@ -463,7 +464,7 @@ class Payload:
 def test_npz_runs_nothing(tmp_path):
     mark = tmp_path / "touched"
     source = npz(tmp_path, train_labels=np.array([Payload(mark)] * 6, dtype=object))
-    with pytest.raises(data.DataError, match="is no sound"):
+    with pytest.raises(data.DataError, match="train_labels holds Python objects"):
         source.load()
     assert not mark.exists()
 
@@ -613,11 +614,11 @@ def test_normalize_none_keeps_values_and_maps_images_to_0_1():
     raw = pictures()
     images = plain(raw, validation_size=0).train.inputs
     torch.testing.assert_close(images, raw.train.inputs.float() / 255)
-    assert plain(raw).unit == data.prepare(raw).unit == 255
+    assert plain(raw).range == data.prepare(raw).range == (0, 255)
     sine = data.Sine().load()
     made = plain(sine, validation_size=0)
     assert torch.equal(made.train.inputs, sine.train.inputs)
-    assert made.unit == 1
+    assert made.range is None
     assert made.train.inputs.data_ptr() != sine.train.inputs.data_ptr()
 
 
@@ -682,7 +683,7 @@ def test_normalisation_leaves_the_raw_data_alone():
             {"per_class": 5, "train_size": 20},
             "per_class must be null beside train_size=20, got 5: leave one null",
         ),
-        ({"normalize": "batch"}, "normalize must be scalar, component or none, got batch"),
+        ({"normalize": "batch"}, "normalize must be auto, scalar, component or none, got batch"),
         ({"label_noise": 1.5}, "label_noise must be a fraction, 0 to 1, got 1.5"),
         ({"label_noise": float("nan")}, "label_noise must be a fraction, 0 to 1, got nan"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),

@@ -1,6 +1,7 @@
 """The pictures: what they show, read back from the figures, and that NaN never raises."""
 
 import io
+from typing import Literal
 
 import matplotlib.image
 import numpy as np
@@ -17,21 +18,22 @@ from runner.recording.pictures import confusion_figure, figures_of, mistakes_fig
 
 
 class Parabola(nn.Module):
-    """y = x^2 in units of the raw data, by a model that sees normalised inputs; dropout must be off."""
+    """y = x^2 in units of the raw data, by a model of normalised inputs and outputs; dropout must be off."""
 
     def __init__(self, dataset: Dataset, factor: float = 1.0) -> None:
         super().__init__()
-        self.offset, self.scale, self.factor = dataset.offset, dataset.scale, factor
+        self.offset, self.scale, self.factor, self.dataset = dataset.offset, dataset.scale, factor, dataset
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.factor * self.dropout((inputs * self.scale + self.offset).square())
+        raw = self.factor * self.dropout((inputs * self.scale + self.offset).square())
+        return (raw - self.dataset.target_offset) / self.dataset.target_scale
 
 
-def parabola_data(points: int = 5) -> Dataset:
+def parabola_data(points: int = 5, normalize: Literal["scalar", "auto"] = "scalar") -> Dataset:
     inputs = torch.linspace(1, 9, points).unsqueeze(1)
     part = Split(inputs, inputs.square())
-    return prepare(Raw(part, part, classes=None), validation_size=0)
+    return prepare(Raw(part, part, classes=None), validation_size=0, normalize=normalize)
 
 
 def image_data(images: torch.Tensor, labels: torch.Tensor) -> Dataset:
@@ -45,8 +47,9 @@ def pixels(figure: Figure) -> np.ndarray:
     return matplotlib.image.imread(png)
 
 
-def test_the_curve_is_the_models_in_units_of_the_raw_data() -> None:
-    dataset = parabola_data()
+@pytest.mark.parametrize("normalize", ["scalar", "auto"])
+def test_the_curve_is_the_models_in_units_of_the_raw_data(normalize: Literal["scalar", "auto"]) -> None:
+    dataset = parabola_data(normalize=normalize)
     model = Parabola(dataset).train()
     figure = regression_figure(model, dataset)
     assert figure is not None
@@ -63,8 +66,11 @@ def test_the_curve_is_the_models_in_units_of_the_raw_data() -> None:
     assert pixels(figure).std() > 0.05
 
 
-def test_tangents_have_the_slope_in_raw_units_and_one_length_on_the_picture() -> None:
-    dataset = parabola_data()
+@pytest.mark.parametrize("normalize", ["scalar", "auto"])
+def test_tangents_have_the_slope_in_raw_units_and_one_length_on_the_picture(
+    normalize: Literal["scalar", "auto"],
+) -> None:
+    dataset = parabola_data(normalize=normalize)
     figure = regression_figure(Parabola(dataset), dataset)
     assert figure is not None
     axes = figure.axes[0]

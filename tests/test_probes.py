@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,12 +18,18 @@ from runner.evaluation.robustness import Attack, Noise, Perturbation, Rotation, 
 
 
 def subject_of(
-    model: nn.Module, inputs: Tensor, targets: Tensor, *, offset: float = 0.0, scale: float = 1.0, unit: float = 1.0
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    offset: float = 0.0,
+    scale: float = 1.0,
+    limits: tuple[float, float] | None = None,
 ) -> Subject:
     """Ask about a model of two classes, or of a curve, on test (and training) examples given in raw units."""
     split = Split((inputs - offset) / scale, targets)
     classes = None if targets.is_floating_point() else 2
-    dataset = Dataset(split, None, split, classes, torch.tensor(offset), torch.tensor(scale), unit)
+    dataset = Dataset(split, None, split, classes, torch.tensor(offset), torch.tensor(scale), limits)
     return Subject(model.eval(), CrossEntropy(), dataset, Generator().manual_seed(0))
 
 
@@ -132,6 +139,21 @@ def test_slope_is_in_raw_units_at_each_point_and_greatest_in_each_gap() -> None:
     assert found == pytest.approx({"at_points": 4.0, "between": 1.8, **slopes}, abs=1e-5)
 
 
+def test_slope_is_in_raw_units_of_scaled_targets() -> None:
+    subject = subject_of(Curve(), torch.tensor([[2.0], [0.0]]), torch.zeros(2, 1), offset=1.0, scale=4.0)
+    scaled = replace(subject, dataset=replace(subject.dataset, target_scale=torch.tensor([10.0])))
+    plain, found = Slope(grid=9)(subject), Slope(grid=9)(scaled)
+    assert found == pytest.approx({name: 10 * value for name, value in plain.items()})
+
+
+def test_black_is_the_least_of_the_range() -> None:
+    pictures = draw(3, 1, 6, 6).clamp(-1, 1)
+    subject = subject_of(linear(draw(2, 36)), pictures, torch.tensor([0, 1, 1]), limits=(-1.0, 1.0))
+    padded = nn.functional.pad(pictures, (2, 2, 2, 2), value=-1.0)
+    moved = Shift([2]).perturbed(subject, subject.dataset.test, 2)
+    torch.testing.assert_close(moved[0], padded[..., 2:8, 4:10], rtol=0, atol=1e-4)
+
+
 def errors(probe: Perturbation, subject: Subject) -> list[float]:
     return [float(error) for error in probe(subject).values()]
 
@@ -146,7 +168,7 @@ def test_noise_has_the_given_deviation_in_fractions_of_the_range() -> None:
     """Examples at .3 of the range from the boundary: P(noise > .3)."""
     inputs = torch.tensor([[0.3], [-0.3]]).repeat(5000, 1) * 255 + 7
     model, targets = linear([[1.0], [-1.0]]), torch.tensor([0, 1]).repeat(5000)
-    subject = subject_of(model, inputs, targets, offset=7.0, scale=50.0, unit=255.0)
+    subject = subject_of(model, inputs, targets, offset=7.0, scale=50.0, limits=(0.0, 255.0))
     found = Noise([0, 0.2, 0.6])(subject)
     assert list(found) == ["0", "0.2", "0.6"]
     for sigma, error in zip([0.2, 0.6], list(found.values())[1:], strict=True):
@@ -159,7 +181,7 @@ def test_noise_has_the_given_deviation_in_fractions_of_the_range() -> None:
 def images() -> Subject:
     """Three images of bytes."""
     raw = torch.randint(0, 256, (3, 1, 6, 6), generator=Generator().manual_seed(0)).float()
-    return subject_of(linear(draw(2, 36)), raw, torch.tensor([0, 1, 1]), offset=33.0, scale=70.0, unit=255.0)
+    return subject_of(linear(draw(2, 36)), raw, torch.tensor([0, 1, 1]), offset=33.0, scale=70.0, limits=(0.0, 255.0))
 
 
 def raw(subject: Subject, inputs: Tensor) -> Tensor:

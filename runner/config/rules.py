@@ -135,7 +135,8 @@ RULES = (  # a rule, and the keys that it holds for
     (choice("continue", "stop"), "sweep.on_error"),
     (choice("minibatch", "full"), "optimizer.gradient"),
     (_optional(choice("strong_wolfe")), "optimizer.line_search_fn"),
-    (choice("scalar", "component", "none"), "data.normalize"),
+    (choice("auto", "scalar", "component", "none"), "data.normalize"),
+    (_optional(choice("first", "last")), "data.channels"),
 )
 
 SPELLED = {"yes": True, "on": True, "no": False, "off": False, "none": None, "gpu": "cuda"}  # as others do

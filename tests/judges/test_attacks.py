@@ -52,7 +52,7 @@ def subject(kind: str) -> tuple[Subject, Tensor]:
     if kind == "component":
         model = MLP(input_shape=images.shape[1:], outputs=4, widths=[20], activation="tanh")
     split = Split((images - offset) / scale, torch.randint(4, (12,)))
-    data = Dataset(split, None, split, 4, offset, scale, 255.0)
+    data = Dataset(split, None, split, 4, offset, scale, (0.0, 255.0))
     model.double().eval()
     return Subject(model, CrossEntropy(), data, Generator().manual_seed(START)), images / 255
 

@@ -27,7 +27,7 @@ def images_of(shape: tuple[int, ...], count: int = 5) -> np.ndarray:
 def subject(images: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> Subject:
     inputs = torch.from_numpy((images - offset) / scale)
     split = Split(inputs, torch.zeros(len(images), dtype=torch.long))
-    data = Dataset(split, None, split, 2, torch.as_tensor(offset), torch.as_tensor(scale), 255.0)
+    data = Dataset(split, None, split, 2, torch.as_tensor(offset), torch.as_tensor(scale), (0.0, 255.0))
     return Subject(nn.Identity(), CrossEntropy(), data, Generator())
 
 
