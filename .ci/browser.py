@@ -28,7 +28,7 @@ from runner.recording.events import SESSION, rows_of, shown
 
 Points = dict[str, dict[str, tuple[int, float]]]  # tag -> run -> last step and value
 
-AT_ONCE = 12  # charts that TensorBoard shows on one page
+AT_ONCE, COLUMNS = 12, 5  # that TensorBoard shows by itself: charts of a page, hyperparameters of the table
 PATIENCE = 60.0  # seconds until a page must show everything
 ADDRESS = "?smoothing=0&forceSVG=true&tagFilter="  # as a run prints it; SVG, since WebGL draws few charts without a GPU
 CHARTS = """() => Object.fromEntries([...document.querySelectorAll('scalar-card')].map(card => [
@@ -102,15 +102,18 @@ def problem_of_charts(page: Page, expected: Points) -> str:
 def problem_of_hyperparameters(page: Page, runs: Path, errors: dict[str, tuple[int, float]]) -> str:
     """Return which words, names of groups or means of the errors the table does not show; else nothing."""
     words: set[str] = set()
+    keys: set[str] = set()
     seeds = defaultdict(list)
     for path in runs.rglob(SESSION):
         start = metadata.parse_session_start_info_plugin_data(rows_of(path)[0].metadata.plugin_data.content)
-        words |= {start.group_name, *(value.string_value for value in start.hparams.values())} - {""}
-        if (run := path.parent.relative_to(runs).as_posix()) in errors:
-            seeds[start.group_name].append(errors[run][1])
+        words |= {value.string_value for value in start.hparams.values()} - {""}
+        keys |= {*start.hparams}
+        run = path.parent.relative_to(runs).as_posix()
+        seeds[start.group_name] += [errors[run][1]] if run in errors else []
     cells = [text.strip() for text in page.locator("vaadin-grid-cell-content").all_inner_texts()]
-    lost = words - {*cells}
-    lost |= {f"the mean of {name}" for name in seeds if not any(is_shown(fmean(seeds[name]), cell) for cell in cells)}
+    lost = {*seeds, *(words if len(keys) <= COLUMNS else ())} - {*cells}
+    means = {name: fmean(numbers) for name, numbers in seeds.items() if numbers}
+    lost |= {f"the mean of {name}" for name, mean in means.items() if not any(is_shown(mean, cell) for cell in cells)}
     return f"the table of hyperparameters does not show {', '.join(sorted(lost))}" if lost else ""
 
 
