@@ -1,204 +1,150 @@
-"""Open a folder of runs in TensorBoard in a real browser, check its pages, and save pictures of them.
+"""Open a folder of runs in TensorBoard in Chromium, compare what it shows with the files, and save pictures of it.
 
     python .ci/browser.py RUNS_DIR OUT_DIR
 
-Needs the programs `chromium` and `chromedriver` (Debian: chromium, chromium-driver). The expected runs and tags
-are read from the event files. Exit code 1 and one sentence if a page does not show them.
+Needs the program `chromium`. Exit code 1 and one sentence if a chart is empty or does not end at its last value, if no
+picture is shown, or if the table of hyperparameters lacks a group of seeds, one of its words or its mean error.
 """
 
-import base64
-import json
+import math
 import re
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from urllib.parse import quote
 
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from playwright.sync_api import Error, Page, sync_playwright
+from support.board import serving
+from support.records import table, values
 from tensorboard.plugins.hparams import metadata
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",  # the sandbox does not work as root, as in most containers
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,2400",
-]
-PATIENCE = 60.0  # seconds until a page must show everything
-AT_ONCE = 12  # number of tags that TensorBoard shows on one page
+from runner.recording.events import SESSION, rows_of, shown
 
-# The visible text of the page, with `[picture]` for each loaded image. TensorBoard's elements have their text in shadow
-# roots and split a tag over several of them, so separators and spaces are left out.
-PAGE_TEXT = """
-let text = '';
-const visit = node => {
-  if (node.nodeType === Node.TEXT_NODE) text += node.textContent;
-  if (['SCRIPT', 'STYLE', 'TEMPLATE', 'NOSCRIPT'].includes(node.nodeName)) return;
-  if (node.nodeType === Node.ELEMENT_NODE && getComputedStyle(node).display === 'none') return;
-  if (node.nodeName === 'IMG' && node.naturalWidth > 0) text += '[picture]';
-  for (const child of [...(node.shadowRoot ? [node.shadowRoot] : []), ...node.childNodes]) visit(child);
-};
-visit(document.body);
-return text.replace(/\\s+/g, '');
-"""
+Points = dict[str, dict[str, tuple[int, float]]]  # tag -> run -> last step and value
+
+AT_ONCE, COLUMNS = 12, 5  # that TensorBoard shows by itself: charts of a page, hyperparameters of the table
+PATIENCE = 60.0  # seconds until a page must show everything
+ADDRESS = "?smoothing=0&forceSVG=true&tagFilter="  # as a run prints it; SVG, since WebGL draws few charts without a GPU
+CHARTS = """() => Object.fromEntries([...document.querySelectorAll('scalar-card')].map(card => [
+    card.querySelector('.tag').title,
+    [card.querySelectorAll('.series-view > svg > *').length,
+     Object.fromEntries([...card.querySelectorAll('tb-data-table-content-row')].map(
+        row => [...row.querySelectorAll('.cell')].map(cell => cell.innerText.trim()).slice(1, 3)))]]))"""
+PICTURES = "() => [...document.querySelectorAll('image-card img')].filter(image => image.naturalWidth > 0).length"
 
 
 class Missing(Exception):
-    """A page does not show something; the message says what."""
+    """TensorBoard does not show something; the message says what."""
 
 
-@contextmanager
-def process(command: list[str], log: Path) -> Iterator[None]:
-    """Run a program in the background, and end it afterwards."""
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as running:
-        try:
-            yield
-        finally:
-            running.terminate()
+def recorded(runs: Path) -> tuple[Points, set[str]]:
+    """Return the last points of all runs, for which metrics.csv has the last word, and the tags of pictures."""
+    last: Points = defaultdict(dict)
+    pictures = set()
+    for directory in sorted({path.parent for path in runs.rglob("*tfevents*")}):
+        run = directory.relative_to(runs).as_posix()
+        for tag, points in values(directory).items():
+            step, content = max(points, key=lambda point: point[0])
+            if isinstance(content, float):
+                last[tag][run] = step, content
+            elif hasattr(content, "encoded_image_string"):
+                pictures.add(tag)
+        for row in table(directory) if (directory / "metrics.csv").exists() else ():
+            epoch = int(row.pop("epoch"))
+            for tag, text in row.items():
+                if text:
+                    last[shown(tag)][run] = epoch, float(text)
+    if not (last and pictures):
+        raise Missing(f"the event files in {runs} have no {'pictures' if last else 'numbers'}")
+    return last, pictures
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def request(url: str, content: object = None, method: str | None = None) -> Any:
-    data = None if content is None else json.dumps(content).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=PATIENCE) as answer:
-        return json.load(answer)
-
-
-def wait(what: str, ready: Callable[[], Any]) -> Any:
-    """Return the first true value of `ready`; a refused connection counts as not ready.
+def look(page: Page, address: str, problem: Callable[[], str], picture: Path) -> None:
+    """Open a page, wait until there is no problem, and save a picture of it.
 
     Raises:
-        TimeoutError: if there is none in time.
+        Missing: with the problem that is left when patience ends.
     """
+    page.goto(address)
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        try:
-            if value := ready():
-                return value
-        except (urllib.error.URLError, ConnectionError):
-            pass
+    while (text := problem()) and time.monotonic() < end:
         time.sleep(0.2)
-    raise TimeoutError(f"{what} within {PATIENCE:.0f} s")
+    time.sleep(0.5)  # the charts fade in
+    page.screenshot(path=picture)
+    if text:
+        raise Missing(text)
 
 
-class Browser:
-    """Chromium, controlled by the WebDriver protocol."""
-
-    def __init__(self, driver: str, profile: str) -> None:
-        wait("chromedriver does not answer", lambda: request(f"{driver}/status")["value"]["ready"])
-        options = {"args": [*FLAGS, f"--user-data-dir={profile}"]}
-        capabilities = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-        self.session = f"{driver}/session/{request(f'{driver}/session', capabilities)['value']['sessionId']}"
-
-    def open(self, url: str) -> None:
-        request(f"{self.session}/url", {"url": url})
-
-    def run(self, script: str) -> Any:
-        return request(f"{self.session}/execute/sync", {"script": script, "args": []})["value"]
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(request(f"{self.session}/screenshot")["value"]))
-
-    def quit(self) -> None:
-        request(self.session, method="DELETE")
+def pattern_of(tags: Iterable[str]) -> str:
+    """Return a regular expression for tags, as it stands in an address."""
+    return quote(f"^({'|'.join(map(re.escape, tags))})$", safe="")
 
 
-def recorded(runs: Path) -> dict[str, list[str]]:
-    """Return the content of the event files: names of runs, tags of numbers and pictures, hyperparameters."""
-    found: dict[str, set[str]] = {"runs": set(), "numbers": set(), "pictures": set(), "hyperparameters": set()}
-    for path in runs.rglob("*tfevents*"):
-        found["runs"].add(path.parent.relative_to(runs).as_posix())
-        for event in LegacyEventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.WhichOneof("value") == "simple_value":
-                    found["numbers"].add(value.tag)
-                elif value.WhichOneof("value") == "image":
-                    found["pictures"].add(value.tag)
-                elif value.tag == metadata.SESSION_START_INFO_TAG:
-                    content = value.metadata.plugin_data.content
-                    found["hyperparameters"] |= set(metadata.parse_session_start_info_plugin_data(content).hparams)
-    for kind, names in found.items():
-        if not names:
-            raise Missing(f"the event files in {runs} contain no {kind}")
-    return {kind: sorted(names) for kind, names in found.items()}
+def problem_of_charts(page: Page, expected: Points) -> str:
+    """Return which chart is empty, or does not show the last values in the table below it; else nothing."""
+    charts = page.evaluate(CHARTS)
+    for tag, last in expected.items():
+        curves, texts = charts.get(tag, (0, {}))
+        if curves == 0 and any(math.isfinite(value) for _, value in last.values()):
+            return f"the chart {tag} is empty"
+        for run, (_, value) in last.items():
+            if not is_shown(value, text := texts.get(run, "nothing")):
+                return f"the chart {tag} shows {text} for {value:.4g} of the run {run}"
+    return ""
 
 
-def pages(names: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Return the pages, by the end of their address, and the names that each must show."""
-    numbers = [tag for tag in names["numbers"] if not tag.startswith(("weights/", "gradients/"))][:AT_ONCE]
-    groups = {tag.split("/")[0] for tag in numbers}
-    pictures = names["pictures"][:AT_ONCE]
-    chosen = urllib.parse.quote("^(" + "|".join(map(re.escape, numbers)) + ")$", safe="")
-    return {
-        # SVG, because lines drawn by WebGL are invisible without a GPU
-        f"?forceSVG=true&tagFilter={chosen}#timeseries": [*names["runs"], *numbers],
-        "#scalars": [*names["runs"], *groups],
-        "#custom_scalars": [*names["runs"], "train against test"],
-        "#images": [*names["runs"], *pictures[:1], "[picture]"],
-        "#distributions": [*names["runs"], "losses"],
-        "#histograms": [*names["runs"], "losses"],
-        "#hparams": [*names["hyperparameters"], *(tag for tag in numbers if tag.startswith("Test/"))],
-    }
+def problem_of_hyperparameters(page: Page, runs: Path, errors: dict[str, tuple[int, float]]) -> str:
+    """Return which words, names of groups or means of the errors the table does not show; else nothing."""
+    words: set[str] = set()
+    keys: set[str] = set()
+    seeds = defaultdict(list)
+    for path in runs.rglob(SESSION):
+        start = metadata.parse_session_start_info_plugin_data(rows_of(path)[0].metadata.plugin_data.content)
+        words |= {value.string_value for value in start.hparams.values()} - {""}
+        keys |= {*start.hparams}
+        run = path.parent.relative_to(runs).as_posix()
+        seeds[start.group_name] += [errors[run][1]] if run in errors else []
+    cells = [text.strip() for text in page.locator("vaadin-grid-cell-content").all_inner_texts()]
+    lost = {*seeds, *(words if len(keys) <= COLUMNS else ())} - {*cells}
+    means = {name: fmean(numbers) for name, numbers in seeds.items() if numbers}
+    lost |= {f"the mean of {name}" for name, mean in means.items() if not any(is_shown(mean, cell) for cell in cells)}
+    return f"the table of hyperparameters does not show {', '.join(sorted(lost))}" if lost else ""
 
 
-def look(browser: Browser, site: str, page: str, names: list[str], picture: Path) -> None:
-    """Open a page, wait until it shows all names, and save a picture of it.
-
-    Raises:
-        Missing: if it does not show them in time.
-    """
-    wanted = {name: "".join(name.split()) for name in names}
-    missing = list(names)
-
-    def shown() -> bool:
-        text = browser.run(PAGE_TEXT)
-        missing[:] = [name for name, compact in wanted.items() if compact not in text]
-        return not missing
-
-    browser.open("about:blank")  # a change of the fragment alone would not load the page again
-    browser.open(f"{site}/{page}")
+def is_shown(value: float, text: str) -> bool:
+    """Tell whether a text is a number's, to four places."""
     try:
-        wait("", shown)
-    except TimeoutError:
-        raise Missing(f"TensorBoard's page {page} does not show {', '.join(missing)}") from None
-    finally:
-        time.sleep(1.0)  # the charts fade in
-        browser.screenshot(picture)
+        number = float(text.replace("\N{MINUS SIGN}", "-").replace(",", ""))
+    except ValueError:
+        return False
+    return math.isclose(number, value, rel_tol=1e-3, abs_tol=6e-5) or (math.isnan(number) and math.isnan(value))
 
 
 def main(runs: Path, out: Path) -> None:
-    names = recorded(runs)
+    last, pictures = recorded(runs)
     out.mkdir(parents=True, exist_ok=True)
-    server, driver = free_port(), free_port()
-    site = f"http://127.0.0.1:{server}"
-    with ExitStack() as stack:
-        profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", str(server)]
-        stack.enter_context(process(board, out / "tensorboard.log"))
-        stack.enter_context(process(["chromedriver", f"--port={driver}"], out / "chromedriver.log"))
-        wait("TensorBoard does not list the runs", lambda: set(request(f"{site}/data/runs")) >= set(names["runs"]))
-        browser = Browser(f"http://127.0.0.1:{driver}", profile)
-        stack.callback(browser.quit)
-        for page, expected in pages(names).items():
-            look(browser, site, page, expected, out / f"{page.split('#')[1]}.png")
-            print(f"{page.split('#')[1]}: shows {len(expected)} names")
+    with serving(runs, "fast") as board, sync_playwright() as player:
+        ends = {run: (tag, step) for tag in last for run, (step, _) in last[tag].items()}
+        for run, (tag, step) in ends.items():  # a page shows what was read before it was opened
+            board.wait_for(run, tag, step)
+        arguments = ["--no-sandbox"]  # which does not work as root, as in most containers
+        with player.chromium.launch(executable_path="/usr/bin/chromium", args=arguments) as browser:
+            page = browser.new_page(base_url=board.url, viewport={"width": 1600, "height": 2800})
+            tags, errors = sorted(last), last["Test/error" if "Test/error" in last else "Test/loss"]
+            for first in range(0, len(tags), AT_ONCE):
+                some = {tag: last[tag] for tag in tags[first : first + AT_ONCE]}
+                charts = lambda some=some: problem_of_charts(page, some)  # noqa: E731
+                look(page, ADDRESS + pattern_of(some), charts, out / f"numbers-{first // AT_ONCE + 1}.png")
+            shown_pictures = lambda: "" if page.evaluate(PICTURES) else "no picture is shown"  # noqa: E731
+            look(page, ADDRESS + pattern_of(pictures), shown_pictures, out / "pictures.png")
+            look(page, "#hparams", lambda: problem_of_hyperparameters(page, runs, errors), out / "hparams.png")
+    print(f"TensorBoard shows {len(last)} charts, pictures and the table of hyperparameters as they were recorded")
 
 
 if __name__ == "__main__":
@@ -206,5 +152,5 @@ if __name__ == "__main__":
         sys.exit("usage: python .ci/browser.py RUNS_DIR OUT_DIR")
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (Missing, TimeoutError, OSError) as error:
+    except (Missing, Error, AssertionError, OSError) as error:
         sys.exit(f"browser check failed: {error}")

@@ -94,7 +94,7 @@ Rooms beside it:
         ray_engine     jobs as tasks of Ray
         job            one job, in the process that a launcher has given it
         overview       what a user sees of a sweep
-        board          a sweep in TensorBoard: means over seeds with bands, hyperparameters that differ
+        board          a sweep in TensorBoard: means over seeds, a row for each group of what differs
 """
 
 import os

@@ -71,10 +71,10 @@ def results(clone: Path, name: str = "train") -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(clone.glob(f"runs/{name}/*/result.json"))]
 
 
-def test_a_run_ends_in_the_six_lines_of_the_readme(start: Started, clone: Path) -> None:
+def test_a_run_ends_in_the_seven_lines_of_the_readme(start: Started, clone: Path) -> None:
     said = ended(start(f"uv run train.py {SMALL} epochs=2"))
-    last = [line.split("  ")[0] for line in said.splitlines()[-6:]]
-    assert last == ["loss, last", "loss, best", "seconds", "examples/s", "directory", "look at it"]
+    last = [line.split("  ")[0] for line in said.splitlines()[-7:]]
+    assert last == ["loss, last", "loss, best", "seconds", "examples/s", "directory", "look at it", "in a browser"]
     (result,) = results(clone)
     assert result["status"] == "done"
     assert result["threads"] == cores()

@@ -1,8 +1,9 @@
-"""What TensorBoard shows of a sweep: means over seeds with bands, the hyperparameters that differ; read back."""
+"""What TensorBoard shows of a sweep: means over seeds, and a row for each group of what differs; read back."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from support.board import READERS, Board, serving
 from support.records import values
 from tensorboard.plugins.hparams import metadata
 
-from runner.recording.events import SESSION, _rows_of
+from runner.recording.events import SESSION, rows_of
 from runner.recording.recorder import Recorder
 from runner.storage.directory import Run
 from runner.storage.members import Member
 from runner.summary.groups import summarize
 from runner.summary.runs import directories
-from runner.summary.settings import changed
+from runner.summary.settings import changed, group_name
 from runner.sweep.board import write_groups
 
 Composed = Callable[..., Run]
@@ -32,14 +33,16 @@ def trained(composed: Composed) -> Callable[..., Run]:
     def recorded(*overrides: str, errors: list[float] = ERRORS[0], status: str = "done") -> Run:
         run = composed(*overrides)
         run.write_config()
-        recorder = Recorder(run.path, hparams=changed(run.config), group=run.group_name)
+        hparams = changed(run.config)
+        recorder = Recorder(run.path, hparams=hparams, group=group_name(hparams, run.group_id))
         for epoch, error in enumerate(errors, 1):
             recorder.record_scalars(epoch, {"test/error": error, "train/objective": 2 * error})
         recorder.record_scalars(len(errors), {"probe/zeros/count": 7.0})
         recorder.record_best(len(errors), {"test/error": min(errors)})
         recorder.finish(status)
         recorder.close()
-        run.write_result({"status": status, "seed": run.config["seed"], "test/error": errors[-1]})
+        best = {"best/test/error": min(errors)} if status == "done" else {}
+        run.write_result({"status": status, "seed": run.config["seed"], "test/error": errors[-1], **best})
         return run
 
     return recorded
@@ -59,71 +62,123 @@ def conclude(runs: list[Run], name: str = "one") -> Path:
     return folder
 
 
-def row(run: Run) -> dict[str, Any]:
-    """Return the hyperparameters that TensorBoard shows of a run."""
-    (value,) = _rows_of(run.path / SESSION)
+def mean_of(run: Run) -> Path:
+    """Return the directory of the mean that a run is in."""
+    (directory,) = run.path.parent.glob(f"mean/*_{run.group_id}")
+    return directory
+
+
+def row(directory: Path) -> dict[str, Any]:
+    """Return the hyperparameters that TensorBoard shows of a run, or of a mean."""
+    (value,) = rows_of(directory / SESSION)
     start = metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
     return {key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()}
 
 
-# ---- means and bands
+# ---- means
 
 
-def test_a_group_has_the_mean_and_the_band_of_its_seeds(trained: Callable[..., Run]) -> None:
+def test_a_group_has_the_mean_of_its_seeds(trained: Callable[..., Run]) -> None:
     l2 = ("penalty=l2", "penalty.l2.weight=0.5")
     runs = [trained(*l2, f"seed={seed}", errors=errors) for seed, errors in ERRORS.items()]
     other = trained("penalty=jacobian", errors=[0.25, 0.125])
     folder = conclude([*runs, other])
-    assert sorted(path.name for path in (folder / "mean").iterdir()) == sorted([runs[0].group_name, other.group_name])
-    found = values(folder / "mean" / runs[0].group_name)
-    assert found["Test/error"] == [(1, pytest.approx(0.7)), (2, pytest.approx(0.2))]
-    assert found["Train/objective"] == [(1, pytest.approx(1.4)), (2, pytest.approx(0.4))]
-    assert found["spread/test/error/low"] == [(1, pytest.approx(0.5)), (2, pytest.approx(0.1))]
-    assert found["spread/test/error/high"] == [(1, pytest.approx(0.9)), (2, pytest.approx(0.3))]
-    assert found["probe/zeros/count"] == [(2, 7)]
-    assert "spread/train/objective/low" not in found
-    single = values(folder / "mean" / other.group_name)
-    assert single["Test/error"] == single["spread/test/error/low"] == single["spread/test/error/high"]
+    assert sorted((folder / "mean").iterdir()) == sorted([mean_of(runs[0]), mean_of(other)])
+    means = values(mean_of(runs[0]))
+    assert means["Test/error"] == [(1, pytest.approx(0.7)), (2, pytest.approx(0.2))]
+    assert means["Train/objective"] == [(1, pytest.approx(1.4)), (2, pytest.approx(0.4))]
+    assert means["Test/when_best/error"] == [(2, pytest.approx(0.2))]
+    assert means["probe/zeros/count"] == [(2, 7)]
+    assert values(mean_of(other))["Test/error"] == [(1, 0.25), (2, 0.125)]
 
 
 def test_only_what_ended_well_and_what_all_seeds_have_is_in_a_mean(trained: Callable[..., Run]) -> None:
     runs = [
         trained("seed=0", errors=[0.5, 0.3, 0.1]),
         trained("seed=1", errors=[0.7, 0.5]),
-        trained("seed=2", errors=[9.0, 9.0], status="diverged"),
+        trained("seed=2", errors=[9.0, math.nan], status="diverged"),
     ]
-    folder = conclude(runs)
-    found = values(folder / "mean" / runs[0].group_name)
-    assert found["Test/error"] == [(1, pytest.approx(0.6)), (2, pytest.approx(0.4))]
-    assert "_hparams_/session_start_info" not in found, "a mean is no row among the runs"
+    conclude(runs)
+    assert values(mean_of(runs[0]))["Test/error"] == [(1, pytest.approx(0.6)), (2, pytest.approx(0.4))]
+    assert row(mean_of(runs[0]))["n"] == 2
 
 
-def test_a_trial_has_its_row_but_is_in_no_mean(trained: Callable[..., Run]) -> None:
+@pytest.mark.parametrize("status", ["failed", "diverged", "pruned"])
+def test_a_group_of_which_nothing_ended_well_has_its_row_and_no_numbers(
+    trained: Callable[..., Run], status: str
+) -> None:
+    well, other = trained(), trained("penalty=l2", errors=[0.9], status=status)
+    folder = conclude([well, other])
+    assert values(mean_of(other)).keys() == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    assert row(mean_of(other)) == {"penalty": "l2", "n": 0}
+    assert row(mean_of(well)) == {"penalty": "none", "n": 1}
+    assert write_groups(folder, [Member(other.path)]) is False
+    assert write_groups(folder, [Member(other.path), Member(well.path)]) is True
+
+
+def test_a_trial_is_in_no_mean_and_in_no_row(trained: Callable[..., Run]) -> None:
     runs = [trained(f"seed={seed}", errors=errors) for seed, errors in ERRORS.items()]
-    other = trained("penalty=l2", "penalty.l2.weight=0.5")
-    members = listed([*runs, other])
-    trial = members[2]._replace(arm="none", stage="trial")
-    write_groups(runs[0].path.parent, [*members[:2], trial, members[3]])
-    means = values(runs[0].path.parent / "mean" / runs[0].group_name)["Test/error"]
+    other, tried = (trained("penalty=l2", f"penalty.l2.weight={weight}") for weight in (0.5, 0.1))
+    members = listed([*runs, other, tried])
+    members[2] = members[2]._replace(arm="none", stage="trial")
+    members[4] = members[4]._replace(arm="decay", stage="trial")
+    arms = [member._replace(arm=arm) for member, arm in zip(members, ["none"] * 3 + ["decay"] * 2, strict=True)]
+    write_groups(runs[0].path.parent, arms)
+    means = values(mean_of(runs[0]))["Test/error"]
     assert means[0] == (1, pytest.approx((ERRORS[0][0] + ERRORS[1][0]) / 2))
-    assert row(runs[0]) == row(runs[2]) == {"penalty": "none"}  # TensorBoard takes those of a group to be the same
+    assert row(mean_of(runs[0])) == {"arm": "none", "penalty": "none", "n": 2}
+    assert row(mean_of(other)) == {"arm": "decay", "penalty": "l2", "l2.weight": 0.5, "n": 1}
+    assert {path.parent.name for path in runs[0].path.parent.rglob(SESSION)} == {
+        f"none_{runs[0].group_id}",
+        f"decay,l2.weight=0.5_{other.group_id}",
+    }
 
 
 def test_a_repeated_sweep_doubles_nothing_and_a_summary_sees_no_more_runs(trained: Callable[..., Run]) -> None:
     runs = [trained(f"seed={seed}", errors=errors) for seed, errors in ERRORS.items()]
     folder = conclude(runs)
-    once, rows = values(folder / "mean" / runs[0].group_name), summarize(folder).rows
-    assert values(conclude(runs) / "mean" / runs[0].group_name) == once
-    assert len(list((folder / "mean" / runs[0].group_name).iterdir())) == 1
+    once, rows = values(mean_of(runs[0])), summarize(folder).rows
+    conclude(runs)
+    again = values(mean_of(runs[0]))
+    assert {tag: points for tag, points in again.items() if "_hparams_" not in tag} == {
+        tag: points for tag, points in once.items() if "_hparams_" not in tag
+    }
+    assert again.keys() == once.keys()
+    assert len(list(mean_of(runs[0]).iterdir())) == 2, "numbers, and the row"
     assert directories([folder]) == sorted(run.path for run in runs)
     assert [len(row.runs) for row in rows] == [3]
 
 
-def test_a_mean_follows_the_seeds_that_there_are(trained: Callable[..., Run]) -> None:
+def test_a_mean_follows_the_seeds_and_the_keys_that_there_are(trained: Callable[..., Run]) -> None:
     runs = [trained(f"seed={seed}", errors=errors) for seed, errors in ERRORS.items()]
     conclude(runs[:2], "two")
-    folder = conclude(runs, "three")
-    assert values(folder / "mean" / runs[0].group_name)["Test/error"][0] == (1, pytest.approx(0.7))
+    assert mean_of(runs[0]).name == f"none_{runs[0].group_id}"
+    conclude(runs, "three")
+    assert values(mean_of(runs[0]))["Test/error"][0] == (1, pytest.approx(0.7))
+    conclude([*runs, trained("optimizer.lr=0.01")], "rates")
+    assert mean_of(runs[0]).name == f"lr=0.1_{runs[0].group_id}"  # and no mean of the old name is left
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ((), "none"),
+        (("seed=4",), "none"),
+        (("penalty=l2", "penalty.l2.weight=0.5"), "l2,l2.weight=0.5"),
+        (("penalty=[l1,l2]", "epochs=3"), "l1+l2,epochs=3"),
+        (("model=mlp", "model.widths=[3,4]"), "none,model=mlp,widths=3-4"),
+        (("penalty=l2", "model=mlp", f"model.widths={[7] * 60}".replace(" ", "")), "l2,model=mlp,widths=7-7"),
+    ],
+)
+def test_a_name_begins_with_the_penalty_and_is_never_a_bare_hash(
+    composed: Composed, line: tuple[str, ...], name: str
+) -> None:
+    run = composed(*line)
+    named = group_name(changed(run.config), run.group_id)
+    assert named.startswith(name)
+    assert named.endswith(f"_{run.group_id}")
+    assert len(named) < 128
+    assert not set(named) & set("[] /:'\"")
 
 
 # ---- hyperparameters
@@ -152,27 +207,28 @@ def test_a_sweep_shows_what_differs_in_it_and_nothing_else(trained: Callable[...
         ("penalty=jacobian", "penalty.jacobian.weight=0.1"): {"penalty": "jacobian", "jacobian.weight": 0.1},
     }
     runs = {(arm, seed): trained(*shared, *arm, f"seed={seed}") for arm in arms for seed in (0, 1)}
-    assert row(runs[(), 0]) == {"penalty": "none", "epochs": 7, "lr": 0.05}, "before the end of the sweep"
+    alone = runs[(), 0].path
+    assert row(alone) == {"penalty": "none", "epochs": 7, "lr": 0.05}, "before the end of the sweep"
     conclude(list(runs.values()))
+    assert not (alone / SESSION).exists(), "it would be a row of its own beside that of its group"
     for (arm, _), run in runs.items():
-        assert row(run) == arms[arm]
+        assert row(mean_of(run)) == {**arms[arm], "n": 2}
 
 
-def test_a_run_trained_alone_gets_the_columns_of_its_sweeps(trained: Callable[..., Run]) -> None:
+def test_a_group_in_several_sweeps_has_the_columns_of_all(trained: Callable[..., Run]) -> None:
     alone = trained()
-    assert row(alone) == {"penalty": "none"}
     conclude([alone, trained("optimizer.lr=0.01")], "rates")
-    assert row(alone) == {"lr": 0.1}
+    assert row(mean_of(alone)) == {"lr": 0.1, "n": 1}
     conclude([alone, trained("epochs=3"), trained("epochs=5")], "epochs")
-    assert row(alone) == {"lr": 0.1, "epochs": 20}
+    assert row(mean_of(alone)) == {"lr": 0.1, "epochs": 20, "n": 1}
     conclude([alone, trained("seed=1")], "seeds")
-    assert row(alone) == {"lr": 0.1, "epochs": 20}
+    assert row(mean_of(alone)) == {"lr": 0.1, "epochs": 20, "n": 2}
 
 
-def test_a_sweep_of_seeds_alone_leaves_what_differs_from_the_defaults(trained: Callable[..., Run]) -> None:
+def test_a_sweep_of_seeds_alone_shows_what_differs_from_the_defaults(trained: Callable[..., Run]) -> None:
     runs = [trained("epochs=3", f"seed={seed}") for seed in (0, 1)]
     conclude(runs)
-    assert [row(run) for run in runs] == [{"penalty": "none", "epochs": 3}] * 2
+    assert row(mean_of(runs[0])) == {"penalty": "none", "epochs": 3, "n": 2}
 
 
 # ---- as TensorBoard shows it
@@ -187,22 +243,18 @@ def board(request: pytest.FixtureRequest, trained: Callable[..., Run]) -> Iterat
         for path in directories([folder]):
             board.wait_for(path.name, "Test/error", 2)
         for run in runs:
-            board.wait_for(f"mean/{run.group_name}", "Test/error", 2)
+            board.wait_for(f"mean/{mean_of(run).name}", "Test/error", 2)
         yield board
 
 
-def test_tensorboard_shows_bands_and_a_row_for_each_group(board: Board) -> None:
-    layout = board.get("plugin/custom_scalars/layout")
-    titles = {category["title"]: [chart["title"] for chart in category["chart"]] for category in layout["category"]}
-    assert set(titles) == {"mean and standard deviation over seeds", "train against test"}
-    assert "test/error" in titles["mean and standard deviation over seeds"]
+def test_tensorboard_shows_a_row_for_each_group_with_the_means_of_its_seeds(board: Board) -> None:
     experiment = board.post("plugin/hparams/experiment", hparamsLimit=0)
-    assert {info["name"] for info in experiment["hparamInfos"]} == {"penalty", "l2.weight"}
-    statuses = ["STATUS_SUCCESS", "STATUS_UNKNOWN"]
+    assert {info["name"] for info in experiment["hparamInfos"]} == {"penalty", "l2.weight", "n"}
+    assert experiment["metricInfos"][0]["name"]["tag"] == "Test/error", "of the first five columns, which are ticked"
+    statuses = ["STATUS_SUCCESS"]
     answer = board.post("plugin/hparams/session_groups", allowedStatuses=statuses, sliceSize=100, colParams=[])
     rows = {group["hparams"]["penalty"]: group for group in answer["sessionGroups"]}
-    assert rows["l2"]["hparams"] == {"penalty": "l2", "l2.weight": 0.5}
-    assert rows["jacobian"]["hparams"] == {"penalty": "jacobian"}
-    assert all(len(group["sessions"]) == 3 for group in rows.values())
+    assert rows["l2"]["hparams"] == {"penalty": "l2", "l2.weight": 0.5, "n": 3}
+    assert rows["jacobian"]["hparams"] == {"penalty": "jacobian", "n": 3}
     metrics = {metric["name"]["tag"]: metric["value"] for metric in rows["l2"]["metricValues"]}
-    assert metrics["Test/when_best/error"] == pytest.approx(0.2)
+    assert metrics["Test/error"] == metrics["Test/when_best/error"] == pytest.approx(0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from runner import console
-from runner.console import Console
+from runner.console import MEANS, Console, board_lines
 from runner.sweep import overview
 from runner.sweep.overview import Overview
 
@@ -96,3 +97,39 @@ def test_overview_counts_jobs_and_estimates_the_time_left(
     assert re.search(rf"{jobs[1].path.name}  epoch 4/10", text)
     assert f"[1/4] done: {jobs[0].path.name}  test/loss 0.5  2.0 s; warning: nothing was learned" in text
     assert f"[2/4] failed: {jobs[1].path.name}  ValueError: no; log in {jobs[1].path / 'train.log'}" in text
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "program"),
+    [
+        (["uv", "run"], "", "uv run tensorboard"),
+        ([], "activated", "tensorboard"),
+        ([], "", str(Path(sys.executable).parent / "tensorboard")),
+    ],
+)
+def test_the_command_for_tensorboard_is_found_where_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: list[str], path: str, program: str
+) -> None:
+    if path:
+        (tmp_path / path).mkdir()
+        (tmp_path / path / "tensorboard").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / path))
+    command, address = board_lines(tmp_path / "my runs", "l2=0.5,seed=1_1a2b3c4d", prefix)
+    assert command == f"look at it    {program} --logdir '{tmp_path}/my runs'"
+    assert address == "in a browser  http://localhost:6006/?smoothing=0&runFilter=1a2b3c4d"
+
+
+@pytest.mark.parametrize(
+    ("runs", "means", "is_alone"), [(500, 0, False), (490, 9, False), (501, 0, True), (300, 250, True)]
+)
+def test_of_more_runs_than_tensorboard_selects_it_reads_those_that_are_shown(
+    tmp_path: Path, runs: int, means: int, is_alone: bool
+) -> None:
+    for number in range(runs):
+        (tmp_path / str(number)).mkdir()
+    for number in range(means):
+        (tmp_path / "mean" / str(number)).mkdir(parents=True)
+    command, address = board_lines(tmp_path, MEANS, ["uv", "run"])
+    assert command.endswith(f"--logdir {tmp_path}/mean" if is_alone else f"--logdir {tmp_path}")
+    assert address.endswith("/?smoothing=0" if is_alone else "/?smoothing=0&runFilter=mean/")
+    assert board_lines(tmp_path, "", ["uv", "run"])[1].endswith("/?smoothing=0"), "all runs"

@@ -193,18 +193,79 @@ def test_a_tensorboard_that_reads_along_sees_the_new_values_after_a_resume(board
     assert [point[1:] for point in points] == [[1, 7], [2, 14], [3, 21], [4, 4], [5, 5], [6, 6]]
 
 
-def test_tensorboard_shows_train_against_test_in_one_chart_once(board: Board) -> None:
-    end = time.monotonic() + 60
-    while not (layout := board.get("plugin/custom_scalars/layout")) and time.monotonic() < end:
-        time.sleep(0.1)
-    (category,) = layout["category"]
-    charts = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
-    assert list(charts)[:4] == ["error", "loss", "objective and loss", "penalties, unweighted"]
-    shown = board.get("plugin/custom_scalars/scalars", run="l2_1", tag=charts["loss"][0])["tag_to_events"]
-    assert set(shown) == {"Train/loss", "Test/loss"}
-
-
 # ---- resume, by the files alone
+
+
+HOUR = 3600.0
+CLOCKS = {  # hours of the clock in four sessions
+    "right": (0, 1, 2, 3),
+    "an hour back": (1, 0, -1, -2),
+    "of another year": (9000, 0, 9000, 1),
+    "stopped": (0, 0, 0, 0),
+}
+
+
+def resumed_by(clock: tuple[float, ...], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record ten epochs in four sessions, by clocks that differ; the third one is killed as it writes epoch 8."""
+    history: list[dict[str, float]] = []
+    now = time.time()
+    for hours, resume_at, last in zip(clock, (None, 3, 5, 7), (4, 5, 8, 10), strict=True):
+        monkeypatch.setattr("time.time", lambda hours=hours: now + hours * HOUR)
+        monkeypatch.setattr("time.time_ns", lambda hours=hours: int(1e9 * (now + hours * HOUR)))
+        recorder = start(directory, resume_at, history[:resume_at])
+        epochs(recorder, (resume_at or 0) + 1, last, factor=last)
+        history = recorder.history
+        recorder.close()
+        if last == 8:
+            with max(directory.glob("*tfevents*")).open("r+b") as file:
+                file.truncate(file.seek(0, os.SEEK_END) - 10)
+    monkeypatch.undo()
+
+
+EXPECTED = [[1, 4], [2, 8], [3, 12], [4, 20], [5, 25], [6, 48], [7, 56], [8, 80], [9, 90], [10, 100]]
+
+
+@pytest.fixture(scope="module")
+def clocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clocks")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, clock in CLOCKS.items():
+            resumed_by(clock, root / name, monkeypatch)
+    return root
+
+
+@pytest.mark.parametrize("reader", [pytest.param(reader, marks=pytest.mark.xdist_group(reader)) for reader in READERS])
+def test_a_resumed_run_loses_no_step_whatever_the_clock(clocks: Path, reader: str) -> None:
+    with serving(clocks, reader) as board:
+        for name in CLOCKS:
+            points = board.wait_for(name, "Validation/error", 10)
+            assert [point[1:] for point in points] == EXPECTED, name
+            times = [point[0] for point in points]
+            assert times == sorted(times), f"{name}: the curve by relative time runs backwards"
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_script_that_reads_the_events_loses_no_step_whatever_the_clock(clocks: Path, name: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(clocks / name)).Reload().Scalars("Validation/error")
+    assert [[event.step, event.value] for event in events] == EXPECTED
+
+
+def test_a_run_trained_again_does_not_use_the_name_of_a_file_that_tensorboard_has_open(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        start(tmp_path).close()
+        names += [path.name for path in tmp_path.glob("*tfevents.[!0]*")] or [max(tmp_path.glob("*tfevents*")).name]
+    assert names == sorted(set(names))
+
+
+def test_event_files_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "events.out.tfevents.1764000000.host.12.0"
+    other.write_bytes(b"")
+    for resume_at in (None, 0):
+        start(tmp_path, resume_at).close()
+    assert other.exists()
 
 
 def test_a_fresh_run_removes_the_record_of_an_earlier_attempt(tmp_path: Path) -> None:
@@ -339,9 +400,7 @@ def test_norms_of_weights_and_gradients_are_per_layer_without_biases(tmp_path: P
     recorder = start(tmp_path)
     recorder.record_layers(1, model)
     recorder.close()
-    found = {
-        tag: points[0][1] for tag, points in values(tmp_path).items() if not tag.startswith(("_hparams_", "custom_"))
-    }
+    found = {tag: points[0][1] for tag, points in values(tmp_path).items() if not tag.startswith("_hparams_")}
     norms = {tag: value for tag, value in found.items() if not tag.endswith("/values")}
     assert norms == {
         "weights/model": 5,
@@ -358,7 +417,7 @@ def test_a_model_without_parameters_has_no_layers(tmp_path: Path) -> None:
     recorder = start(tmp_path)
     recorder.record_layers(1, nn.ReLU())
     recorder.close()
-    assert list(values(tmp_path)) == ["_hparams_/session_start_info", "custom_scalars__config__"]
+    assert list(values(tmp_path)) == ["_hparams_/session_start_info"]
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,11 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     assert lines.pop(0) == BEGINNING.strip()
     found = re.fullmatch(r"run (\w{8}) in (runs/train/.*_\1)", lines[0])
     assert found
-    assert lines[1] == "device cpu, 1 threads"
-    heads = [line.split("  ")[0] for line in lines[-6:]]
-    assert heads == ["error, last", "error, best", "seconds", "examples/s", "directory", "look at it"]
-    assert lines[-1].endswith(f"tensorboard --logdir {found[2]}")
+    assert "device cpu, 1 threads" in lines
+    heads = [line.split("  ")[0] for line in lines[-7:]]
+    assert heads == ["error, last", "error, best", "seconds", "examples/s", "directory", "look at it", "in a browser"]
+    assert lines[-2].endswith("tensorboard --logdir runs/train")
+    assert lines[-1].endswith(f"http://localhost:6006/?smoothing=0&runFilter={found[1]}")
     directory = tmp_path / found[2]
     files = {path.name.split(".tfevents")[0] for path in directory.iterdir() if path.suffix != ".pt"}
     assert files == {".lock", "config.yaml", "overrides.yaml", "train.log", "result.json", "metrics.csv", "events.out"}
@@ -62,12 +63,12 @@ def test_a_run_from_the_command_line(command: Command, tmp_path: Path) -> None:
     rows = list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert float(rows[-1]["test/error"]) == result["test/error"]
-    assert lines[-6] in (directory / "train.log").read_text()
+    assert lines[-7] in (directory / "train.log").read_text()
 
     again = command(*SMALL, "threads=1")
     assert again.returncode == 0
     assert "trained before on cpu; force=true trains again" in again.stdout
-    assert again.stdout.splitlines()[-6:] == lines[-6:]
+    assert again.stdout.splitlines()[-7:] == lines[-7:]
     assert json.loads((directory / "result.json").read_text()) == result
 
 

@@ -148,7 +148,7 @@ def write_session(directory: Path, hparams: Mapping[str, object], group: str) ->
         group: runs of one group are averaged in one row.
     """
     row, path = _session_start(hparams, group), directory / SESSION
-    if path.exists() and _rows_of(path) == [row]:
+    if path.exists() and rows_of(path) == [row]:
         return
     content = io.BytesIO()
     records = RecordWriter(content)
@@ -158,7 +158,7 @@ def write_session(directory: Path, hparams: Mapping[str, object], group: str) ->
     replace(path, content.getvalue(), "record")
 
 
-def _rows_of(path: Path) -> list[Summary.Value]:
+def rows_of(path: Path) -> list[Summary.Value]:
     """Return the values in an event file."""
     return [value for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
 

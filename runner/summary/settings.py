@@ -55,8 +55,8 @@ def group_name(values: Mapping[str, Any], group_id: str) -> str:
     """
     first = values.get("arm") or values.get("penalty")
     words = [f"{key}={as_typed(value)}" for key, value in values.items() if key not in ("arm", "penalty")]
-    label = re.sub(r"[^\w.,=+-]+", "-", ",".join([first, *words] if first else words))
-    return f"{label[:LONGEST_NAME]}_{group_id}"
+    safe = [re.sub(r"[^\w.=+-]+", "-", re.sub(r"[\s\[\]]", "", word)) for word in ([first, *words] if first else words)]
+    return f"{','.join(safe)[:LONGEST_NAME]}_{group_id}"
 
 
 def _flat(config: Config) -> dict[str, Any]:
