@@ -451,9 +451,11 @@ def fuzz_lines(config: dict[str, Any], cases: int) -> dict[str, int]:
     )  # fmt: skip
     prefix = st.sampled_from(["", "", "", "+", "++", "~"])
     override = st.tuples(prefix, keys, values).map(lambda parts: f"{parts[0]}{parts[1]}={parts[2]}")
+    right = st.sampled_from(["seed=3", "penalty=l2", "model=mlp", "data=moons", "+optimizer.momentum=0.9", "name=a b"])
+    words = st.one_of(override, override, right)  # so that some lines pass
 
     @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(override, min_size=1, max_size=3), st.booleans())
+    @given(st.lists(words, min_size=1, max_size=3), st.booleans())
     def fuzz(lines: list[str], multirun: bool) -> None:
         lines = [line for line in lines if not line.startswith("-")]
         said = io.StringIO()

@@ -131,6 +131,14 @@ def test_third_try_succeeds(server, tmp_path):
     assert len(server.requests) == 3
 
 
+def test_each_pause_is_twice_the_one_before(server, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("data.files.time.sleep", pauses.append)
+    with pytest.raises(DataError):
+        fetch(tmp_path, server.base("refuse"), tries=4, pause=3)
+    assert pauses == [0, 3, 6, 12]
+
+
 def test_second_source_succeeds(server, tmp_path):
     assert fetch(tmp_path, server.base("cut"), server.base("good")) == CONTENTS
     assert server.requests == ["cut", "good"]

@@ -197,6 +197,13 @@ def test_coefficients_out_of_range_are_refused_in_one_sentence(options: dict[str
         Term("l1", L1(), **options)
 
 
+def test_a_proximal_step_grows_with_its_warmup(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    thresholds: list[float] = []
+    monkeypatch.setattr(L1, "prox_", lambda self, params, weight, lr: thresholds.append(weight))
+    weights_after(looped(composed, *MLP, "penalty=l1", "penalty.l1.weight=0.6", "penalty.l1.warmup=2"))
+    assert thresholds == pytest.approx([0.0, 0.1, 0.2])  # three steps, half of the warmup
+
+
 def test_clip_bounds_the_step(composed: Composed) -> None:
     loop = looped(composed, *MLP, "optimizer.clip=0.001", "optimizer.lr=1", "batch_size=60")
     before = vector(loop.components.model)

@@ -27,7 +27,7 @@ PROCESSES = {
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux alone"),
+    pytest.mark.needs("libgomp"),
 ]
 
 

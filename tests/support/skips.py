@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -47,6 +48,7 @@ def may_mount() -> bool:
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {  # whether it is there, and how to have it
     "ray": (lambda: importlib.util.find_spec("ray") is not None, "uv run --extra ray pytest -m slow tests/test_ray.py"),
     "postgresql": (lambda: "POSTGRES" in os.environ, "bash scripts/clusters.sh search FOLDER"),
+    "libgomp": (lambda: sys.platform == "linux", "torch has it on Linux alone"),
     "mount": (may_mount, "run pytest as root, with the right to mount"),
 }
 
