@@ -80,13 +80,13 @@ FAULTS = {
     "--hel": "is not a flag: write --help",
     "-seed=1": "is not a flag: write seed=1",
     "-x": "is not a flag: uv run train.py --help lists them",
-    "lr=loguniform(0.1,1)": "calls loguniform, which is no function here: write 'lr=tag(log,interval(0.1,1))'",
-    "lr=uniform(0.1,1)": "calls uniform, which is no function here: write 'lr=interval(0.1,1)'",
+    "lr=loguniform(0.1,1)": "calls loguniform, which is no function here: write 'lr=tag(log,interval(0.01,1))'",
+    "lr=uniform(0.1,1)": "calls uniform, which is no function here: write 'lr=interval(0.01,1)'",
     "lr=Range(5)": "calls Range, which is no function here: write 'lr=range(5)'",
     "lr=randint(5)": "calls randint, which is no function here: write 'lr=range(5)'",
-    "lr=range(a,b)": "calls range with what it does not take: write 'lr=range(5)'",
-    "lr=interval(1)": "calls interval with what it does not take: write 'lr=interval(0.01,1)'",
-    "seed=int(a)": "calls int with what it does not take: write seed=5",
+    "lr=range(a,b)": "calls range, which takes other values: write 'lr=range(5)'",
+    "lr=interval(1)": "calls interval, which takes other values: write 'lr=interval(0.01,1)'",
+    "seed=int(a)": "calls int, which takes other values: write 'seed=range(5)'",
 }
 
 

@@ -94,7 +94,6 @@ def _checked(lines: Sequence[str], flags: Namespace, are_all: bool) -> tuple[Com
 
 
 def _is_sweep(flags: Namespace, config: Composed) -> bool:
-    """Tell whether there may be several runs."""
     return flags.multirun or str(config.hydra["mode"]).endswith("MULTIRUN")
 
 
