@@ -206,6 +206,9 @@ INNER = re.compile("Traceback|mismatched|LexerNo|[Nn]o ?[Vv]iable|extraneous|tok
 @example(["epochs=range(0,1,0)"])
 @example(["optimizer=glob(*)"])
 @example(["seed=1\u2028x"])
+@example(["name=~nobody=x"])
+@example(["-m", "++hydra.sweeper.params=x"])
+@example(["-m", "++sweep=5"])
 @example(["-m", "sweep.arms={a: {penalty: '[l2'}}"])
 def test_any_words_pass_or_are_refused_in_sentences(words: list[str]) -> None:
     said, code = io.StringIO(), None

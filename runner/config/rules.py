@@ -112,7 +112,6 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(flag), "channels_last"),
     (folder, "runs_dir"),
     (a_path, "runs_dir data.root data.path"),
-    (_optional(a_path), "init_from"),
     (_optional(text), "objective_metric init_from"),
     (each(text), "allow_targets"),
     (folder_name, "name"),

@@ -7,6 +7,7 @@ with what to type.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import unicodedata
@@ -67,7 +68,7 @@ def as_read(word: str) -> str:
     key, _, value = word.partition("=")
     if not KEY.fullmatch(key) or not value or _is_readable(word) or len(_options_in(word)) > 1:
         return word
-    texts = [value] if Path(value).expanduser().exists() else value.split(",")
+    texts = [value] if os.path.exists(os.path.expanduser(value)) else value.split(",")
     if not all(map(TEXT.fullmatch, value.split(","))):
         return word
     return f"{key}=" + ",".join(text if _is_readable(f"key={text}") else f'"{text}"' for text in texts)
