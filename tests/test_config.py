@@ -371,6 +371,7 @@ def test_an_option_that_is_near_brings_its_keys(refused: Refused) -> None:
         "optimizer=adm is not an option: did you mean optimizer=adam?",
         "model=mlpp is not an option: did you mean model=mlp?",
     ]
+    assert refused("optimizer=adm", "optimizer.epz=1").endswith("key of the config: did you mean optimizer.eps?\n")
 
 
 @pytest.mark.parametrize("arguments", [["penalty=l2", "~penalty.l2"], ["optimizer=glob(s*)", "-m"], ["penalty=[]"]])
