@@ -21,7 +21,7 @@ from runner.compatibility import (
     check_layers,
     check_metric,
     check_penalty,
-    check_schedule,
+    checked_schedule,
     value_of,
     warn_of_options,
 )
@@ -66,8 +66,7 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     with problems.at("loss"):
         criterion = construct(own_options(config["loss"], "loss"))
     with problems.at("scheduler"):
-        schedule = construct(config["scheduler"])
-        check_schedule(schedule, config["epochs"])
+        schedule = checked_schedule(construct(config["scheduler"]), config["epochs"])
     with problems.at("data"):
         dataset = dataset or _build_dataset(config, device)
     problems.raise_if_any()  # the rest depends on these

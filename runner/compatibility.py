@@ -21,11 +21,12 @@ from runner.evaluation.probes import Probe, Subject
 from runner.schedule import Schedule
 
 
-def check_schedule(schedule: Schedule, epochs: int) -> None:
-    """Raise ValueError for a schedule whose factor at the start is no number, or whose first learning rate is none."""
+def checked_schedule(schedule: Schedule, epochs: int) -> Schedule:
+    """Return a schedule; raise ValueError if its factor at the start, or its first learning rate, is no number."""
     for name, value in {"initial": schedule.initial or 1, "factor": schedule(0, epochs, 0)}.items():
         if not isinstance(value, int | float):
             raise ValueError(f"its {name} must be a number, got {value!r}")
+    return schedule
 
 
 def check_criterion(criterion: Criterion, model: nn.Module, dataset: Dataset) -> None:

@@ -45,9 +45,10 @@ class Problems:
             yield
         except Exception as error:
             sentence, place = str(error), place_of(error, self.packages)
-            if is_lack_of_memory(error) or not (place or isinstance(error, ValueError | TypeError)):
+            is_ours = isinstance(error, ValueError | TypeError) and not place
+            if is_lack_of_memory(error) or not (is_ours or self.packages):
                 raise
-            if place and not error.__cause__:
+            if not is_ours and not error.__cause__:
                 sentence = f"{type(error).__name__}: {next(iter(sentence.splitlines()), '')}"
             self.sentences.append(f"{path}: {sentence}{place}" if path else sentence + place)
 

@@ -79,16 +79,9 @@ class Geometric(Schedule):
 
     Args:
         factor: ratio of one epoch's learning rate to the one before (positive, at most 1).
-
-    Raises:
-        ValueError: factor outside its range.
     """
 
     factor: float = 0.95
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor <= 1:
-            raise ValueError(f"factor must be positive and at most 1, got {self.factor}")
 
     def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return self.factor**epoch
@@ -102,21 +95,12 @@ class Staircase(Schedule):
         factor: ratio of two successive learning rates (positive, at most 1).
         steps: how many steps have the same learning rate (at least 1).
 
-    Raises:
-        ValueError: factor or steps outside their ranges.
-
     Source: Elsayed et al. 2018, arXiv 1803.05598, by its public code, as TensorFlow's
     `exponential_decay(staircase=True)`.
     """
 
     factor: float = 0.96
     steps: int = 2000
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor <= 1:
-            raise ValueError(f"factor must be positive and at most 1, got {self.factor}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return self.factor ** (step // self.steps)
@@ -132,17 +116,10 @@ class Cosine(Schedule):
     Args:
         final: fraction of the initial learning rate at the end (0 to 1).
 
-    Raises:
-        ValueError: final outside its range.
-
     Source: Loshchilov and Hutter 2016, arXiv 1608.03983, equation 5, without restarts.
     """
 
     final: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.final <= 1:
-            raise ValueError(f"final must be between 0 and 1, got {self.final}")
 
     def __call__(self, epoch: float, epochs: int, step: int) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -305,12 +305,12 @@ def leaves(node: Any) -> list[str]:
         (["data=MNIST", "model=mnist_convnet"], "data=MNIST is not an option: did you mean data=mnist?"),
         (["scheduler=null"], "scheduler=null is not an option: there are constant, cosine"),
         (["penalty=None"], "did you mean penalty=none?"),
-        (["optimizer={lr: 0.1}"], "optimizer={lr: 0.1} is not an option: write optimizer.lr=0.1 for its keys"),
-        (["optimizer=[adam,sgd]"], "optimizer has one option, got 2, [adam,sgd]: write optimizer=adam"),
+        (["optimizer={lr: 0.1}"], "optimizer={lr: 0.1} is not an option: to set its keys write optimizer.lr=0.1"),
+        (["optimizer=[adam,sgd]"], "optimizer has one option, got [adam,sgd]: write optimizer=adam"),
         (["optimizer@model=adam"], "optimizer@model=adam puts a group at another place, which is not supported"),
         (["~optimizer.lr"], "~optimizer.lr would remove what every run has: set it instead, optimizer.lr=..."),
-        (["~scheduler"], "~scheduler would remove what each run has: write scheduler=constant"),
-        (["~penalty=l2"], "~penalty=l2 would remove what each run has: write penalty=[]"),
+        (["~scheduler"], "~scheduler would remove what every run has: write scheduler=constant"),
+        (["~penalty=l2"], "~penalty=l2 would remove what every run has: write penalty=[]"),
         (["~hydra/launcher"], "write hydra/launcher=local"),
         (["~penalty.l2"], "~penalty.l2 removes what is not there: leave it out"),
         (["+seed=1"], "+seed=1 adds a key that there is: write seed=1"),
@@ -327,6 +327,11 @@ def leaves(node: Any) -> list[str]:
             "write model=module 'model.network={_target_: mine.Net}' 'allow_targets=[mine]'",
         ),
         (["optimizer.groups.fc2.lr=1"], "groups is given as a whole, write 'optimizer.groups={fc2: {lr: 1}}'"),
+        (["scheduler=geometric", "scheduler.factor=0"], "scheduler.factor must be above 0 and at most 1, got 0\n"),
+        (["scheduler=staircase", "scheduler.factor=1.1"], "scheduler.factor must be above 0 and at most 1, got 1.1\n"),
+        (["scheduler=staircase", "scheduler.factor=nan"], "scheduler.factor must be above 0 and at most 1, got nan\n"),
+        (["scheduler=staircase", "scheduler.steps=0"], "scheduler.steps must be a whole number of at least 1, got 0\n"),
+        (["scheduler=cosine", "scheduler.final=1.1"], "scheduler.final must be between 0 and 1, got 1.1\n"),
         (["name=a:b"], "name must be a folder name without '..' and not absolute, of letters"),
         (["name=."], "name must be a folder name"),
         (["runs_dir=$HOME/x"], "runs_dir must be a path, ~ being the home folder, without $, *, \\ and links "),
@@ -366,6 +371,7 @@ def test_an_option_that_is_near_brings_its_keys(refused: Refused) -> None:
         "optimizer=adm is not an option: did you mean optimizer=adam?",
         "model=mlpp is not an option: did you mean model=mlp?",
     ]
+    assert refused("optimizer=adm", "optimizer.epz=1").endswith("key of the config: did you mean optimizer.eps?\n")
 
 
 @pytest.mark.parametrize("arguments", [["penalty=l2", "~penalty.l2"], ["optimizer=glob(s*)", "-m"], ["penalty=[]"]])

@@ -96,13 +96,6 @@ def test_only_step_brings_a_learning_rate():
             {"milestones": [5], "values": [math.nan, 1.0]},
             "values must be positive and finite, got [nan, 1.0]",
         ),
-        (Geometric, {"factor": 0.0}, "factor must be positive and at most 1, got 0.0"),
-        (Geometric, {"factor": 1.1}, "factor must be positive and at most 1, got 1.1"),
-        (Geometric, {"factor": math.nan}, "factor must be positive and at most 1, got nan"),
-        (Staircase, {"factor": 1.1}, "factor must be positive and at most 1, got 1.1"),
-        (Staircase, {"steps": 0}, "steps must be at least 1, got 0"),
-        (Cosine, {"final": -0.1}, "final must be between 0 and 1, got -0.1"),
-        (Cosine, {"final": 1.1}, "final must be between 0 and 1, got 1.1"),
     ],
 )
 def test_bad_arguments_get_one_sentence(schedule, options, message):

@@ -80,13 +80,13 @@ FAULTS = {
     "--hel": "is not a flag: write --help",
     "-seed=1": "is not a flag: write seed=1",
     "-x": "is not a flag: uv run train.py --help lists them",
-    "lr=loguniform(0.1,1)": "calls loguniform, which is no function here: write 'lr=tag(log,interval(0.1,1))'",
-    "lr=uniform(0.1,1)": "calls uniform, which is no function here: write 'lr=interval(0.1,1)'",
+    "lr=loguniform(0.1,1)": "calls loguniform, which is no function here: write 'lr=tag(log,interval(0.01,1))'",
+    "lr=uniform(0.1,1)": "calls uniform, which is no function here: write 'lr=interval(0.01,1)'",
     "lr=Range(5)": "calls Range, which is no function here: write 'lr=range(5)'",
     "lr=randint(5)": "calls randint, which is no function here: write 'lr=range(5)'",
-    "lr=range(a,b)": "calls range with what it does not take: write 'lr=range(5)'",
-    "lr=interval(1)": "calls interval with what it does not take: write 'lr=interval(0.01,1)'",
-    "seed=int(a)": "calls int with what it does not take: write seed=5",
+    "lr=range(a,b)": "calls range, which takes other values: write 'lr=range(5)'",
+    "lr=interval(1)": "calls interval, which takes other values: write 'lr=interval(0.01,1)'",
+    "seed=int(a)": "calls int, which takes other values: write 'seed=range(5)'",
 }
 
 
@@ -206,6 +206,9 @@ INNER = re.compile("Traceback|mismatched|LexerNo|[Nn]o ?[Vv]iable|extraneous|tok
 @example(["epochs=range(0,1,0)"])
 @example(["optimizer=glob(*)"])
 @example(["seed=1\u2028x"])
+@example(["name=~nobody=x"])
+@example(["-m", "++hydra.sweeper.params=x"])
+@example(["-m", "++sweep=5"])
 @example(["-m", "sweep.arms={a: {penalty: '[l2'}}"])
 def test_any_words_pass_or_are_refused_in_sentences(words: list[str]) -> None:
     said, code = io.StringIO(), None

@@ -22,7 +22,6 @@ def may_be_built_by_hydra(target: Any) -> bool:
 
 
 def _known_targets(group: str) -> frozenset[str]:
-    """Return the targets that the files of a config group name."""
     return texts_matching(r"^\s*_target_:\s*([\w.]+)", group)
 
 

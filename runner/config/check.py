@@ -89,7 +89,6 @@ def _problems_of_keys(config: dict[str, Any]) -> list[str]:
 
 
 def _hint_for(key: str, keys: Sequence[str]) -> str:
-    """Return what was meant by a key at the top that there is not."""
     if key in ("experiment", "sweep"):
         return f"the first line of a file in the folder {key} must be # @package _global_"
     near = get_close_matches(str(key).lower(), keys, 1)
@@ -118,5 +117,4 @@ def _problems_of_shapes(model: str, data: str) -> list[str]:
 
 
 def _names_class(node: Any) -> bool:
-    """Tell whether a node of a config names the class to build."""
     return isinstance(node, dict) and "_target_" in node

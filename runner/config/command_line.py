@@ -94,7 +94,6 @@ def _checked(lines: Sequence[str], flags: Namespace, are_all: bool) -> tuple[Com
 
 
 def _is_sweep(flags: Namespace, config: Composed) -> bool:
-    """Tell whether there may be several runs."""
     return flags.multirun or str(config.hydra["mode"]).endswith("MULTIRUN")
 
 
@@ -111,7 +110,7 @@ def _problems_of_swept(overrides: Sequence[Override], config: Composed, in_sweep
         return [f"{o.key_or_group} has several values, {o.get_value_string()}: {_remedy_for(o)}" for o in swept]
     fixed = [o.key_or_group for o in swept if o.key_or_group in ("name", "runs_dir")]
     problems = [f"{key} cannot be swept: the sweep lies in ${{runs_dir}}/${{name}}" for key in fixed]
-    if config.hydra["sweeper"].get("_target_") != SEARCH:
+    if value_at(config.hydra, "sweeper._target_") != SEARCH:
         problems += [
             f"{o.input_line} has no values for a grid: write some, such as {o.key_or_group}="
             f"{','.join(map(str, values_of(o)))}, or search by hydra/sweeper=optuna"
@@ -135,9 +134,9 @@ def _remedy_for(override: Override) -> str:
 
 def _problems_of_baseline(config: Composed, swept: Sequence[Override]) -> list[str]:
     """Return a sentence if the baseline of a sweep is none of its arms, or of the values of its grid."""
-    arms, baseline = config.values["sweep"]["arms"], config.values["sweep"]["baseline"]
-    params = config.hydra["sweeper"].get("params") or {}
-    overrides = [*swept, *(parsed(line) for line in typed_lines(params))]
+    arms, baseline = (value_at(config.values, f"sweep.{key}") for key in ("arms", "baseline"))
+    params = value_at(config.hydra, "sweeper.params")
+    overrides = [*swept, *(parsed(line) for line in typed_lines(params if isinstance(params, dict) else {}))]
     known = list(arms or ()) or [
         f"{o.key_or_group}={'+'.join(value) if isinstance(value, list) else as_typed(value)}"
         for o in overrides
@@ -155,7 +154,7 @@ def _problems_of_arms(
     config: Composed, overrides: Sequence[Override], composer: Composer, told: Sequence[str]
 ) -> list[str]:
     """Return what is wrong with the arms of a sweep and not told, each problem behind its arm's name."""
-    arms = config.values["sweep"]["arms"]
+    arms = value_at(config.values, "sweep.arms")
     if not isinstance(arms, dict):
         return []
     named = "sweep.arms must have names of letters, digits, _ and -"

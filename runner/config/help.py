@@ -80,7 +80,6 @@ def _keys_of_option(group: str, name: str) -> list[str]:
 
 
 def _chosen_names(chosen: dict[str, str], group: str) -> list[str]:
-    """Return the names chosen of a group, several in brackets."""
     return re.findall(r"\w+", chosen.get(group, ""))
 
 

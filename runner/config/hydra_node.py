@@ -58,7 +58,6 @@ def _parts_of(hydra: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _usual_parts() -> dict[str, Any]:
-    """Return the values that the project's own files give the node."""
     return _parts_of(project_composer().compose([]).hydra)
 
 

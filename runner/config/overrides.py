@@ -99,48 +99,37 @@ def _problems_of_form(override: Override) -> list[str]:
 def _meant_choice(choice: Override, known: Sequence[str]) -> tuple[list[str], Override | None]:
     """Return what is wrong with the choice of options from a group, and the choice that was meant, if that is clear."""
     group, usual = choice.key_or_group, default_options().get(choice.key_or_group, "[]")
-    problems, meant = _problems_of_form(choice), list[str | None]()
+    if wrong := _problems_of_form(choice):
+        return wrong, None
     if choice.is_delete():
-        return [f"{choice.input_line} would remove what each run has: write {group}={usual}"], parsed(
-            f"{group}={usual}"
-        )
-    for value in [] if problems else values_of(choice):
-        names = value if isinstance(value, list) else [value]
-        near = [(None, name) if name in known else _meant_option(group, name, known) for name in names]
-        problems += [
-            f"{group}={as_typed(name)} is not an option: {hint}"
-            for name, (hint, _) in zip(names, near, strict=True)
-            if hint
-        ]
-        if group in SINGLE and len(names) > 1:
-            problems.append(f"{group} has one option, got {len(names)}, {as_typed(names)}: write {group}={names[0]}")
-        options_ = [str(option) for _, option in near if option]
-        meant.append(",".join(options_) if len(options_) == len(names) else None)
-    if not problems:
-        return [], choice
-    return problems, parsed(f"{group}={f'[{meant[0]}]' if group in NAMED else meant[0]}") if all(
-        meant
-    ) and meant else None
+        meant = f"{group}={usual}"
+        return [f"{choice.input_line} would remove what every run has: write {meant}"], parsed(meant)
+    chosen = [value if isinstance(value, list) else [value] for value in values_of(choice)]
+    other = {
+        as_typed(name): _meant_option(group, name, known) for names in chosen for name in names if name not in known
+    }
+    problems = [f"{group}={typed} is not an option: {hint}" for typed, (hint, _) in other.items()]
+    if group in SINGLE and len(chosen[0]) > 1:
+        problems.append(f"{group} has one option, got {as_typed(chosen[0])}: write {group}={chosen[0][0]}")
+    names = [str(other.get(as_typed(name), ("", name))[1] or "") for name in chosen[0]]
+    if not problems or not all(names):
+        return problems, None if problems else choice
+    return problems, parsed(f"{group}=[{','.join(names)}]" if group in NAMED else f"{group}={names[0]}")
 
 
 def _meant_option(group: str, name: Any, known: Sequence[str]) -> tuple[str, str | None]:
     """Return what to type for a chosen name that there is not, and the option that was meant, if that is clear."""
     if isinstance(name, dict):
-        return (
-            f"write {shlex.join([f'{group}.{key}={as_typed(value)}' for key, value in name.items()])} for its keys",
-            None,
-        )
+        keys = [f"{group}.{key}={as_typed(value)}" for key, value in name.items()]
+        return f"to set its keys write {shlex.join(keys)}", None
     parts, by_lower = re.findall(r"[\w-]+", str(name)), {option.lower(): option for option in known}
     if group in NAMED and len(parts) > 1 and {*parts} <= {*known}:
         return f"did you mean {group}=[{','.join(parts)}]?", ",".join(parts)
     if "*" in str(name):
         return f"for all of that form write -m '{group}=glob({name})'", None
-    near = get_close_matches(str(name).lower(), by_lower, 1, cutoff=0.61)  # None is not near to cosine
-    return (
-        (f"did you mean {group}={by_lower[near[0]]}?", by_lower[near[0]])
-        if near
-        else (f"there are {', '.join(known)}", None)
-    )
+    if near := get_close_matches(str(name).lower(), by_lower, 1, cutoff=0.61):  # None is not near to cosine
+        return f"did you mean {group}={by_lower[near[0]]}?", by_lower[near[0]]
+    return f"there are {', '.join(known)}", None
 
 
 def _problems_of_repetition(choices: Sequence[Override]) -> Iterator[str]:

@@ -49,7 +49,6 @@ def each(rule: _Rule) -> _Rule:
 
 
 def _optional(rule: _Rule) -> _Rule:
-    """The same, or null."""
     return _Rule(f"{rule.expected}, or null", lambda value: value is None or rule.accepts(value))
 
 
@@ -98,7 +97,8 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(whole(1)), "threads data.train_size data.per_class optimizer.max_eval sweep.n_jobs"),
     (not_negative, "loss.weight optimizer.weight_decay penalty.*.weight penalty.*.warmup"),
     (not_negative, "augment.sigma augment.size augment.sizes.* augment.scale"),
-    (number("between 0 and 1", lambda value: 0 <= value <= 1), "data.label_noise"),
+    (number("between 0 and 1", lambda value: 0 <= value <= 1), "data.label_noise scheduler.final"),
+    (number("above 0 and at most 1", lambda value: 0 < value <= 1), "scheduler.factor"),
     (number("at least 0 and below 1", lambda value: 0 <= value < 1), "optimizer.momentum model.dropout"),
     (positive, "checkpoint_seconds optimizer.lr optimizer.groups.*.lr model.width data.shift"),
     (_optional(positive), "optimizer.clip resources.mem_gb hydra.launcher.mem_gb"),
@@ -112,7 +112,6 @@ RULES = (  # a rule, and the keys that it holds for
     (_optional(flag), "channels_last"),
     (folder, "runs_dir"),
     (a_path, "runs_dir data.root data.path"),
-    (_optional(a_path), "init_from"),
     (_optional(text), "objective_metric init_from"),
     (each(text), "allow_targets"),
     (folder_name, "name"),
@@ -213,7 +212,6 @@ def _near(value: Any, words: list[str]) -> Iterator[Any]:
 
 @cache
 def _rules_of(path: str) -> tuple[_Rule, ...]:
-    """Return the rules for a path."""
     return tuple(rule for rule, keys in RULES if any(_matches(path, key) for key in keys.split()))
 
 

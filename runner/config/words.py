@@ -7,6 +7,7 @@ with what to type.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import unicodedata
@@ -29,11 +30,7 @@ TEXT = re.compile(r"(?!=)[\w\u0300-\u036f./~:@%+=*?$\\ -]+")  # a value in which
 DASHES, QUOTES = "\u2010\u2013\u2014\u2212", "\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a"
 SIGNS = str.maketrans(DASHES + QUOTES, "-" * len(DASHES) + '"' * len(QUOTES))  # those of a keyboard
 CLOSING = {"(": ")", "[": "]", "{": "}"}
-CALLS = {  # the functions that a value may call, as they are typed
-    "range": "range(5)", "interval": "interval(0.01,1)", "tag": "tag(log,interval(0.01,1))", "choice": "choice(1,2)",
-    "sort": "sort(3,1,2)", "shuffle": "shuffle(range(5))", "glob": "glob(*)", "int": "5", "float": "0.5",
-    "bool": "true", "str": "word",
-}  # fmt: skip
+CALLS = {"interval": "interval(0.01,1)", "tag": "tag(log,interval(0.01,1))", "glob": "glob(*)"}  # else range(5)
 REPAIRS = (  # of a word that cannot be read: its fault, where that is, and what is put there; tried one after the other
     ("has a # that begins no comment here", r"\s+#.*$|#+$", ""),
     ("has a backslash before =", r"^([\w.]+)\\+=", r"\1="),
@@ -71,7 +68,7 @@ def as_read(word: str) -> str:
     key, _, value = word.partition("=")
     if not KEY.fullmatch(key) or not value or _is_readable(word) or len(_options_in(word)) > 1:
         return word
-    texts = [value] if Path(value).expanduser().exists() else value.split(",")
+    texts = [value] if os.path.exists(os.path.expanduser(value)) else value.split(",")
     if not all(map(TEXT.fullmatch, value.split(","))):
         return word
     return f"{key}=" + ",".join(text if _is_readable(f"key={text}") else f'"{text}"' for text in texts)
@@ -156,8 +153,7 @@ def _sentence(words: Sequence[str]) -> str:
     return _sentence_of_grammar(typed)
 
 
-def _is_odd(sign: str) -> bool:
-    """Tell whether a sign is no letter and stands on no keyboard."""
+def _is_odd(sign: str) -> bool:  # no letter, and on no keyboard
     return unicodedata.category(sign) == "Cc" or not (sign.isascii() or unicodedata.category(sign)[0] in "LM")
 
 
@@ -188,8 +184,11 @@ def _sentence_of_grammar(typed: str) -> str:
     try:
         parsed(typed)
     except HydraException as error:
-        if call := re.match(r"\w+ while evaluating '(\w+)\s*\((.*?)\)?'", str(error), re.S):
-            return _sentence_of_call(typed, key, *call.groups())
+        if call := re.match(r"\w+ while evaluating '(\w+)", str(error)):
+            kind = "tag" if "log" in call[1] else "interval" if "unif" in call[1] else call[1]
+            fault = "which is no function here" if "Unknown function" in str(error) else "which takes other values"
+            usual = f"{key}={CALLS.get(kind, 'range(5)')}"
+            return f"{typed} calls {call[1]}, {fault}: write {shlex.quote(usual)}"
         rest = typed[getattr(error.__cause__, "startIndex", len(key) + 1) :]
     faults, meant = list[str](), typed
     for fault, pattern, replacement in REPAIRS:
@@ -218,21 +217,6 @@ def _closed(word: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """Return an override with its whole value in quotes."""
     key, _, value = word.partition("=")
     text = value.strip().strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
     return f'{key.strip()}="{text}"'
-
-
-def _sentence_of_call(typed: str, key: str, name: str, arguments: str) -> str:
-    """Return a sentence for a function that there is not, or that does not take what it got."""
-    if name in CALLS:
-        return f"{typed} calls {name} with what it does not take: write {shlex.quote(f'{key}={CALLS[name]}')}"
-    near = get_close_matches(name.lower(), CALLS, 1, cutoff=0.8) or [
-        "range" if re.search("int|seq", name) else "interval"
-    ]
-    meant = (
-        "tag(log,interval({}))" if "log" in name.lower() else "interval({})" if near == ["interval"] else CALLS[near[0]]
-    )
-    line = next(filter(_is_readable, (f"{key}={meant.format(inner)}" for inner in (arguments, "0.01,1"))))
-    return f"{typed} calls {name}, which is no function here: write {shlex.quote(line)}"
