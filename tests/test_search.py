@@ -124,7 +124,7 @@ def test_a_run_that_another_search_trains_is_waited_for(sweeps: Sweeps) -> None:
     both = [sweeps.start(*line, f"hydra.sweeper.startup_trials={trials}") for trials in (1, 2)]
     ends = [sweeps.wait(process) for process in both]
     assert [code for code, _ in ends] == [0, 0], ends
-    assert "busy: " in ends[0][1] + ends[1][1]
+    assert "another process trains" in ends[0][1] + ends[1][1]
     storage = JournalStorage(JournalFileBackend(str(sweeps.folder / "runs" / "train" / "search.journal")))
     first, second = (
         optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
