@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
-from support.sweeps import TINY, Sweeps
+from support.sweeps import FAULTY, Sweeps
 
 pytestmark = pytest.mark.process
-LINE = (*TINY, "epochs=2000", "penalty=l2", "penalty.l2.weight=0,0.1", "seed=range(2)", "checkpoint_seconds=0.1",
-        "sweep.n_jobs=4")  # fmt: skip
+LINE = (*FAULTY[:-1], "epochs=1000", "penalty=l2", "penalty.l2.weight=0,0.1", "seed=range(2)", "sweep.n_jobs=4", "checkpoint_seconds=0.1")
 WAITING = "another process trains 4 of these runs: waiting for it; Ctrl-C leaves it alone\n"
 
 
-def all_run(sweeps: Sweeps) -> Callable[[], bool]:
-    return lambda: len(sweeps.paths("train", "result.json")) == 4
+def go_on(sweeps: Sweeps) -> None:
+    """Let the steps be fast, by a file that the jobs read all the time."""
+    new = sweeps.folder / "new.json"
+    new.write_text("{}")
+    new.replace(sweeps.faults)
 
 
-def started(sweeps: Sweeps, *more: str) -> tuple[int, int]:
-    """Return two processes with the same sweep, the second one waiting for the first one."""
-    first = sweeps.start(*LINE, *more)
-    sweeps.wait_until(all_run(sweeps), first)
-    second = sweeps.start(*LINE, *more)
-    said = sweeps.folder / "said.1"
+def started(sweeps: Sweeps) -> tuple[int, int]:
+    """Return two processes with the same sweep, the second one waiting for the first one, whose steps are slow."""
+    sweeps.faults.write_text('{"0": "slow"}')
+    first = sweeps.start(*LINE)
+    sweeps.wait_until(lambda: len(sweeps.paths("train", "result.json")) == 4, first)
+    second, said = sweeps.start(*LINE), sweeps.folder / "said.1"
     sweeps.wait_until(lambda: said.exists() and WAITING in said.read_text(), second)
     return first, second
 
 
-@pytest.mark.parametrize("launcher", ["local", "stacked"])
-def test_the_same_sweep_in_a_second_terminal_waits_and_shows_the_same(sweeps: Sweeps, launcher: str) -> None:
-    ends = [sweeps.wait(process) for process in started(sweeps, f"hydra/launcher={launcher}")]
+def test_the_same_sweep_in_a_second_terminal_waits_and_shows_the_same(sweeps: Sweeps) -> None:
+    both = started(sweeps)
+    go_on(sweeps)
+    ends = [sweeps.wait(process) for process in both]
     assert [code for code, _ in ends] == [0, 0], ends
     first, second = (said for _, said in ends)
     assert "Difference to l2.weight=0 in test/loss" in second
@@ -48,6 +50,7 @@ def test_ctrl_c_leaves_the_other_process_alone_and_shows_no_answer(sweeps: Sweep
     assert code == 130
     assert "Difference to" not in said
     assert "4 of 4 runs have not ended (4 running): no answer before; the same command goes on." in said
+    go_on(sweeps)
     assert sweeps.wait(first)[0] == 0
 
 
@@ -55,6 +58,7 @@ def test_what_the_other_process_leaves_is_trained_here(sweeps: Sweeps) -> None:
     first, second = started(sweeps)
     os.killpg(first, signal.SIGINT)
     assert sweeps.wait(first)[0] == 130
+    go_on(sweeps)
     code, said = sweeps.wait(second)
     assert code == 0, said
     assert said.count("] done: ") == 4
