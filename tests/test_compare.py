@@ -27,7 +27,7 @@ from runner.summary.forest import figure_of
 from runner.summary.groups import summarize
 from runner.summary.report import report
 from runner.summary.table import values_csv, values_of
-from runner.sweep.arms import _hint, best_of, points, points_of, validated
+from runner.sweep.arms import _hint, _ties_with, best_of, points, points_of, validated
 
 Write = Callable[..., Path]
 NONE = [0.050, 0.048, 0.053, 0.049, 0.051]
@@ -323,6 +323,32 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     runs["a"].monitor = "train/error"
     with pytest.raises(SystemExit):  # no validation examples
         validated(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+
+
+def test_the_trials_obey_the_objective_and_ties_are_told() -> None:
+    class Result:
+        status, title = "done", "job"
+
+        def __init__(self, error: float, loss: float, objective: str | None) -> None:
+            self.numbers, self.config = (
+                {"validation/error": error, "validation/loss": loss},
+                {"objective_metric": objective},
+            )
+
+        def result(self) -> dict[str, Any]:
+            return {**self.numbers, "status": "done", "best/by": "validation/error", "examples/validation": 100}
+
+    def means(objective: str | None) -> Any:
+        numbers = {"a": (0.1, 3.0), "b": (0.1, 2.0), "c": (0.11, 1.0), "d": (0.3, 4.0)}
+        runs = {name: Result(*both, objective) for name, both in numbers.items()}
+        return validated({(name,): [[name]] for name in runs}, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+
+    assert best_of(means(None)) == ("b",)
+    assert best_of(means("validation/loss")) == ("c",)
+    assert _ties_with(("b",), means(None)) == (
+        "; 3 of 4 trials tie within one validation example; 2 are equal: chosen by validation/loss"
+    )
+    assert _ties_with(("c",), means("validation/loss")) == ""
 
 
 @pytest.mark.process

@@ -175,8 +175,7 @@ def test_a_metric_that_is_not_measured_ends_the_search(sweeps: Sweeps) -> None:
     line = (*TINY, "epochs=1", "hydra/sweeper=optuna", "seed=range(8)", "hydra.sweeper.objectives=[train/lost,epoch]")
     said = sweeps.run(*line, code=2)
     assert re.search("hydra.sweeper.objectives must be one of train/loss, .*, got 'train/lost'\n", said)
-    assert len(sweeps.results()) == 2  # of eight
-    assert "tables and pictures are in runs/train" in said  # what was trained stands in the table
+    assert not sweeps.results()  # told before anything is trained
 
 
 def test_failed_trials_are_repeated(sweeps: Sweeps) -> None:

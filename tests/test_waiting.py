@@ -6,10 +6,11 @@ import os
 import signal
 
 import pytest
-from support.sweeps import FAULTY, Sweeps
+from support.sweeps import FAULTY, TINY, Sweeps
 
 pytestmark = pytest.mark.process
-LINE = (*FAULTY[:-1], "epochs=1000", "penalty=l2", "penalty.l2.weight=0,0.1", "seed=range(2)", "sweep.n_jobs=4", "checkpoint_seconds=0.1")
+LINE = (*FAULTY[:-1], "epochs=1000", "penalty=l2", "penalty.l2.weight=0,0.1", "seed=range(2)",
+        "sweep.n_jobs=4", "checkpoint_seconds=0.1")  # fmt: skip
 WAITING = "another process trains 4 of these runs: waiting for it; Ctrl-C leaves it alone\n"
 
 
@@ -63,3 +64,10 @@ def test_what_the_other_process_leaves_is_trained_here(sweeps: Sweeps) -> None:
     assert code == 0, said
     assert said.count("] done: ") == 4
     assert {result["status"] for result in sweeps.results().values()} == {"done"}
+
+
+def test_a_number_that_a_probe_lacks_is_told_once_before_anything_is_trained(sweeps: Sweeps) -> None:
+    line = (*TINY, "epochs=1", "probe=zeros", "objective_metric=probe/zeros/al", "seed=range(8)")
+    said = sweeps.run(*line, code=2)
+    assert said.count("objective_metric must be one of probe/zeros/all, ") == 1
+    assert not sweeps.results()
