@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from runner.config.objective import problems_of_choosing
+from runner.config.objective import problems_of_choosing, problems_of_metric
 from runner.config.text import near, shortened, wrapped
 from runner.storage.members import Member
 from runner.summary.answer import answer_of
@@ -429,7 +429,25 @@ def test_a_failed_run_has_ended(write: Write, tmp_path: Path, capsys: Any) -> No
     assert "Difference to" in capsys.readouterr().out
 
 
-# ---- what trials may choose by
+# ---- what may be minimised, and by what trials may choose
+
+
+@pytest.mark.parametrize(
+    ("metric", "near_ones"),
+    [
+        ("test/eror", "test/error, best/test/error, "),
+        ("validation", "validation/loss, validation/error, best/validation/loss, best/validation/error ("),
+        ("probe/noise/0.1", "probe/zeros/... "),
+        ("train/penalty/l1", "train/penalty/l2, "),
+    ],
+)
+def test_a_metric_that_no_run_has_is_told_with_near_ones(metric: str, near_ones: str) -> None:
+    config = {"penalty": {"l2": {}}, "probe": {"zeros": {}}}
+    (problem,) = problems_of_metric("objective_metric", metric, config)
+    assert problem.startswith(f"objective_metric must be one of {near_ones}")
+    assert problem.endswith(f"got {metric!r}")
+    for known in ("best/test/error", "train/penalty/l2", "seconds", "probe/zeros/all"):
+        assert problems_of_metric("objective_metric", known, config) == []
 
 
 @pytest.mark.parametrize("metric", ["test/error", "best/test/loss", "probe/pgd/0.1", "seconds"])

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from runner.summary.forest import figure_of
 from runner.summary.groups import summarize
 from runner.summary.report import report
 from runner.summary.table import values_csv, values_of
-from runner.sweep.arms import _hint, best_of, points, points_of, validated
+from runner.sweep.arms import _hint, _ties_with, best_of, points, points_of, validated
 
 Write = Callable[..., Path]
 NONE = [0.050, 0.048, 0.053, 0.049, 0.051]
@@ -117,7 +118,8 @@ def test_rows_are_paired_with_the_baseline_by_seed(write: Write, tmp_path: Path)
     assert found[0].interval[1:3] == pytest.approx(tuple(expected.confidence_interval()), rel=1e-9)
     assert found[0].p == pytest.approx(2 * expected.pvalue)
     text = "\n".join(answer_of(summary, found, "test/error"))
-    assert "lowers test/error by 0.0104 [0.0090, 0.0118], 5 seeds; no difference found for" in text
+    assert "* penalty=l2, l2.weight=0.01  lowers test/error by 0.0104 [0.0090, 0.0118], 5 seeds, p=" in text
+    assert "no difference found for 1 row: differences below " in text
     assert "The intervals cover the seeds, not other splits of the data" in text
 
 
@@ -182,9 +184,8 @@ def test_a_row_of_which_runs_diverged_is_called_nothing(write: Write, tmp_path: 
     summary = summarize(tmp_path)
     found = differences_of(summary, "test/error")
     assert not found[0].is_different
-    answer = "\n".join(answer_of(summary, found, "test/error"))
-    assert "nothing is said of" in answer
-    assert "no difference found" not in answer
+    text = "\n".join(answer_of(summary, found, "test/error"))
+    assert re.search(r"5 seeds, p=\S+: nothing can be said after divergence", text)
 
 
 def test_one_seed_says_what_is_missing(write: Write, tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     class Result:
         def __init__(self, validation: float, loss: float, test: float, status: str = "done") -> None:
             self.numbers = {"validation/error": validation, "validation/loss": loss, "test/error": test}
-            self.status, self.monitor = status, "validation/error"
+            self.status, self.monitor, self.config = status, "validation/error", {"objective_metric": None}
 
         def result(self) -> dict[str, Any]:
             return {**self.numbers, "status": self.status, "best/by": self.monitor}
@@ -367,12 +368,38 @@ def test_trials_are_chosen_by_validation_never_by_the_test_set() -> None:
     }
     trials = {(name,): [[name]] for name in runs}
     means = validated(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
-    assert means["b",] == (0.1, 0.9)
+    assert means["b",][:2] == (0.1, 0.9)
     assert best_of(means) == ("c",)
     assert best_of({("d",): means["d",]}) is None
     runs["a"].monitor = "train/error"
     with pytest.raises(SystemExit):  # no validation examples
         validated(trials, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+
+
+def test_the_trials_obey_the_objective_and_ties_are_told() -> None:
+    class Result:
+        status, title = "done", "job"
+
+        def __init__(self, error: float, loss: float, objective: str | None) -> None:
+            self.numbers, self.config = (
+                {"validation/error": error, "validation/loss": loss},
+                {"objective_metric": objective},
+            )
+
+        def result(self) -> dict[str, Any]:
+            return {**self.numbers, "status": "done", "best/by": "validation/error", "examples/validation": 100}
+
+    def means(objective: str | None) -> Any:
+        numbers = {"a": (0.1, 3.0), "b": (0.1, 2.0), "c": (0.11, 1.0), "d": (0.3, 4.0)}
+        runs = {name: Result(*both, objective) for name, both in numbers.items()}
+        return validated({(name,): [[name]] for name in runs}, lambda job: runs[job[0]])  # type: ignore[arg-type,return-value]
+
+    assert best_of(means(None)) == ("b",)
+    assert best_of(means("validation/loss")) == ("c",)
+    assert _ties_with(("b",), means(None)) == (
+        "; 3 of 4 trials tie within one validation example; 2 are equal: chosen by validation/loss"
+    )
+    assert _ties_with(("c",), means("validation/loss")) == ""
 
 
 @pytest.mark.process

@@ -81,17 +81,19 @@ def test_overview_counts_jobs_and_estimates_the_time_left(
     monkeypatch.setattr(overview.time, "monotonic", lambda: now[0])
     with Overview(jobs, total=6) as view:
         view.draw()
-        view.started(jobs[0])
-        view.started(jobs[1])
+        view.started([jobs[0]])
+        view.started([jobs[1]])
         result = {"epoch": 10, "best/by": "test/loss", "test/loss": 0.5, "seconds": 2, "warning": "nothing was learned"}
         jobs[0].write_result({"status": "done", **result})
-        view.ended(jobs[0], "done")
+        view.ended([jobs[0]], "done")
         jobs[1].write_result({"status": "running", "epoch": 4})
         now[0] += 20
         view.draw()  # 10 of 36 epochs in 20 s
         jobs[1].write_result({"status": "failed", "epoch": 4, "reason": "ValueError: no"})
-        view.ended(jobs[1], "failed")
+        view.ended([jobs[1]], "failed")
     text = "\n".join(stream.lines if isinstance(stream, Terminal) else stream.getvalue().splitlines())
+    assert max(len(line) for line in text.splitlines() if str(jobs[1].path) not in line) <= 120
+    text = text.replace("\n    ", " ")  # wrapped
     assert re.search("^2 ended before, 4 waiting *$", text, re.MULTILINE)  # no colon, where nothing follows
     assert "2 ended before, 1 done, 1 running, 2 waiting, about 0:00:52 left" in text
     assert re.search(rf"{jobs[1].path.name}  epoch 4/10", text)
@@ -133,3 +135,36 @@ def test_of_more_runs_than_tensorboard_selects_it_reads_those_that_are_shown(
     assert command.endswith(f"--logdir {tmp_path}/mean" if is_alone else f"--logdir {tmp_path}")
     assert address.endswith("/?smoothing=0" if is_alone else "/?smoothing=0&runFilter=mean/")
     assert board_lines(tmp_path, "", ["uv", "run"])[1].endswith("/?smoothing=0"), "all runs"
+
+
+def test_many_jobs_and_stacks_are_shown_in_a_few_short_lines(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = "penalty.l2.weight=0.0123456789 model.widths=[100,100,100] optimizer=rmsprop_tensorflow init=kaiming seed="
+    jobs = [composed("epochs=10", f"seed={seed}") for seed in range(45)]
+    for seed, job in enumerate(jobs):
+        job.path.mkdir(parents=True)
+        job.title = f"{title}{seed}" if seed < 40 else f"{title}{seed} {title}"  # cut, some are alike
+    now, stream = [100.0], io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr(overview.time, "monotonic", lambda: now[0])
+    with Overview(jobs, total=45) as view:
+        view.started(jobs[:16])
+        for job in jobs[16:]:
+            view.started([job])
+        now[0] += 100
+        view.draw()
+        for seed, job in enumerate(jobs[:16]):
+            job.write_result({"status": "done", "best/by": "test/loss", "test/loss": float(seed), "seconds": seed})
+        view.ended(jobs[:16], "done")
+        view.ended(jobs[16:17], "done")
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 120
+    assert len(lines) <= 9
+    text = " ".join(" ".join(lines).split())
+    assert "45 running: stack of 16 jobs, penalty.l2.weight=" in text
+    assert "and 27 more" in text
+    assert re.search(
+        r"\[16/45\] done: stack of 16 jobs, penalty.+… ?\S+ init=kaiming seed=0 and others test/loss 0 to 15 15.0 s",
+        text,
+    )

@@ -33,7 +33,7 @@ from runner.storage import checkpoint, weights
 from runner.storage.directory import Run
 from runner.storage.identity import identity
 from runner.storage.lock import Busy, locked
-from runner.summary.groups import NothingToShow
+from runner.summary.rows import NothingToShow
 
 Composed = Callable[..., Run]
 QUIET = ("histograms=false", "pictures=false")

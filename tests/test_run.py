@@ -7,7 +7,6 @@ import errno
 import fcntl
 import io
 import json
-import math
 import os
 import re
 from collections.abc import Callable
@@ -392,15 +391,21 @@ def test_probes_see_the_model_in_evaluation_mode(train: Train, monkeypatch: pyte
 def test_a_probe_has_the_number_that_is_to_be_minimised(
     composed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Known before the run; asked of a run that is done, it is told, too."""
     from runner.run import train_run
 
-    for number, expected in (("all", 0.0), ("fc9", math.inf)):
-        directory = composed(*MLP, "probe=zeros", f"objective_metric=probe/zeros/{number}")
-        train_run(directory)
-        assert objective(directory) == expected
-    assert "objective_metric must be one of probe/zeros/all, probe/zeros/fc1.weight, " in capsys.readouterr().err
-    directory.write_result({**directory.result(), "probe/zeros/fc9": math.nan})
-    assert objective(directory) == math.inf  # which can be compared with others
+    trained, mistaken = (
+        composed(*MLP, "probe=zeros", f"objective_metric=probe/zeros/{n}") for n in ("all", "fc1.wieght")
+    )
+    with pytest.raises(ConfigError, match=r"objective_metric must be one of probe/zeros/fc1.weight, .*, got 'probe/"):
+        train_run(mistaken)
+    assert not mistaken.path.exists()
+    train_run(trained)
+    assert objective(trained) == 0.0
+    with pytest.raises(SystemExit) as leaving:
+        objective(mistaken)
+    assert leaving.value.code == 2
+    assert "objective_metric must be one of probe/zeros/fc1.weight, " in capsys.readouterr().err
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_a_run_that_another_search_trains_is_waited_for(sweeps: Sweeps) -> None:
     both = [sweeps.start(*line, f"hydra.sweeper.startup_trials={trials}") for trials in (1, 2)]
     ends = [sweeps.wait(process) for process in both]
     assert [code for code, _ in ends] == [0, 0], ends
-    assert "busy: " in ends[0][1] + ends[1][1]
+    assert "another process trains" in ends[0][1] + ends[1][1]
     storage = JournalStorage(JournalFileBackend(str(sweeps.folder / "runs" / "train" / "search.journal")))
     first, second = (
         optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
@@ -168,9 +168,8 @@ def test_a_grid_with_two_objectives(sweeps: Sweeps) -> None:
 def test_a_metric_that_is_not_measured_ends_the_search(sweeps: Sweeps) -> None:
     line = (*TINY, "epochs=1", "hydra/sweeper=optuna", "seed=range(8)", "hydra.sweeper.objectives=[train/lost,epoch]")
     said = sweeps.run(*line, code=2)
-    assert re.search("hydra.sweeper.objectives must be among .*train/loss, .*, got train/lost\n", said)
-    assert len(sweeps.results()) == 2  # of eight
-    assert "tables and pictures are in runs/train" in said  # what was trained stands in the table
+    assert re.search("hydra.sweeper.objectives must be one of train/loss, .*, got 'train/lost'\n", said)
+    assert not sweeps.results()  # told before anything is trained
 
 
 def test_failed_trials_are_repeated(sweeps: Sweeps) -> None:

@@ -20,7 +20,7 @@ def problems_of_metric(key: str, metric: str, config: Mapping[str, Any]) -> list
         config: of the run.
     """
     terms = ["train/objective", *(f"train/penalty/{name}" for name in config["penalty"])]
-    known = [*MEASURED, *(f"best/{name}" for name in MEASURED), *terms, "seconds"]
+    known = [*MEASURED, *(f"best/{name}" for name in MEASURED), *terms, "seconds", "epoch"]
     probes = tuple(f"probe/{name}/" for name in config["probe"])
     if metric in known or metric.startswith(probes):
         return []

@@ -114,24 +114,24 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
 def detectable(values: Sequence[float] | np.ndarray, rows: int) -> float:
     """Return the true mean that would be called different in 90 % of the comparisons with so many pairs.
 
-        (t(1 - .05 / (2 rows), n - 1) + t(.9, n - 1)) * s / sqrt(n)
-
-    with t(q, k) the quantile of Student's distribution with k degrees of freedom, and the first step of Holm's
-    correction, its strictest. NaN for less than two pairs.
+    That is d with P(T > t(1 - .05 / (2 rows), n - 1)) = .9, T of the noncentral t distribution with n - 1 degrees of
+    freedom and noncentrality d sqrt(n) / s; the level is that of the first step of Holm's correction, its strictest.
+    NaN for less than two pairs.
 
     Args:
         values: differences, one for each pair, (n,); s is their standard deviation (n - 1).
         rows: that are compared.
 
-    Source: Zar 1999, "Biostatistical Analysis", chapter 7, minimum detectable difference.
+    Source: Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences".
     """
     n = len(values)
     if n < 2:
         return math.nan
-    from scipy import stats  # late, as above
+    from scipy import optimize, stats  # late, as above
 
-    quantiles = stats.t.ppf(1 - LEVEL / (2 * rows), n - 1) + stats.t.ppf(POWER, n - 1)
-    return float(quantiles * np.std(values, ddof=1) / math.sqrt(n))
+    limit = float(stats.t.ppf(1 - LEVEL / (2 * rows), n - 1))
+    shift = optimize.brentq(lambda shift: stats.nct.sf(limit, n - 1, shift) - POWER, 0, 10 * limit)
+    return float(shift * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float] | None:

@@ -153,7 +153,7 @@ def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], bas
     compared = "penalty" if not value or key.startswith("penalty.") else key
     setting = {path: as_typed(v) for path, v in own.items() if not f"{path}.".startswith(f"{compared}.")}
     acts = any(options.get("weight", 1) for options in config.get("penalty", {}).values())
-    is_baseline = _is_same(own.get(key, BLANK), value) if value else not acts
+    is_baseline = _is_same(own.get(key, BLANK), value) if value else not (acts or baseline)
     return json.dumps([group.folder, setting]), is_baseline
 
 

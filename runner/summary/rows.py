@@ -124,7 +124,7 @@ class Summary:
         return list(dict.fromkeys(key for row in self.rows for key in row.keys))
 
     def label(self, row: Row) -> str:
-        """Return what tells a row from the others: its arm, the value of the only column, or all keys and values."""
+        """Return what tells a row from the others: its arm, the word in the only column, or all keys and values."""
         return self._separator.join(self._words(row))
 
     def short_label(self, row: Row) -> str:
@@ -141,7 +141,7 @@ class Summary:
         return " " if "arm" in self.columns else ", "
 
     def _words(self, row: Row) -> list[str]:
-        if len(self.columns) == 1:
+        if len(self.columns) == 1 and isinstance(row.keys.get(self.columns[0], ""), str):
             return [row.typed(self.columns[0]) or "none"]
         words = [f"{key}={as_typed(value)}" for key, value in row.keys.items() if key not in ("arm", "chosen")]
         return [row.arm, *words] if row.arm else words or ["none"]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from runner.config.check import exit_with_problems
 from runner.config.compose import Composer, composed_of, grid, typed_lines
-from runner.config.objective import CHOOSING, loss_beside, problems_of_choosing
+from runner.config.objective import loss_beside, problems_of_choosing
 from runner.config.text import wrapped
 from runner.config.words import parsed
 from runner.outcome import FAILED, objective
@@ -239,10 +239,11 @@ def best_of(means: Mapping[Choice, Tried]) -> Choice | None:
 def _tried(runs: Sequence[Run]) -> Tried:
     """Return the means over the seeds of a trial; infinite if a run did not end well."""
     first = runs[0].result()
-    metric = runs[0].config["objective_metric"] or first.get("best/by", "")
+    named = runs[0].config["objective_metric"]
+    metric = named or first.get("best/by", "")
     if any(run.status != Status.DONE for run in runs):
         return Tried(math.inf, math.inf)
-    if not metric.startswith(CHOOSING):
+    if not (named or metric.startswith("validation/")):
         exit_with_problems([NO_VALIDATION])
     value, loss = (fmean(objective(run, name) for run in runs) for name in (metric, loss_beside(metric)))
     examples = first.get(f"examples/{metric.removeprefix('best/').partition('/')[0]}")

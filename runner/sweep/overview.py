@@ -36,7 +36,7 @@ class Overview:
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
         # No thread of rich's draws it: a fork beside a thread may copy a lock that nobody will open.
         self.live = Live(console=self.terminal, auto_refresh=False, transient=True)
-        self.running: Mapping[str, Sequence[Run]] = {}  # a job, or a stack of jobs, by its name
+        self.running: list[Sequence[Run]] = []  # jobs, or stacks of jobs
         self.ends: dict[str, int] = {}
         self.epochs = sum(run.config["epochs"] for run in runs)
         self.epochs_before = sum(_epoch_of(run) for run in runs)
@@ -57,12 +57,11 @@ class Overview:
 
     def started(self, runs: Sequence[Run]) -> None:
         """Show a job, or a stack of jobs, as running."""
-        self.running = {**self.running, name_of(runs): runs}
+        self.running.append(runs)
 
     def left(self, runs: Sequence[Run]) -> None:
         """Show runs as running no more; a job of a cluster may end before it is seen to run."""
-        running = {name: [run for run in some if run not in runs] for name, some in self.running.items()}
-        self.running = {name: some for name, some in running.items() if some}
+        self.running = [left for some in self.running if (left := [run for run in some if run not in runs])]
 
     def ended(self, runs: Sequence[Run], status: str) -> None:
         """Print how a job ended, or the jobs of a stack that ended alike."""
@@ -84,11 +83,12 @@ class Overview:
         if now - self.drawn < (DRAW_SECONDS if self.terminal.is_terminal else LINE_SECONDS):
             return
         self.drawn = now
-        epochs = {name: list(map(_epoch_of, runs)) for name, runs in self.running.items()}
-        lines = [f"{name}  epoch {max(epochs[name])}/{runs[0].config['epochs']}" for name, runs in self.running.items()]
+        epochs = [list(map(_epoch_of, runs)) for runs in self.running]
+        jobs = zip(self.running, epochs, strict=True)
+        lines = [f"{name_of(runs)}  epoch {max(reached)}/{runs[0].config['epochs']}" for runs, reached in jobs]
         if len(lines) > SHOWN:
             lines = [*lines[: SHOWN - 1], f"and {len(lines) - SHOWN + 1} more"]
-        head = self.head(sum(map(sum, epochs.values())), now - self.began)
+        head = self.head(sum(map(sum, epochs)), now - self.began)
         if self.terminal.is_terminal:
             self.live.update(Group(Text(head), *(Text("  " + line) for line in lines)), refresh=True)
         else:
@@ -98,7 +98,7 @@ class Overview:
         """Return the line of numbers."""
         ended = sum(self.ends.values())
         numbers = {"ended before": self.total - self.jobs}  # done, or diverged, or failed and not tried again
-        running = sum(map(len, self.running.values()))
+        running = sum(map(len, self.running))
         numbers |= {"done": self.ends.get(Status.DONE, 0), "running": running}
         numbers |= {status: number for status, number in self.ends.items() if status != Status.DONE}
         numbers["waiting"] = self.jobs - ended - running
