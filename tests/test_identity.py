@@ -160,7 +160,7 @@ def test_a_file_of_data_is_the_same_run_at_any_path(
     runs = [composed("data=npz", f'data.path="{path}"', "model=mlp") for path in paths]
     assert len({run.run_id for run in runs}) == 1
     assert len({run.path for run in runs[:5]}) == 1
-    assert re.fullmatch(r"model=mlp,data=npz,path=mine_[0-9a-f]{8}", runs[0].path.name)
+    assert re.fullmatch(r"none,model=mlp,data=npz,path=mine_[0-9a-f]{8}", runs[0].path.name)
 
 
 def test_a_copy_under_another_name_finds_the_directory(composed: Composed, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def ids(config: Mapping[str, Any]) -> tuple[str, str]:
 def directory_name(config: Mapping[str, Any], run_id: str) -> str:
     """Return the label and the id as one name, of a length that every file system takes."""
     label = _label(config).encode()[: LONGEST_NAME - 1 - len(run_id)].decode(errors="ignore")
-    return f"{label}_{run_id}".lstrip("_")
+    return f"{label}_{run_id}"
 
 
 def _label(config: Mapping[str, Any]) -> str:
@@ -161,6 +161,7 @@ def _label(config: Mapping[str, Any]) -> str:
     # TensorBoard cuts long names: a penalty and its weight are one short word, at the beginning.
     names = sorted(config["penalty"])
     parts = {f"penalty.{name}": f"{name}={leaves.get(f'penalty.{name}.weight', 1)}" for name in names}
+    parts = parts or {"penalty": "none"}  # a baseline has a name, too
     for group in SINGLE:
         (option,) = chosen_options(group, config)
         if option != defaults[group]:
