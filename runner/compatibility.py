@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data import Augmentation, Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
+from runner.evaluation.evaluate import MOST_OUTPUTS
 from runner.schedule import Schedule
 
 
@@ -72,7 +73,8 @@ def check_augment(augment: Augmentation, model: nn.Module, criterion: Criterion,
 def check_metric(config: Mapping[str, Any], dataset: Dataset) -> None:
     """Raise ValueError if no such number is measured as a sweeper is to minimise."""
     splits = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
-    kinds = ("loss",) if dataset.classes is None else ("loss", "error")
+    outputs = range(dataset.outputs if dataset.outputs <= MOST_OUTPUTS else 0)
+    kinds = ("loss", "error") if dataset.classes else ("loss", *(f"rmse/{output}" for output in outputs))
     known = [f"{part}/{kind}" for part in splits for kind in kinds]
     metric, probes = config["objective_metric"], tuple(f"probe/{name}/" for name in config["probe"])
     if metric is not None and metric.removeprefix("best/") not in known and not metric.startswith(probes):
