@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data import Augmentation, Dataset
 from losses import EagerForward, Penalty
 from losses.criterion import Criterion
-from runner.config.objective import MEASURED
+from runner.config.objective import is_measured
 from runner.config.text import near
+from runner.evaluation.evaluate import MOST_OUTPUTS
 from runner.evaluation.probes import Probe, Subject
 from runner.schedule import Schedule
 
@@ -85,12 +86,13 @@ def check_metric(
 ) -> None:
     """Raise ValueError if no such number is measured as is to be minimised; a probe is asked for its numbers."""
     splits = ("train", "test") if dataset.validation is None else ("train", "validation", "test")
-    kinds = ("loss",) if dataset.classes is None else ("loss", "error")
+    outputs = range(dataset.outputs if dataset.outputs <= MOST_OUTPUTS else 0)
+    kinds = ("loss", "error") if dataset.classes else ("loss", *(f"rmse/{output}" for output in outputs))
     known, measured = [f"{part}/{kind}" for part in splits for kind in kinds], metric.removeprefix("best/")
     if metric.startswith("probe/"):
         name = metric.split("/")[1]
         known = [f"probe/{name}/{number}" for number in numbers_of_probe(probes[name], dataset, model, criterion)]
-    elif measured not in MEASURED:  # such as seconds, which every run has
+    elif not is_measured(metric):  # such as seconds, which every run has
         return
     if measured not in known:
         raise ValueError(f"objective_metric must be one of {near(metric, known)}, got {metric!r}")

@@ -367,6 +367,9 @@ def test_a_table_is_scaled_by_column_and_a_regression_learns_in_its_own_units(np
     inputs, targets = table(outputs=3)
     path = npz(inputs, targets, TABLE).path
     options = (*QUIET, f"data.path={path}", "loss=mse", "epochs=60", "optimizer=adam", "optimizer.lr=0.02")
+    build(composed(*options, "objective_metric=best/validation/rmse/2").config)
+    with pytest.raises(ConfigError, match=r"objective_metric must be one of train/loss, train/rmse/0, "):
+        build(composed(*options, "objective_metric=test/rmse/3").config)
     run = composed(*options, "evaluate_every=0")
     result = train_run(run, io.StringIO())
     outputs = load_model(run.path)(inputs[40:]).numpy()

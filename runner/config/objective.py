@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,11 @@ from runner.config.text import near
 
 CHOOSING = ("validation/", "train/", "best/validation/", "best/train/")  # what may choose a weight: never a test
 MEASURED = [f"{part}/{kind}" for part in ("train", "validation", "test") for kind in ("loss", "error")]
+
+
+def is_measured(metric: str) -> bool:
+    """Tell whether a metric is measured on a split: its error, its loss, or the error of one output of a regression."""
+    return bool(re.fullmatch(r"(best/)?(train|validation|test)/(loss|error|rmse/\d+)", metric))
 
 
 def problems_of_metric(key: str, metric: str, config: Mapping[str, Any]) -> list[str]:
@@ -22,7 +28,7 @@ def problems_of_metric(key: str, metric: str, config: Mapping[str, Any]) -> list
     terms = ["train/objective", *(f"train/penalty/{name}" for name in config["penalty"])]
     known = [*MEASURED, *(f"best/{name}" for name in MEASURED), *terms, "seconds", "epoch"]
     probes = tuple(f"probe/{name}/" for name in config["probe"])
-    if metric in known or metric.startswith(probes):
+    if metric in known or metric.startswith(probes) or is_measured(metric):
         return []
     return [f"{key} must be one of {near(metric, [*known, *(f'{probe}...' for probe in probes)])}, got {metric!r}"]
 
@@ -39,4 +45,4 @@ def problems_of_choosing(metric: str | None) -> list[str]:
 
 def loss_beside(metric: str) -> str:
     """Return the loss of the same split, which tells equal errors apart."""
-    return f"{metric.rpartition('/')[0]}/loss"
+    return re.sub(r"/(error|loss|rmse/\d+)$", "/loss", metric)
