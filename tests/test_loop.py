@@ -257,6 +257,12 @@ def test_order_is_a_function_of_seed_and_epoch(composed: Composed) -> None:
     assert order_of(looped(composed, *MLP, "batch_size=59")) != list(range(60))
 
 
+def test_the_last_batch_of_an_epoch_may_be_small_and_is_a_step_too(composed: Composed) -> None:
+    loop = looped(composed, *MLP, "batch_size=25")
+    loop.run_epoch()
+    assert loop.steps_done == loop.steps_per_epoch == len(loop.steps()) == 3
+
+
 def test_divergence_stops_the_run_and_is_told(composed: Composed, train: Callable[..., dict[str, Any]]) -> None:
     loop = looped(composed, *SMALL, "optimizer.lr=1e20")
     loop.run_epoch()

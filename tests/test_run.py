@@ -425,6 +425,18 @@ def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], mon
     assert "Traceback" in (directory.path / "train.log").read_text()
 
 
+def test_the_time_of_earlier_sessions_counts(composed: Callable[..., Any]) -> None:
+    from runner.run import train_run
+    from runner.storage import checkpoint
+
+    run = composed(*MLP)
+    first, state = train_run(run), checkpoint.load(run.path)
+    (run.path / "result.json").unlink()  # as after a kill between the last checkpoint and the result
+    again = train_run(run)
+    assert again["seconds"] > state["seconds"] > 0
+    assert again["examples_per_second"] == first["examples_per_second"]
+
+
 def test_directory_names_have_a_fixed_order(composed: Callable[..., Run]) -> None:
     line = ["model=mlp", "epochs=3", "optimizer.lr=0.2", "seed=3", "penalty=l2", "penalty.l2.weight=0.5", "data=line"]
     run = composed(*line, "loss=mse")
