@@ -58,6 +58,9 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["+typo=1"], "typo is not a key of the config: uv run train.py --help lists the keys"),
         (["~epochs"], "~epochs would remove what every run has: set it instead, epochs=..."),
         (["epochs=0"], "epochs must be a whole number of at least 1, got 0"),
+        (["-m", "epochs=1,2", "--cfg", "job"], "--cfg and --info show one config, and -m has many: leave out -m"),
+        (["-m", "optimizer.lr=range(0.1,inf,0.1)"], "optimizer.lr=range(0.1,inf,0.1) never ends: write finite ends"),
+        (["sweep.ranges={optimizer.lr: [0,1]}"], "sweep.ranges must be a mapping of keys to two numbers above 0"),
         (["epochs=two"], "epochs must be a whole number of at least 1, got 'two'"),
         (["seed=0.5"], "seed must be a whole number of at least 0, got 0.5"),
         (["seed=true"], "seed must be a whole number of at least 0, got true"),
@@ -293,7 +296,7 @@ def leaves(node: Any) -> list[str]:
     ("arguments", "sentence"),
     [
         (["-m", "optimizer.lr=interval(0.1,0.2)"], "no values for a grid: write some, such as optimizer.lr=0.1,0.2"),
-        (["-m", "seed=range(0,5,0)"], "seed=range(0,5,0) never ends: write a step other than 0"),
+        (["-m", "seed=range(0,5,0)"], "seed=range(0,5,0) never ends: write finite ends and a step other than 0"),
         (["-m", "penalty=glob(x*)"], "penalty=glob(x*) has no values: a sweep needs at least one, such as activation_"),
         (["-m", "seed=glob(*)"], "seed=glob(*) has no values: a sweep needs at least one, such as range(5)"),
         (["penalty=*"], "penalty=* is not an option: for all of that form write -m 'penalty=glob(*)'"),

@@ -63,6 +63,8 @@ def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
         problems.append("--config-path and --config-name are not supported: add a folder of yours by --config-dir")
     if flags.experimental_rerun:  # Hydra would take the overrides from a file, and `allow_targets` with them
         problems.append("--experimental-rerun is not supported: the same command finds its run again")
+    if flags.multirun and (flags.cfg or flags.info):
+        problems.append("--cfg and --info show one config, and -m has many: leave out -m and values behind a comma")
     if flags.config_dir and not os.path.isdir(flags.config_dir):
         problems.append(f"--config-dir must be a folder, got {flags.config_dir!r}")
     if any(SEARCH_PATH in line and "pkg://" in line for line in lines):  # it would be imported

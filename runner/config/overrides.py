@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
@@ -88,8 +89,9 @@ def _problems_of_form(override: Override) -> list[str]:
     key, line, sweep = override.key_or_group, override.input_line, override.value()
     if override.package is not None:
         return [f"{line} puts a group at another place, which is not supported: leave out @{override.package}"]
-    if getattr(sweep, "step", 1) == 0:
-        return [f"{line} never ends: write a step other than 0, such as range(0,10,2)"]
+    ends = [getattr(sweep, name, 0.0) or 0.0 for name in ("start", "stop")] if isinstance(sweep, RangeSweep) else []
+    if getattr(sweep, "step", 1) == 0 or not all(map(math.isfinite, ends)):
+        return [f"{line} never ends: write finite ends and a step other than 0, such as range(0,10,2)"]
     if override.is_sweep_override() and not values_of(override):
         example = f"such as {', '.join(options(key)) or 'range(5)'}"
         return [f"{line} has no values: a sweep needs at least one, {example}"]

@@ -82,6 +82,10 @@ number_range = _Rule(
         isinstance(value, list) and len(value) == 2 and all(map(positive.accepts, value)) and value[0] < value[1]
     ),
 )
+ranges = _Rule(
+    "a mapping of keys to two numbers above 0, the least first, such as {optimizer.lr: [0.01, 1]}",
+    lambda value: isinstance(value, dict) and all(map(number_range.accepts, value.values())),
+)
 
 metrics = _Rule(
     "a list of different metrics, such as [validation/error, seconds]",
@@ -116,7 +120,8 @@ RULES = (  # a rule, and the keys that it holds for
     (each(text), "allow_targets"),
     (folder_name, "name"),
     (mapping, "penalty penalty.* probe probe.* sweep sweep.arms.* resources"),
-    (_optional(mapping), "optimizer.groups sweep.arms sweep.ranges"),
+    (_optional(mapping), "optimizer.groups sweep.arms"),
+    (_optional(ranges), "sweep.ranges"),
     (number_range, "penalty.*.weight_range"),
     (each(whole(0)), "sweep.tuning_seeds"),
     (_optional(text), "sweep.baseline sweep.arm"),
