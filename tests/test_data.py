@@ -336,10 +336,11 @@ def test_npz_layouts(tmp_path, layout):
     assert np.array_equal(raw.train.inputs.numpy(), good["train_images"][:, channels])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_channels_first_stay_first_where_the_last_axis_could_be_channels_too(tmp_path, channels):
+@pytest.mark.parametrize(("channels", "option"), [(3, None), (1, "first")])  # the second one is refused without
+def test_channels_first_stay_first_where_the_last_axis_could_be_channels_too(tmp_path, channels, option):
     images = np.arange(6 * channels * 5 * 3, dtype=np.uint8).reshape(6, channels, 5, 3)
-    raw = npz(tmp_path, train_images=images, test_images=images[:2]).load()
+    source = npz(tmp_path, train_images=images, test_images=images[:2])
+    raw = data.Npz(str(source.path), channels=option).load()
     assert np.array_equal(raw.train.inputs.numpy(), images)
 
 
