@@ -195,7 +195,6 @@ class Subject(NamedTuple):
 
 
 def subject(**options: Mapping[str, Any]) -> Callable[[Callable[[Namespace], Iterable[Table]]], Subject]:
-    """Return a decorator that makes a subject of a function."""
     return lambda measure: Subject(measure, options)
 
 

@@ -210,7 +210,6 @@ def stacked_training(options: Namespace) -> Table:
 
 
 def epochs_of(loop: Loop, steps: int) -> int:
-    """Return how many epochs have at least so many steps."""
     return -(-steps // loop.steps_per_epoch)
 
 

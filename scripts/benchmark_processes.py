@@ -138,7 +138,6 @@ def sweep(options: Namespace) -> list[Table]:
 
 
 def seconds_of(launcher: str, jobs: int) -> float:
-    """Return the seconds of a sweep of tiny runs."""
     return train(["-m", *TINY, f"hydra/launcher={launcher}", f"seed=range({jobs})"]).seconds
 
 

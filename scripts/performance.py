@@ -63,12 +63,10 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def tables_of(record: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a file."""
     return [Table(**table) for table in record["tables"]]
 
 
 def page(folder: Path) -> str:
-    """Return the page as Markdown."""
     measured = records(folder)
     lacking = [name for name in ORDER if not any(file.partition("_")[0] == name for file in measured)]
     sections = [section(name, record) for name, record in measured.items()]

@@ -75,7 +75,6 @@ def run_sweeps(study: Study, overrides: list[str], quick: bool) -> Folders:
 
 
 def runs_dir(overrides: list[str]) -> Path:
-    """Return the folder of all runs."""
     return Path(next((line.partition("=")[2] for line in overrides if line.startswith("runs_dir=")), "runs"))
 
 
@@ -91,7 +90,6 @@ def write(name: str, numbers: pd.DataFrame, folders: Folders, docs: Path, is_qui
 
 
 def measured_now(numbers: pd.DataFrame) -> str:
-    """Return when and where the numbers were measured."""
     seconds = f"; {numbers['seconds'].sum():.0f} s of training in all" if "seconds" in numbers else ""
     return f"Measured {datetime.date.today()} on {os.cpu_count()} {platform.machine()} cores{seconds}."
 

@@ -76,7 +76,6 @@ def findings(runs: pd.DataFrame) -> Text:
 
 
 def change(value: float, before: float) -> str:
-    """Return by which factor a value has changed, in words."""
     return f"{before / value:.1f} times smaller" if value < before else f"{value / before:.1f} times larger"
 
 

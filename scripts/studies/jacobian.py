@@ -34,7 +34,6 @@ def in_order(runs: pd.DataFrame) -> list[str]:
 
 
 def difference(runs: pd.DataFrame, metric: str, arm: str) -> Interval:
-    """Return the difference of an arm to none, paired by seed."""
     return paired(runs, metric, runs["arm"] == arm, runs["arm"] == "none")
 
 

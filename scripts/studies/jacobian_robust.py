@@ -61,7 +61,6 @@ def distances(classes: Tensor, x: Tensor, y: Tensor, places: Tensor) -> list[flo
 
 
 def three_images(runs: pd.DataFrame) -> Tensor:
-    """Return three test images of bytes."""
     return data.MNIST(runs["data.root"].iloc[0]).load().test.inputs[list(IMAGES)]
 
 

@@ -74,7 +74,6 @@ def places_of_the_slide(lr: float, momentum: float, drop: int | None = None) -> 
 
 
 def in_valley(place: Tensor) -> Tensor:
-    """Return the gradient of f."""
     return CURVATURES * place
 
 
@@ -291,7 +290,6 @@ def optimizers_text(epochs: pd.DataFrame) -> Text:
 
 
 def _first_below(epochs: pd.DataFrame, name: str, bound: float) -> str:
-    """Return the first evaluated epoch at which the mean training loss is below a bound, in words."""
     means = epochs[epochs["optimizer"] == name].groupby("epoch")["train/loss"].mean()
     below = means.index[means < bound]
     return f"{below[0]} epochs" if len(below) else f"more than {means.index[-1]} epochs ({means.iloc[-1]:.2f} then)"

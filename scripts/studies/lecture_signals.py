@@ -97,7 +97,6 @@ def deviations(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(place: tuple[str, str], between: str = ", ") -> str:
-    """Return activation and initialisation in words."""
     return between.join(place).replace("(.01)", " (sd 0.01)")
 
 
@@ -247,7 +246,6 @@ def vanishing(means: pd.DataFrame, errors: pd.Series) -> Text:
 
 
 def _ratios(kind: str, means: pd.DataFrame) -> str:
-    """Return the smallest and the largest ratio of lsuv to kaiming_normal over the layers with tanh and relu."""
     sizes = means.loc[["tanh", "relu"], f"square_of_{kind}"] ** 0.5
     ratio = sizes.xs("lsuv", level="init") / sizes.xs("kaiming_normal", level="init")
     return f"{ratio.min():.2f} to {ratio.max():.2f}"

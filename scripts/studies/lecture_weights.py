@@ -31,7 +31,6 @@ BINS = np.linspace(-0.4, 0.4, 82)  # an odd number of bins: the one in the middl
 
 
 def weights_of(path: str) -> np.ndarray:
-    """Return all parameters of a trained network, flat."""
     return torch.cat([parameter.flatten() for parameter in load_model(path).network.parameters()]).numpy()
 
 

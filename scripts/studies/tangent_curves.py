@@ -21,12 +21,10 @@ WEIGHT = "penalty.tangent_prop.weight"
 
 
 def curve(path: str, x: np.ndarray) -> np.ndarray:
-    """Return what a run has learned, at some x."""
     return load_model(path)(torch.from_numpy(x).float().unsqueeze(1)).squeeze(1).numpy()
 
 
 def slopes(path: str, x: np.ndarray) -> np.ndarray:
-    """Return the derivatives of what a run has learned, at some x."""
     places = torch.from_numpy(x).float().unsqueeze(1).requires_grad_()
     (found,) = torch.autograd.grad(load_model(path)(places).sum(), places)
     return found.squeeze(1).numpy()

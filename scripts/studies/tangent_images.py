@@ -47,7 +47,6 @@ class Transformations:
         self.distortion = Distortion().fit(dataset)
 
     def size(self, name: str, factor: float) -> str:
-        """Return the amount of a transformation in words."""
         amount = factor * self.distortion.amounts[self.distortion.names.index(name)]
         scale = {"%": 100.0, "°": 180 / np.pi, "px": 1.0}[UNITS[name]]
         return f"{amount * scale:g} {UNITS[name]}".replace(" °", "°")
