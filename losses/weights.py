@@ -118,7 +118,6 @@ def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
 
 
 def _dimensions(param: Tensor) -> int:
-    """Return the dimensions of a parameter of one model."""
     return param.ndim - isinstance(param, StackedParameter)
 
 

@@ -4,12 +4,13 @@
     uv run scripts/benchmark.py penalties --help
     uv run scripts/benchmark.py scaling --json docs/performance/scaling.json
 
-Each subject has its own file, `scripts/benchmark_<subject>.py`, with a function `main(arguments)` that returns tables.
-`--json FILE` keeps them, with the machine, the versions, the date and the load; `scripts/performance.py` makes
-docs/performance.md of such files.
+Each subject is a function of that name in one of the files `scripts/benchmark_*.py`, and returns tables. `--json FILE`
+keeps them, with the machine, the versions, the date and the load; `scripts/performance.py` makes docs/performance.md of
+such files.
 """
 
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -19,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,15 @@ from typing import Any, NamedTuple, TypeVar
 
 HERE = Path(__file__).resolve().parent
 TRAIN = HERE.parent / "train.py"
+MODULES = {  # of the subjects
+    "outputs": "benchmark_steps",
+    "penalties": "benchmark_steps",
+    "runner": "benchmark_loops",
+    "scaling": "benchmark_loops",
+    "stacked": "benchmark_loops",
+    "startup": "benchmark_processes",
+    "sweep": "benchmark_processes",
+}
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -47,6 +57,11 @@ class Timing(NamedTuple):
     ratio: float  # median over the rounds of its time divided by the first one's, measured just before or after
     low: float  # quartiles of that ratio; those of the first alternative show the noise of the machine
     high: float
+
+    @property
+    def row(self) -> list[str | float]:
+        """Seconds, ratio and its quartiles, for a table."""
+        return [self.seconds, self.ratio, f"{self.low:.2f}-{self.high:.2f}"]
 
 
 def compare(
@@ -101,21 +116,22 @@ class Elapsed(NamedTuple):
     cpu_seconds: float
 
 
-def sweep(arguments: Sequence[str], folder: str | None = None) -> Elapsed:
-    """Run `train.py -m` in a folder, by default an empty one, with no threads given; it must succeed."""
-    return train(["-m", *arguments], folder)
+def train(arguments: Sequence[str], folder: str | None = None, before: Sequence[str] = ()) -> Elapsed:
+    """Run `train.py` in a folder, by default an empty one, with no threads given; it must succeed.
 
-
-def train(arguments: Sequence[str], folder: str | None = None) -> Elapsed:
-    """Run `train.py` in the same way."""
+    Args:
+        arguments: of the command.
+        folder: where it runs.
+        before: options of Python, such as -c and code that runs `train.py`.
+    """
     if folder is None:
         with tempfile.TemporaryDirectory() as empty:
-            return train(arguments, empty)
+            return train(arguments, empty, before)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    line = [sys.executable, str(TRAIN), *arguments]
-    began, before = time.perf_counter(), children_cpu()
+    line = [sys.executable, *before, str(TRAIN), *arguments]
+    began, cpu = time.perf_counter(), children_cpu()
     ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    taken = Elapsed(time.perf_counter() - began, children_cpu() - before)
+    taken = Elapsed(time.perf_counter() - began, children_cpu() - cpu)
     if ran.returncode:
         sys.exit(f"{' '.join(line)} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
     return taken
@@ -154,20 +170,70 @@ def device(name: str) -> str:
     return name
 
 
+def number(least: int, default: int | Sequence[int] | None, about: str, **more: Any) -> dict[str, Any]:
+    """Declare an option that is a whole number, or with nargs some of them."""
+    return {"type": at_least(least), "default": default, "help": f"{about} (default: {default})", **more}
+
+
+ROOT = {"help": "folder of MNIST (default: random images)"}
+DEVICE = {"type": device, "default": "cpu", "help": "cpu (default) or cuda"}
+
+
+class Subject(NamedTuple):
+    """Something to measure: a function, whose docstring is the help, and the arguments of argparse for its options."""
+
+    measure: Callable[[Namespace], Iterable[Table]]
+    options: Mapping[str, Mapping[str, Any]]
+
+    def tables(self, arguments: Sequence[str]) -> Iterable[Table]:
+        """Measure what the arguments select."""
+        name, about = f"benchmark.py {self.measure.__name__}", inspect.getdoc(self.measure)
+        parser = ArgumentParser(name, description=about, formatter_class=RawDescriptionHelpFormatter)
+        for option, declared in self.options.items():
+            parser.add_argument(f"--{option}", **declared)
+        return self.measure(parser.parse_args(arguments))
+
+
+def subject(**options: Mapping[str, Any]) -> Callable[[Callable[[Namespace], Iterable[Table]]], Subject]:
+    return lambda measure: Subject(measure, options)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Return the CPU seconds of this process that some work takes."""
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
 def children_cpu() -> float:
     """Return the CPU seconds of all processes that this one has started and waited for."""
     times = os.times()
     return times.children_user + times.children_system
 
 
-def random_images(folder: Path, count: int, classes: int = 10) -> list[str]:
-    """Write random images with random labels, and return the options that read them."""
+def images_file(folder: Path, count: int, root: str | None = None) -> list[str]:
+    """Write MNIST's first digits and its test, or random images with random labels; return the options that read them.
+
+    Args:
+        folder: where the file is written.
+        count: of images to train on.
+        root: folder of MNIST; None: random images, as many to test on.
+    """
     import numpy as np
 
-    random = np.random.RandomState(0)
-    pixels = random.randint(0, 256, (count, 1, 28, 28)).astype(np.uint8)
-    arrays = {"images": pixels, "labels": np.arange(count) % classes}
-    np.savez(folder / "images.npz", **{f"{part}_{name}": a for part in ("train", "test") for name, a in arrays.items()})
+    import data
+
+    pixels, labels = (
+        np.random.RandomState(0).randint(0, 256, (count, 1, 28, 28)).astype(np.uint8),
+        np.arange(count) % 10,
+    )
+    train = test = data.Split(pixels, labels)
+    if root:
+        raw = data.MNIST(root).load()
+        train, test = data.Split(raw.train.inputs[:count], raw.train.targets[:count]), raw.test
+    arrays = {"train_images": train.inputs, "train_labels": train.targets}
+    arrays |= {"test_images": test.inputs, "test_labels": test.targets}
+    np.savez(folder / "images.npz", **{name: array.numpy() for name, array in arrays.items()})
     return ["data=npz", f"data.path={folder / 'images.npz'}", "data.validation_size=0"]
 
 
@@ -200,34 +266,28 @@ def facts(subject: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     """Run the benchmark of the subject that the first argument names."""
-    subjects = sorted(path.stem.removeprefix("benchmark_") for path in HERE.glob("benchmark_*.py"))
-    usage = f"usage: uv run scripts/benchmark.py {{{'|'.join(subjects)}}} [--json FILE] [options]\n\n{__doc__}"
+    usage = f"usage: uv run scripts/benchmark.py {{{'|'.join(MODULES)}}} [--json FILE] [options]\n\n{__doc__}"
     if arguments[:1] in (["-h"], ["--help"]):
         print(usage)
         return
-    if not arguments or arguments[0] not in subjects:
+    if not arguments or arguments[0] not in MODULES:
         got = f"got {arguments[0]!r}" if arguments else "got nothing"
-        sys.exit(f"the first argument must be a subject, one of {', '.join(subjects)}, {got}\n\n{usage}")
+        sys.exit(f"the first argument must be a subject, one of {', '.join(MODULES)}, {got}\n\n{usage}")
     sys.path.insert(0, str(HERE.parent))  # the packages: losses, models, data
     import runner  # noqa: F401 (before torch)
 
-    subject, *options = arguments
-    file = None
-    if "--json" in options:
-        place = options.index("--json")
-        if place + 1 == len(options):
-            sys.exit("--json must be followed by a file, got nothing: --json docs/performance/SUBJECT.json")
-        file = Path(options[place + 1])
-        del options[place : place + 2]
+    common = ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--json", type=Path, metavar="FILE")
+    name, (given, options) = arguments[0], common.parse_known_args(arguments[1:])
     before = os.getloadavg()[0]
     tables: list[Table] = []
-    for table in importlib.import_module(f"benchmark_{subject}").main(options) or []:
+    for table in getattr(importlib.import_module(MODULES[name]), name).tables(options):
         print(f"\n{table.title}\n\n{markdown(table)}\n{table.note}", flush=True)
         tables.append(table)
-        if file:  # after each table: the next one may take long
-            record = facts(subject, options) | {"load": [before, os.getloadavg()[0]]}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(record | {"tables": [each._asdict() for each in tables]}, indent=1) + "\n")
+        if given.json:  # after each table: the next one may take long
+            record = facts(name, options) | {"load": [before, os.getloadavg()[0]]}
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(json.dumps(record | {"tables": [each._asdict() for each in tables]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

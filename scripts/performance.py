@@ -26,27 +26,7 @@ from studies.style import figure, look, png  # noqa: E402
 
 FOLDER = HERE.parent / "docs" / "performance"
 ORDER = ("runner", "startup", "sweep", "scaling", "penalties", "outputs", "stacked")
-HEAD = """# Performance
-
-Made by `scripts/performance.py` from the files in docs/performance, each of which `uv run scripts/benchmark.py SUBJECT
---json FILE` has written. Ratios compare times that were measured side by side, so they depend little on the machine's
-other work; CPU seconds depend on it a little, seconds very much. The load average says how many processes wanted to
-run: with more than there are cores, the machine was shared.
-
-Idle threads of torch sleep after some microseconds, by `GOMP_SPINCOUNT=1000`, unless `GOMP_SPINCOUNT` or
-`OMP_WAIT_POLICY` is set. By itself libgomp has them spin 300,000 times, and beside other work they take the cores from
-those that work. Examples a second of digits with two threads on two cores, 2026-12-01, Linux, medians; loads of 10 and
-12 (two rounds) and a quiet machine (three or four):
-
-| waiting | load 10 to 12 | quiet |
-|---|--:|--:|
-| spin 300,000 times (libgomp's default) | 178 | 8,607 |
-| spin 10,000 times | 476 | 10,594 |
-| spin 1,000 times (ours) | 1,318 | 9,471 |
-| not at all (`OMP_WAIT_POLICY=PASSIVE`) | 2,334 | 6,461 |
-
-Files from before that day were measured with libgomp's default; it matters where more than one thread worked.
-"""
+HEAD = (FOLDER / "introduction.md").read_text()
 NO_GPU = "CUDA: not measured. On a machine with a GPU `bash scripts/gpu.sh` does it.\n"
 
 GROWTH: Mapping[str, tuple[str, list[tuple[str, str]]]] = {
@@ -83,12 +63,10 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def tables_of(record: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a file."""
     return [Table(**table) for table in record["tables"]]
 
 
 def page(folder: Path) -> str:
-    """Return the page as Markdown."""
     measured = records(folder)
     lacking = [name for name in ORDER if not any(file.partition("_")[0] == name for file in measured)]
     sections = [section(name, record) for name, record in measured.items()]

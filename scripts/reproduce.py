@@ -36,6 +36,7 @@ from studies.style import png  # noqa: E402
 from studies.tables import review_of  # noqa: E402
 
 DOCS = ROOT / "docs"
+INTRODUCTION = Path(__file__).with_name("studies").joinpath("introduction.md").read_text()
 
 
 def main() -> None:
@@ -74,7 +75,6 @@ def run_sweeps(study: Study, overrides: list[str], quick: bool) -> Folders:
 
 
 def runs_dir(overrides: list[str]) -> Path:
-    """Return the folder of all runs."""
     return Path(next((line.partition("=")[2] for line in overrides if line.startswith("runs_dir=")), "runs"))
 
 
@@ -90,7 +90,6 @@ def write(name: str, numbers: pd.DataFrame, folders: Folders, docs: Path, is_qui
 
 
 def measured_now(numbers: pd.DataFrame) -> str:
-    """Return when and where the numbers were measured."""
     seconds = f"; {numbers['seconds'].sum():.0f} s of training in all" if "seconds" in numbers else ""
     return f"Measured {datetime.date.today()} on {os.cpu_count()} {platform.machine()} cores{seconds}."
 
@@ -131,28 +130,6 @@ def index_of(sections: Collection[str]) -> list[str]:
 def anchor(title: str) -> str:
     """Return the anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-INTRODUCTION = """# Results: ours beside the published ones
-
-What the sources show, repeated by one command each: `scripts/reproduce.py NAME` runs the sweeps of a section and writes
-it, with the numbers of all runs in docs/results/NAME.csv; both are overwritten. FOLDER is where the files of MNIST or
-CIFAR-10 are; they are downloaded there if they are not. With `--quick` the same takes a minute or two, with few epochs
-and seeds, and is written into the folder of the runs; it shows how the command works, not these numbers.
-
-"Published" is from the source itself, "secondary" quoted from a review of it, "recalled" from memory, not checked. Our
-numbers are of several seeds, published ones mostly of one run. "Inside 0.006": our median differs from the published
-number by at most that. If it does not, the published number is "within our range", between the smallest and the
-largest of our seeds, or "outside our range". Intervals are of one number each, at 95 %; they cover the seeds, not the
-choice of training and test examples, unless a section says more. "No difference found" is no evidence that there is
-none: five seeds see large differences only, and the interval says how large one may be. Arms were tuned on the clean
-error of validation where a section says "tuned", and on nothing else. An independent review trained some claims again
-in December 2026, on fresh seeds 100 to 109 (the trials of the tuned arms had used 100 and 101); its numbers stand
-below the tables that they correct, and in [results/review_2026_12.csv](results/review_2026_12.csv).
-
-Lecture 5.7 has no section: its example loop is a test in tests/test_functions.py, whose losses are the lecture's,
-1.5176 to 0.8663, with differences that fall by .84028 at each step.
-"""
 
 
 QUICK = (

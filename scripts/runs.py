@@ -148,7 +148,6 @@ def cancel_jobs(options: argparse.Namespace) -> None:
 
 
 def export_run(options: argparse.Namespace) -> None:
-    """Write a trained network for other programs."""
     print(export(found(options.run), options.folder, options.epoch))
 
 

@@ -98,9 +98,8 @@ def measured(benchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
     """The file of a subject that measures nothing, in a folder of its own."""
     rows = [[1, 2.0, 1_234_567.0, None], [10, 0.0123456, 20.5, "quick"]]
     table = benchmark.Table("Batch size: some", ["batch size", "CPU seconds", "rate", "words"], rows, "A note.")
-    monkeypatch.setitem(
-        sys.modules, "benchmark_scaling", Mock(main=lambda options: [table] if options == ["--a"] else [])
-    )
+    quick = benchmark.subject(a={"action": "store_true"})(lambda options: [table] * options.a)
+    monkeypatch.setitem(sys.modules, "benchmark_loops", Mock(scaling=quick))
     benchmark.main(["scaling", "--json", str(tmp_path / "new" / "scaling.json"), "--a"])
     return tmp_path / "new" / "scaling.json"
 

@@ -11,7 +11,7 @@ from support import ROOT
 from losses import EagerForward
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark_outputs
+import benchmark_steps
 from studies.jacobian_robust import BEYOND, GRID, distances, plane, slice_of
 
 
@@ -63,11 +63,11 @@ def test_random_projections_take_as_many_products_for_any_number_of_outputs(
         return vjp(self, *arguments, **options)
 
     monkeypatch.setattr(EagerForward, "vjp", counted)
-    benchmark_outputs.work(what, outputs)()
+    benchmark_steps.work(what, outputs)()
     assert len(calls) == (outputs if products is None else products)
 
 
 def test_the_probe_of_the_benchmark_is_that_of_a_run() -> None:
-    found = benchmark_outputs.work(benchmark_outputs.PROBE, 5)()
+    found = benchmark_steps.work(benchmark_steps.PROBE, 5)()
     assert set(found) == {"frobenius", "sigma_1"}
     assert 0 < found["sigma_1"] <= found["frobenius"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from support import ROOT
 
@@ -40,6 +41,11 @@ def test_a_section_is_what_its_numbers_say(name: str) -> None:
     *lines, measured, _ = section(name).split("\n")
     assert lines == reproduce.section_of(name, numbers)
     assert measured.startswith("Measured 20")
+
+
+def test_the_words_beside_the_modules_are_those_of_the_studies() -> None:
+    files = (ROOT / "scripts" / "studies").glob("*.yaml")
+    assert sorted(name for file in files for name in yaml.safe_load(file.read_text())) == sorted(STUDIES)
 
 
 @pytest.mark.parametrize("name", STUDIES)

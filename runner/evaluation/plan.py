@@ -118,7 +118,6 @@ class Plan:
         return unit * math.ceil(self.epochs / (unit * max(1, int(count))))
 
     def _steps(self, config: Mapping[str, Any]) -> int:
-        """Return the number of steps of the whole training."""
         is_full = config["optimizer"]["gradient"] == "full"
         return self.epochs * (1 if is_full else math.ceil(len(self.dataset.train) / config["batch_size"]))
 

@@ -90,7 +90,6 @@ class StackedOptimizer(Optimizer):
         return objective
 
     def _decayed(self, param: StackedParameter, group: dict[str, Any]) -> Tensor:
-        """Return the gradient, with weight decay where that is part of it."""
         assert param.grad is not None
         if self.decoupled or not self.decays:
             return param.grad

@@ -98,7 +98,6 @@ def sound_steps(directory: Path) -> list[int]:
 
 
 def _step_of(path: Path) -> int:
-    """Return the step that a checkpoint's name carries."""
     return int(path.stem.partition("-")[2])
 
 

@@ -148,7 +148,6 @@ def queue() -> Queue:
 
 @cache
 def _settings() -> dict[str, str]:
-    """Return the cluster's settings by name."""
     return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", _answer("scontrol", "show", "config"), re.MULTILINE))
 
 
@@ -164,7 +163,6 @@ def _answer(*command: str) -> str:
 
 
 def _states_in(output: str) -> Iterator[tuple[str, State]]:
-    """Yield id and state of each job in squeue's output."""
     for line in output.splitlines():
         words = [word.strip() for word in line.split("|")]
         if len(words) == 5:  # the last one is empty

@@ -1,7 +1,7 @@
 """What `scripts/reproduce.py` repeats: groups of studies, in the order of docs/results.md.
 
-A study is a `Study` of `study.py`: its sweeps, the numbers that are kept of them, the text made from these numbers, and
-its pictures. `tables.py` makes Markdown, `style.py` pictures.
+A study is a `Study` of `study.py`. Its module has the functions that make numbers, text and pictures; the YAML file
+beside the module has its sweeps and words. `tables.py` makes Markdown, `style.py` pictures.
 """
 
 from studies import (

@@ -6,30 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
 KEY = "penalty.activation_gradient.weight"
 VALUES = {split: f"probe/penalty_value/{split}" for split in ("train", "test")}
 ERRORS = {split: f"{split}/error" for split in ("train", "test")}
-WEIGHTS = (0.01, 0.1, 1.0, 10.0, 100.0)
 BATCH = 50
-VALUE = "{_target_: losses.ActivationGradient, layers: [relu1, relu2]}"
-COMMON = (
-    "data=digits",
-    "data.train_size=300",
-    "data.validation_size=0",
-    "epochs=30",
-    f"batch_size={BATCH}",
-    "optimizer=adam",
-    "probe=penalty_value",
-    f"probe.penalty_value.penalty={VALUE}",
-    "evaluate_every=0",
-    "histograms=false",
-    "pictures=false",
-    "seed=range(5)",
-)
-WITH = (*COMMON, "penalty=activation_gradient")
 
 
 def numbers(folders: Folders) -> pd.DataFrame:
@@ -93,7 +76,6 @@ def findings(runs: pd.DataFrame) -> Text:
 
 
 def change(value: float, before: float) -> str:
-    """Return by which factor a value has changed, in words."""
     return f"{before / value:.1f} times smaller" if value < before else f"{value / before:.1f} times larger"
 
 
@@ -114,25 +96,7 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "activation_gradient": Study(
-        title="Activation gradient: it gets smaller, and the error?",
-        source="the forum question, stackoverflow.com/q/57310682, and its answer, which shows smaller gradients and no "
-        "error (no numbers to compare)",
-        about="The first 300 training digits of scikit-learn's, 360 test digits, the lecture's network, 30 epochs of "
-        "Adam, batches of 50. The value is recorded by `probe=penalty_value`, of runs without the penalty, too.",
-        sweeps={
-            "activation_gradient_none": (*COMMON, "penalty=none"),
-            "activation_gradient_example": (*WITH, f"{KEY}={','.join(f'{weight:g}' for weight in WEIGHTS)}"),
-            "activation_gradient_batch": (*WITH, f"{KEY}=1", "penalty.activation_gradient.reduction=batch"),
-        },
-        quick=("epochs=2", "seed=range(2)"),
-        numbers=numbers,
-        text=text,
-        pictures={"": picture},
-        captions={
-            "": "Squared activation gradients (left, log scale) and error (right) against the weight: mean and range "
-            "of five seeds."
-        },
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    activation_gradient=(numbers, text, {"": picture}),
+)

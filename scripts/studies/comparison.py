@@ -22,7 +22,7 @@ from runner.summary.groups import summarize
 from runner.summary.runs import config_of, read_run
 from runner.system import keep_freed_memory
 from studies import style
-from studies.study import Folders, Study, Text
+from studies.study import Folders, Text, studies_of
 from studies.tables import interval, missed, paired, range_end, spread, table
 
 ERROR = "test/error"
@@ -206,64 +206,8 @@ def draw_differences(axes: Axes, found: pd.DataFrame, order: Sequence[str]) -> N
     axes.set_xlim(-1.05 * reach, 1.05 * reach)
 
 
-CAPTION = (
-    "Difference to no penalty. Intervals: 95 % for each one alone, over the seeds, cut off at the edge. Only the dots "
-    "are corrected: filled where Holm's correction for the rows of that panel calls it different. Left of 0 is better."
+STUDIES = studies_of(
+    __file__,
+    compare_digits=(numbers, text, {"": picture}),
+    compare_mnist=(numbers, text, {"": picture}),
 )
-ABOUT = (
-    "One number of each method is tuned, by the smallest error on validation without noise or attack: {trials} "
-    "values on 2 seeds; not the learning rate, and none has nothing to tune. Then all are compared on fresh seeds "
-    "(5; --quick has fewer). p is corrected by Holm for the rows of one column: over several columns the chance of a "
-    "false arrow adds up, to as many times 5 %. With 5 seeds against {rows} rows nothing is called different below "
-    "2.9 standard deviations of the paired difference, so `no difference found` is no evidence that there is none: "
-    "read the intervals, which are for each row alone. `cost` is the CPU time of an epoch of "
-    "training with it, divided by one without, in this setting; the README has the costs of a step with 100 digits. "
-    "The margin is the mean linearised distance to the decision boundary; it and the norm of the Jacobian are in "
-    "units of the normalised inputs. Noise (standard deviation), FGSM and PGD (largest change) are in units of a "
-    "pixel's range. ↓ and ↑: below or above none by Holm's correction. `weight_decay` is AdamW, `noisy_inputs`, "
-    "`distorted_inputs` and `adversarial_*` change the inputs of each mini-batch, the distortions being those of the "
-    "tangents. `early_stopping` is the epoch with the smallest validation error. The intervals cover the seeds, not "
-    "other splits of the data{test}. PGD has no restarts and follows the cross-entropy, which is weak against label "
-    "smoothing. ||J|| and margin grow and fall with the size of the logits: between methods they compare nothing."
-)
-MNIST = ("data=mnist", "data.train_size=1700", "batch_size=100", "sweep.trials=4")
-EARLY = ("sweep=compare_penalties", "sweep.arms=null", "sweep.trials=0", "evaluate_every=1")
-QUICK = ("epochs=1", "sweep.trials=2", "sweep.tuning_seeds=[100]", "seed=range(2)")
-
-
-STUDIES = {
-    "compare_digits": Study(
-        title="All penalties against none: digits",
-        source="none, a comparison of our own",
-        about="300 of scikit-learn's digits to train on, 700 to choose by, 360 for the test (300 with attacks, 200 for "
-        "Jacobian and margin); the lecture's network, 20 "
-        "epochs of Adam. "
-        + ABOUT.format(
-            trials=6,
-            rows=18,
-            test=", nor the choice of the test digits (360 digits: .010 for an error of .04), "
-            "which is more than what separates neighbours in the upper rows",
-        )
-        + " The default gamma of `large_margin`, 5, was chosen by numbers of these test digits, not on validation.",
-        sweeps={"compare_digits": ("sweep=compare_penalties",), "compare_digits_early": EARLY},
-        quick=QUICK,
-        numbers=numbers,
-        text=text,
-        pictures={"": picture},
-        captions={"": CAPTION},
-    ),
-    "compare_mnist": Study(
-        title="All penalties against none: 1,000 digits of MNIST",
-        source="none, a comparison of our own",
-        about="1,000 digits of MNIST to train on, 700 to choose by, 10,000 for the test (2,000 with noise and shifts, "
-        "300 with attacks, 200 for Jacobian and margin); the lecture's network, 20 epochs of Adam. "
-        + ABOUT.format(trials=4, rows=18, test=""),
-        sweeps={"compare_mnist": ("sweep=compare_penalties", *MNIST), "compare_mnist_early": (*EARLY, *MNIST[:3])},
-        quick=QUICK,
-        inputs="data.root=FOLDER",
-        numbers=numbers,
-        text=text,
-        pictures={"": picture},
-        captions={"": CAPTION},
-    ),
-}

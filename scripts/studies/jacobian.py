@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from runner.summary.compare import Interval
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import against_published, interval, paired, spread, table
 
 KEY = "penalty.jacobian.weight"
 METRICS = ("test/error", "train/error", "probe/penalty_value/test", "probe/penalty_value/train")
 NORM = "probe/jacobian_norm/frobenius"
-PAPER = "Hoffman, Roberts, Yaida 2019, arXiv 1908.02729"
-QUIET = ("evaluate_every=0", "histograms=false", "pictures=false")
-COMMON = ("data=mnist", "data.validation_size=0", "optimizer=momentum", "scheduler=cosine", "batch_size=100")
 # The paper's weights in our convention: its lambda .01 multiplies ||J||^2 / 2, its weight decay 5e-4 sum w^2 / 2.
 L2 = "penalty.l2.weight: 2.5e-4"
 JACOBIAN = "penalty.jacobian.weight: 0.005"
@@ -31,17 +26,6 @@ PAPERS_ARMS = {
     "all": f"penalty: [l2, jacobian], {L2}, {JACOBIAN}, {DROPOUT}",
 }
 LARGER = "jacobian_larger"
-FEW_ARMS = PAPERS_ARMS | {LARGER: "penalty: jacobian, penalty.jacobian.weight: 0.1"}
-WEIGHTS = (
-    "The weights are the paper's (recalled: from memory, not checked; none was tuned here): its lambda .01 multiplies "
-    "||J||^2 / 2, so it is .005 here, its weight decay 5e-4 is 2.5e-4 here, dropout .5 acts before the last layer."
-)
-
-
-def arms(options: Mapping[str, str]) -> tuple[str, str]:
-    """Return the overrides of a sweep that compares arms with the one named none."""
-    shown = ", ".join(f"{name}: {{{own}}}" for name, own in options.items())
-    return f"sweep.arms={{{shown}}}", "sweep.baseline=none"
 
 
 def in_order(runs: pd.DataFrame) -> list[str]:
@@ -50,7 +34,6 @@ def in_order(runs: pd.DataFrame) -> list[str]:
 
 
 def difference(runs: pd.DataFrame, metric: str, arm: str) -> Interval:
-    """Return the difference of an arm to none, paired by seed."""
     return paired(runs, metric, runs["arm"] == arm, runs["arm"] == "none")
 
 
@@ -200,76 +183,9 @@ def few_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "jacobian_package": Study(
-        title="Jacobian: the example of its package",
-        source="jacobian_regularizer, examples/mnist.py (Hoffman, Roberts, Yaida 2019; published, one run, seed 1)",
-        about="All of MNIST, a perceptron, 5 epochs. `probe/penalty_value/test` is the mean of the exact ||J||^2 over "
-        "the test examples; the published .98 is half of it, on the last batch of them. Their lambda .1 multiplies "
-        "||J||^2 / 2, so it is the weight .05 here.",
-        sweeps={"jacobian_package": ("sweep=jacobian_package",)},
-        quick=("epochs=1", "seed=range(2)", "data.train_size=2000", "probe.penalty_value.examples=500"),
-        inputs="data.root=FOLDER",
-        numbers=package_numbers,
-        text=package_text,
-        pictures={"": package_picture},
-        captions={
-            "": "Test error and mean squared norm of the Jacobian against the weight: dots are seeds, beside "
-            "them their mean and standard deviation; x: published."
-        },
-    ),
-    "jacobian_table": Study(
-        title="Jacobian: L2, dropout, Jacobian and all of them",
-        source=f"{PAPER}, table 1 (published)",
-        about="The first 20,000 training digits of MNIST and 1 epoch, where the paper has 60,000 and many epochs; the "
-        "lecture's network, where the paper has LeNet with ReLU; SGD with momentum .9, whose learning rate falls from "
-        f".05 along a cosine. {WEIGHTS} ||J|| is that of the normalised inputs, on the first 1,000 test digits.",
-        sweeps={
-            "jacobian_table": (
-                *COMMON,
-                *QUIET,
-                *arms(PAPERS_ARMS),
-                "optimizer.lr=0.05",
-                "data.train_size=20000",
-                "epochs=1",
-                "probe=jacobian_norm",
-                "probe.jacobian_norm.examples=1000",
-                "seed=range(5)",
-            )
-        },
-        quick=("epochs=1", "seed=range(2)", "data.train_size=2000", "probe.jacobian_norm.examples=200"),
-        inputs="data.root=FOLDER",
-        numbers=table_numbers,
-        text=table_text,
-        pictures={"": table_picture},
-        captions={
-            "": "Accuracy and norm of the Jacobian: ours (dots: seeds; mean and deviation) and the published one (x)."
-        },
-    ),
-    "jacobian_few": Study(
-        title="Jacobian: few training digits of each class",
-        source=f"{PAPER}, the table with few examples (recalled)",
-        about="The first 1, 3, 10 or 30 training digits of each class of MNIST, the same for all seeds: the intervals "
-        "cover initialisation and random numbers, not the choice of the digits, on which the accuracies depend. The "
-        "lecture's network, 60 steps of SGD with momentum (learning rate .05 to 0 along a cosine), 10,000 test digits. "
-        f"{WEIGHTS} The arm `{LARGER}` is ours: weight .1.",
-        sweeps={
-            name: (
-                *COMMON,
-                *QUIET,
-                *arms(FEW_ARMS),
-                "optimizer.lr=0.05",
-                f"data.per_class={sizes}",
-                f"epochs={epochs}",
-                "seed=range(5)",
-            )
-            for name, sizes, epochs in (("jacobian_few", "1,3,10", 60), ("jacobian_few_30", "30", 20))
-        },
-        quick=("epochs=5", "seed=range(2)"),
-        inputs="data.root=FOLDER",
-        numbers=few_numbers,
-        text=few_text,
-        pictures={"": few_picture},
-        captions={"": "Test accuracy: ours, the median of five seeds, and the recalled one."},
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    jacobian_package=(package_numbers, package_text, {"": package_picture}),
+    jacobian_table=(table_numbers, table_text, {"": table_picture}),
+    jacobian_few=(few_numbers, few_text, {"": few_picture}),
+)

@@ -12,11 +12,10 @@ from torch import Tensor
 import data
 from runner.results import load_model
 from studies import style
-from studies.jacobian import COMMON, KEY, NORM, PAPER, QUIET
-from studies.study import Folders, Study, Text, runs_of
+from studies.jacobian import KEY, NORM
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
-ROBUST = (0.0, 0.03, 0.3)
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 PGD = (0.03, 0.06, 0.1, 0.15)
 CURVES = {"noise": NOISE, "pgd": PGD}
@@ -62,7 +61,6 @@ def distances(classes: Tensor, x: Tensor, y: Tensor, places: Tensor) -> list[flo
 
 
 def three_images(runs: pd.DataFrame) -> Tensor:
-    """Return three test images of bytes."""
     return data.MNIST(runs["data.root"].iloc[0]).load().test.inputs[list(IMAGES)]
 
 
@@ -165,36 +163,7 @@ def mark_image(axes: Axes, place: Tensor, distance: float) -> None:
     axes.annotate(f"{distance:.1f}", tuple(place), (4, 4), textcoords="offset points", fontsize=8)
 
 
-STUDIES = {
-    "jacobian_robust": Study(
-        title="Jacobian: noise, attacks, and a slice through three images",
-        source=f"{PAPER}, figures of robustness and of decision cells (no numbers to compare)",
-        about="The first 2,000 digits of MNIST, the lecture's network, 12 epochs of SGD with momentum; noise and PGD "
-        "(10 steps, each pixel changed by at most the size) on the first 500 test digits. The weights are chosen "
-        "to show the effect, not on validation. PGD has no restarts.",
-        sweeps={
-            "jacobian_robust": (
-                *COMMON,
-                *QUIET,
-                "data.train_size=2000",
-                "epochs=12",
-                "penalty=jacobian",
-                f"{KEY}={','.join(f'{weight:g}' for weight in ROBUST)}",
-                "probe=[jacobian_norm,noise,pgd]",
-                *(f"probe.{kind}.sizes={list(sizes)}" for kind, sizes in CURVES.items()),
-                *(f"probe.{kind}.examples=500" for kind in ("jacobian_norm", *CURVES)),
-                "seed=range(5)",
-            )
-        },
-        quick=("epochs=2", "seed=range(2)", "data.train_size=500", *(f"probe.{kind}.examples=100" for kind in CURVES)),
-        inputs="data.root=FOLDER",
-        numbers=robust_numbers,
-        text=robust_text,
-        pictures={"": robust_picture, "_slice": robust_slice},
-        captions={
-            "": "Error under noise and under PGD against their size: mean and range of five seeds.",
-            "_slice": "The plane through three test images (dots: a 7, a 2, a 1), seed 0: predicted classes without "
-            "the penalty and with it; dashed circles show the distance to the nearest other region.",
-        },
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    jacobian_robust=(robust_numbers, robust_text, {"": robust_picture, "_slice": robust_slice}),
+)

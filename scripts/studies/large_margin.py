@@ -11,15 +11,13 @@ from runner.config import conf_files
 from runner.results import load_model
 from runner.summary.compare import Interval
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of, runs_of
+from studies.study import Folders, Text, epochs_of, runs_of, studies_of
 from studies.tables import interval, paired, range_end, spread, table
 
 ENTROPY, MARGIN = "cross_entropy", "large_margin"
 NAMES = {ENTROPY: "cross-entropy", MARGIN: "large margin"}
-QUIET = ("histograms=false", "pictures=false")
 CLAMP = "train/penalty/large_margin/at_lower_clamp"
 BEST = "best/test/error"
-NOISE = (0.8, 0.0, 0.2, 0.4, 0.6)
 PUBLISHED = {0.0: "equal", 0.8: "-0.025"}  # difference of the test errors, secondary
 RATES = conf_files.load(conf_files.file_of("sweep", "large_margin_noise"))["sweep"]["ranges"]["optimizer.lr"]
 NORM, NORMS_AT, NORMS = "penalty.large_margin.norm", 0.8, {"1": "norm_1", "2": MARGIN, "inf": "norm_inf"}
@@ -117,20 +115,6 @@ def reference_picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
 
 
 # ---- wrong labels
-
-
-def folder_of(noise: float) -> str:
-    return f"margin_noise_{round(100 * noise)}"
-
-
-def other_norms(noise: float) -> tuple[str, ...]:
-    """Return an override that adds arms which differ from the large margin in the norm of the distances."""
-    if noise != NORMS_AT:
-        return ()
-    arms = conf_files.load(conf_files.file_of("sweep", "large_margin_noise"))["sweep"]["arms"]
-    options = [f"{key}: {value}".replace("'", "") for key, value in arms[MARGIN].items() if key != NORM]
-    added = [f"{arm}: {{{', '.join([*options, f'{NORM}: {norm}'])}}}" for norm, arm in NORMS.items() if arm != MARGIN]
-    return (f"+sweep.arms={{{', '.join(added)}}}",)
 
 
 def noise_numbers(folders: Folders) -> pd.DataFrame:
@@ -249,73 +233,9 @@ def attacked_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "margin_reference": Study(
-        title="Large margin: the public code's set-up",
-        source="Elsayed et al. 2018 and their public code (google-research, large_margin; published: 200 epochs of all "
-        "60,000 digits. Their accuracy without wrong labels is not known to us)",
-        about="`experiment=large_margin_reference`: TensorFlow's RMSProp with learning rate .1 (times .96 every 2,000 "
-        "steps), eps .01 and decay .9, pixels in [0, 1], Glorot's uniform initialisation, L2 on all variables, batches "
-        "of 256, the gradient clipped at 5, no cross-entropy; distances in the norm inf at the input and after both "
-        "blocks, gamma 10,000, alpha 4. Reduced here to 6,000 digits and 20 epochs: 480 of the code's 46,800 steps, "
-        "1 % of its schedule, so this is how it begins and not what it reaches. "
-        "Cross-entropy is trained with the same options, but loss.weight=1 and the weight of the large margin 0.",
-        sweeps={
-            "margin_reference": (
-                "experiment=large_margin_reference", "data.train_size=6000", "epochs=20", "evaluate_every=5",
-                f"sweep.arms={{{ENTROPY}: {{loss.weight: 1, penalty.large_margin.weight: 0}}, {MARGIN}: {{}}}}",
-                f"sweep.baseline={ENTROPY}", "seed=range(5)", *QUIET,
-            )
-        },
-        quick=("epochs=3", "evaluate_every=1", "seed=range(2)", "data.train_size=1000"),
-        inputs="data.root=FOLDER",
-        numbers=reference_numbers,
-        text=reference_text,
-        pictures={"": reference_picture},
-        captions={"": "Training and test error by epoch: mean of the seeds, band from the smallest to the largest. "
-                  "Errors above .6, as before training, are not shown."},
-    ),
-    "margin_noise": Study(
-        title="Large margin: wrong labels",
-        source="Elsayed et al. 2018 (secondary: with 80 % wrong labels 96.4 % right against 93.9 % with "
-        "cross-entropy, and equal without wrong labels)",
-        about="`sweep=large_margin_noise`: the lecture's network, Adam, 12,000 digits of MNIST (the source: all), 6 "
-        "epochs evaluated after 3 and 6, the better one by validation. At each noise level, both objectives try the "
-        "same four learning rates with one seed; the better one is trained on five other seeds, each with wrong "
-        "labels of its own. The labels for validation and test are right. The Euclidean norm is compared with the "
-        "norms 1 and inf, each with a learning rate of its own, at 80 %. The other "
-        "options of the large margin (distances at the last convolution, Euclidean norm, mean over all nine wrong "
-        "classes) had been chosen before on validation with 80 % wrong labels; cross-entropy has no such options.",
-        sweeps={
-            folder_of(noise): ("sweep=large_margin_noise", f"data.label_noise={noise:g}", *other_norms(noise))
-            for noise in NOISE
-        },
-        quick=("epochs=2", "evaluate_every=1", "seed=range(2)", "sweep.trials=2", "data.train_size=2000"),
-        inputs="data.root=FOLDER",
-        numbers=noise_numbers,
-        text=noise_text,
-        pictures={"": noise_picture},
-        captions={"": "Test error against the fraction of wrong training labels, log scale: five seeds, and their "
-                  "median as a dash. The open marks are the numbers of the source, from a review, set aside."},
-    ),
-    "margin_attacked": Study(
-        title="Large margin: few examples, and attacks",
-        source="Elsayed et al. 2018 (they report both; we have no numbers of theirs at hand)",
-        about="The objectives of the section on wrong labels, here without any, on 1,000 digits of MNIST for 30 "
-        "epochs: the same four learning rates tried for both. Errors of all test digits, and of 500 of them under "
-        "attacks of .05 and .1 of a pixel's range, FGSM and PGD with ten steps.",
-        sweeps={
-            "margin_attacked": (
-                "sweep=large_margin_noise", "data.label_noise=0", "data.train_size=1000", "epochs=30",
-                "evaluate_every=0", "probe=[fgsm,pgd]", "probe.fgsm.examples=500", "probe.pgd.examples=500",
-            )
-        },
-        quick=("epochs=3", "seed=range(2)", "sweep.trials=2"),
-        inputs="data.root=FOLDER",
-        numbers=attacked_numbers,
-        text=attacked_text,
-        pictures={"": attacked_picture},
-        captions={"": "Errors of the test digits, as they are and under attack: mean and standard deviation of five "
-                  "seeds."},
-    ),
-}  # fmt: skip
+STUDIES = studies_of(
+    __file__,
+    margin_reference=(reference_numbers, reference_text, {"": reference_picture}),
+    margin_noise=(noise_numbers, noise_text, {"": noise_picture}),
+    margin_attacked=(attacked_numbers, attacked_text, {"": attacked_picture}),
+)

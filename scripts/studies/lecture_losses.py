@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 from losses import CrossEntropy, MSEOneHot
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of
+from studies.study import Folders, Text, epochs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
-LECTURE = "EE-559, lecture 5.1 (pictures; no numbers are published)"
 LOGITS = np.round(np.arange(-4, 4.01, 0.2), 1)
 CRITERIA = {"cross_entropy": CrossEntropy(), "mse_one_hot": MSEOneHot()}
 SHOWN = ((0, 0), (1, 0), (2, 0), (4, 0), (4, -4), (0.4, 0.6), (-4, 4))  # logits of the right and of the wrong class
@@ -125,47 +124,8 @@ def losses_picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-COMMON = (
-    "data=mnist",
-    "model=mlp",
-    "data.train_size=5000",
-    "data.validation_size=0",
-    "batch_size=100",
-    "epochs=10",
-    "evaluate_every=1",
-    "seed=range(5)",
-    "histograms=false",
-    "pictures=false",
+STUDIES = studies_of(
+    __file__,
+    lecture_surfaces=(surfaces, surfaces_text, {"": surfaces_picture}),
+    lecture_losses=(losses, losses_text, {"": losses_picture}),
 )
-
-STUDIES = {
-    "lecture_surfaces": Study(
-        title="Lecture 5.1: the surfaces of two losses",
-        source=LECTURE,
-        about="Cross-entropy and mean squared error to the one-hot target, for two logits. Nothing is trained.",
-        numbers=surfaces,
-        text=surfaces_text,
-        pictures={"": surfaces_picture},
-        captions={
-            "": "Lines of equal loss over two logits; on the dashed line both logits are equal. Cross-entropy "
-            "falls with the margin, without end; MSE has its minimum at (1, 0), the star, and rises again where the "
-            "class is right."
-        },
-    ),
-    "lecture_losses": Study(
-        title="Lecture 5.1: training with cross-entropy and with squared errors",
-        source=LECTURE,
-        about="A perceptron with two hidden layers of 100, the first 5,000 training digits of MNIST, 10 epochs of SGD "
-        "in batches of 100; 5 seeds.",
-        sweeps={
-            "lecture_losses": (*COMMON, "loss=cross_entropy,mse_one_hot", "optimizer.lr=0.1"),
-            "lecture_losses_rate": (*COMMON, "loss=mse_one_hot", "optimizer.lr=0.5"),
-        },
-        quick=("epochs=2", "seed=range(2)", "data.train_size=1000"),
-        inputs="data.root=FOLDER",
-        numbers=losses,
-        text=losses_text,
-        pictures={"": losses_picture},
-        captions={"": "Errors by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
-    ),
-}

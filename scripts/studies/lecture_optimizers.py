@@ -21,10 +21,8 @@ from runner.results import load_model
 from runner.schedule import Constant
 from runner.summary.runs import config_of, read_run
 from studies import style
-from studies.study import Folders, Study, Text, epochs_of, runs_of
+from studies.study import Folders, Text, epochs_of, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
-
-LECTURE = "EE-559, lecture 5.2 (pictures; no numbers are published)"
 
 # ---------------------------------------------------------------- a narrow valley
 
@@ -76,7 +74,6 @@ def places_of_the_slide(lr: float, momentum: float, drop: int | None = None) -> 
 
 
 def in_valley(place: Tensor) -> Tensor:
-    """Return the gradient of f."""
     return CURVATURES * place
 
 
@@ -293,7 +290,6 @@ def optimizers_text(epochs: pd.DataFrame) -> Text:
 
 
 def _first_below(epochs: pd.DataFrame, name: str, bound: float) -> str:
-    """Return the first evaluated epoch at which the mean training loss is below a bound, in words."""
     means = epochs[epochs["optimizer"] == name].groupby("epoch")["train/loss"].mean()
     below = means.index[means < bound]
     return f"{below[0]} epochs" if len(below) else f"more than {means.index[-1]} epochs ({means.iloc[-1]:.2f} then)"
@@ -311,75 +307,11 @@ def optimizers_picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-DIGITS = (
-    "data=digits",
-    "model=mlp",
-    "data.validation_size=0",
-    "epochs=10",
-    "evaluate_every=1",
-    "seed=range(5)",
-    "histograms=false",
-    "pictures=false",
-)
 STEPS = 29  # of an epoch: 1,437 digits in batches of 50
 
-STUDIES = {
-    "lecture_batches": Study(
-        title="Lecture 5.2: the noise of mini-batches",
-        source=LECTURE,
-        about=f"The gradient of a mini-batch against that of all examples: {BATCHES} mini-batches of each size, "
-        "scikit-learn's digits, a perceptron of two hidden layers of 100, before and after 5 epochs of SGD; 5 seeds.",
-        sweeps={
-            "lecture_batches": (
-                *("data=digits", "model=mlp", "epochs=5", "seed=range(5)", "histograms=false", "pictures=false"),
-            )
-        },
-        quick=("epochs=1", "seed=range(2)"),
-        numbers=batches,
-        text=batches_text,
-        pictures={"": batches_picture},
-        captions={
-            "": "The variance falls as 1 / size: lines of slope -1. Mean of five seeds, band from the smallest to the "
-            "largest."
-        },
-    ),
-    "lecture_valley": Study(
-        title="Lecture 5.2: a narrow valley",
-        source=LECTURE,
-        about="f = (x^2 + 30 y^2) / 2 from (6, 1), with the optimizers as conf/optimizer builds them. Nothing is "
-        "trained.",
-        numbers=valley,
-        text=valley_text,
-        pictures={"": valley_picture},
-        captions={
-            "": "Trajectories of four optimizers, each with the best of its learning rates, a mark for each step, and "
-            "lines of equal f."
-        },
-    ),
-    "lecture_optimizers": Study(
-        title="Lecture 5.2 and 5.3: all optimizers",
-        source="EE-559, lectures 5.2 (momentum, Adam) and 5.3 (the optimizers of torch; no numbers are published)",
-        about="A perceptron with two hidden layers of 100 on scikit-learn's digits, 10 epochs in batches of 50; 5 "
-        "seeds. The lecture has MNIST. `full gradient` is sgd with one step per epoch on the sum of the mini-batches, "
-        f"{STEPS} of them, with the learning rate 0.1 / {STEPS}, which is 0.1 for their mean. lbfgs also has one step "
-        "per epoch, of at most 4 iterations (20 in its file), which visit all digits up to 5 times.",
-        sweeps={
-            "lecture_optimizers": (
-                *DIGITS,
-                f"optimizer={','.join(name for name in NAMES if name not in ('full gradient', 'lbfgs'))}",
-            ),
-            "lecture_full_gradient": (
-                *DIGITS,
-                "optimizer=sgd",
-                "optimizer.gradient=full",
-                f"optimizer.lr={0.1 / STEPS:.6f}",
-            ),
-            "lecture_lbfgs": (*DIGITS, "optimizer=lbfgs", "optimizer.gradient=full", "optimizer.max_iter=4"),
-        },
-        quick=("epochs=2", "seed=range(2)"),
-        numbers=optimizers,
-        text=optimizers_text,
-        pictures={"": optimizers_picture},
-        captions={"": "Training loss by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    lecture_batches=(batches, batches_text, {"": batches_picture}),
+    lecture_valley=(valley, valley_text, {"": valley_picture}),
+    lecture_optimizers=(optimizers, optimizers_text, {"": optimizers_picture}),
+)

@@ -16,10 +16,9 @@ from runner.evaluation import Signal, Subject
 from runner.results import load_runs
 from runner.summary.runs import config_of, read_run
 from studies import style
-from studies.study import Folders, Study, Text, directories_of, epochs_of
+from studies.study import Folders, Text, directories_of, epochs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
-LECTURE = "EE-559, lecture 5.5 (pictures and closed forms; no other numbers are published)"
 DEPTH, WIDTH = 10, 100
 WIDTHS = f"model.widths=[{','.join([str(WIDTH)] * DEPTH)}]"
 LAYERS = range(1, DEPTH + 1)
@@ -98,7 +97,6 @@ def deviations(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(place: tuple[str, str], between: str = ", ") -> str:
-    """Return activation and initialisation in words."""
     return between.join(place).replace("(.01)", " (sd 0.01)")
 
 
@@ -248,7 +246,6 @@ def vanishing(means: pd.DataFrame, errors: pd.Series) -> Text:
 
 
 def _ratios(kind: str, means: pd.DataFrame) -> str:
-    """Return the smallest and the largest ratio of lsuv to kaiming_normal over the layers with tanh and relu."""
     sizes = means.loc[["tanh", "relu"], f"square_of_{kind}"] ** 0.5
     ratio = sizes.xs("lsuv", level="init") / sizes.xs("kaiming_normal", level="init")
     return f"{ratio.min():.2f} to {ratio.max():.2f}"
@@ -319,70 +316,16 @@ def normalization_picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-DIGITS = ("data=mnist", "data.validation_size=0", "seed=range(5)", "histograms=false", "pictures=false")
-STUDIES = {
-    "lecture_ratios": Study(
-        title="Lecture 5.5: closed forms of the signal",
-        source=LECTURE,
-        about="Perceptrons of ten layers of 100 units (N) on scikit-learn's digits, at their initialisation: "
-        "`probe=signal` on the first digit. Nothing is trained. Published: the closed forms.",
-        numbers=ratios,
-        text=ratios_text,
-        pictures={"": ratios_picture},
-        captions={
-            "": "Ratios minus their closed form, in percent of it, with 95 % intervals; the band is 2 % wide to each "
-            "side."
-        },
-    ),
-    "lecture_signals": Study(
-        title="Lecture 5.5: vanishing gradients",
-        source=LECTURE,
-        about="Perceptrons of ten layers of 100 on MNIST, and `probe=signal` on 500 training digits: activations, "
-        "and gradients of each digit's loss by the pre-activations, before the first step. Two initialisations are "
-        "trained, with the first 8,000 training digits and SGD 0.1 in batches of 50; 5 seeds.",
-        sweeps={
-            "lecture_signals": (
-                *DIGITS,
-                "data.train_size=8000",
-                "epochs=2",
-                "model=mlp",
-                WIDTHS,
-                "model.activation=tanh,relu",
-                "init=normal,kaiming_normal",
-                "probe=signal",
-            ),
-        },
-        quick=("seed=range(2)", "data.train_size=1000"),
-        inputs="data.root=FOLDER",
-        numbers=signals,
-        text=signals_text,
-        pictures={
+STUDIES = studies_of(
+    __file__,
+    lecture_ratios=(ratios, ratios_text, {"": ratios_picture}),
+    lecture_signals=(
+        signals,
+        signals_text,
+        {
             "": lambda numbers, folders: signals_picture(numbers, ("tanh", "relu")),
             "_others": lambda numbers, folders: signals_picture(numbers, ("sigmoid", "identity")),
         },
-        captions={
-            "": "Root mean square of activations and of gradients by layer, before the first step: mean of five seeds, "
-            "band from the smallest to the largest. Activations are computed from left to right, gradients from right "
-            "to left. The curves of normal (sd 0.01) leave the axes.",
-            "_others": "The same with sigmoid, whose activations are about .5 everywhere, and without activation.",
-        },
     ),
-    "lecture_normalization": Study(
-        title="Lecture 5.5: normalised inputs",
-        source=LECTURE,
-        about="A perceptron with two hidden layers of 100, the first 2,000 training digits of MNIST, 10 epochs of SGD "
-        "0.1 in batches of 50; 5 seeds.",
-        sweeps={
-            "lecture_normalization": (
-                *(*DIGITS, "model=mlp", "data.train_size=2000", "epochs=10", "evaluate_every=1"),
-                f"data.normalize={','.join(NORMALIZE)}",
-            )
-        },
-        quick=("epochs=2", "seed=range(2)", "data.train_size=500"),
-        inputs="data.root=FOLDER",
-        numbers=normalization,
-        text=normalization_text,
-        pictures={"": normalization_picture},
-        captions={"": "Errors by epoch: mean of five seeds, band from the smallest to the largest. Log scale."},
-    ),
-}
+    lecture_normalization=(normalization, normalization_text, {"": normalization_picture}),
+)

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
 from runner.results import load_epochs, load_model
 from studies import style
-from studies.study import Folders, Study, Text, directories_of, runs_of
+from studies.study import Folders, Text, directories_of, runs_of, studies_of
 from studies.tables import interval, paired, spread, table, verdict
 
 SPLITS = ("train", "test")
@@ -37,7 +37,6 @@ SHOWN = (5, 10, 25, 50)  # epochs in the picture of histograms
 BINS = np.arange(-8.25, 2.01, 0.25)  # of log10 of the losses
 IMAGES = {"train": 25_000, "test": 1_000}
 FEWEST_WRONG = 10  # images whose mean loss is drawn
-WIDTHS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 
 def recorded_losses(path: str) -> Iterator[tuple[str, int, HistogramProto]]:
@@ -281,66 +280,16 @@ def capacity_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "lecture_cifar": Study(
-        title="Lecture 5.6: the test loss rises while the test error falls",
-        source="EE-559, lecture 5.6 (its experiment, not its numbers). The numbers called earlier are from our "
-        "notes on an earlier training on the images that we use, probably one run for each schedule; the notes do not "
-        "say whether it shuffled",
-        about="The lecture's network with three channels on the first 25,000 training images and the first 1,000 test "
-        "images of CIFAR-10; the lecture has all 50,000 and 10,000. SGD, 100 images a batch, not shuffled, 50 epochs: "
-        "learning rate 0.1 for 25 epochs and 0.05 for 25. FILE is an .npz file of these images, with the arrays "
-        "`train_images` (25000, 3, 32, 32), `train_labels`, `test_images` and `test_labels` of CIFAR-10's bytes, as "
-        "`numpy.savez` writes it. Without a FILE, `data.root=FOLDER` instead of both arguments takes the same training "
-        "images and all 10,000 test images.",
-        sweeps={
-            "lecture_cifar": ("experiment=cifar10", "pictures=false", "seed=range(5)"),
-            "lecture_cifar_constant": ("experiment=cifar10", "pictures=false", "seed=0", "scheduler=constant"),
-        },
-        quick=("data.train_size=200", "seed=range(2)"),
-        inputs="data=npz data.path=FILE",
-        numbers=cifar_numbers,
-        text=cifar_text,
-        pictures={
+STUDIES = studies_of(
+    __file__,
+    lecture_cifar=(
+        cifar_numbers,
+        cifar_text,
+        {
             "": cifar_curves,
             "_right_wrong": right_and_wrong,
             "_histograms": lambda numbers, folders: histograms(folders["lecture_cifar"], SHOWN),
         },
-        captions={
-            "": "Error and loss by epoch: means, and bands from the smallest to the largest of the seeds; a learning "
-            "rate of 0.1 throughout, where drawn, from epoch 25 on. The grey line is where the learning rate falls.",
-            "_right_wrong": "Mean loss of the images that are classified right, of those that are wrong, and of all, "
-            "by epoch, with the falling learning rate: means and bands over the seeds. The wrong images are left out "
-            f"at epochs at which a seed has fewer than {FEWEST_WRONG} of them.",
-            "_histograms": "Losses per image on a log axis, seed 0, as TensorBoard shows them (`losses/test/log10`): "
-            "epochs 5, 10, 25, 50. The dashed line is log 10, the loss of a guess; a loss of 0 counts as 1e-8.",
-        },
     ),
-    "lecture_capacity": Study(
-        title="Lecture 5.6: capacity",
-        source="EE-559, lecture 5.6 (what it says of capacity and of learning a small subset; it has no such table)",
-        about="The lecture's network on the first 1,000 digits of MNIST, with all hidden sizes multiplied by a width; "
-        "50 epochs of SGD, 10,000 test digits, five seeds.",
-        sweeps={
-            "lecture_capacity": (
-                "data=mnist",
-                "data.train_size=1000",
-                "data.validation_size=0",
-                "batch_size=100",
-                "epochs=50",
-                "evaluate_every=0",
-                "shuffle=false",
-                f"model.width={','.join(f'{width:g}' for width in WIDTHS)}",
-                "seed=range(5)",
-                "pictures=false",
-                "histograms=false",
-            )
-        },
-        quick=("epochs=5", "seed=range(2)", "model.width=0.125,1"),
-        inputs="data.root=FOLDER",
-        numbers=capacity_numbers,
-        text=capacity_text,
-        pictures={"": capacity_picture},
-        captions={"": "Errors against the width: dots are the five seeds, lines their medians."},
-    ),
-}
+    lecture_capacity=(capacity_numbers, capacity_text, {"": capacity_picture}),
+)

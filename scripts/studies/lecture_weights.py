@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from runner.results import load_model
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import against_published, table
 
 L2 = (0, 0.001, 0.002, 0.004, 0.01, 0.02)
 L1 = (0, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)
 LR = 0.1
-SEEDS = ("seed=range(10)", "histograms=false")
 L2_PUBLISHED = {
     "train/error": dict(zip(L2, (0, 0, 0, 0.005, 0.022, 0.048), strict=True)),
     "test/error": dict(zip(L2, (0.064, 0.063, 0.064, 0.065, 0.075, 0.101), strict=True)),
@@ -28,13 +27,10 @@ L1_PUBLISHED = {
     "test/error": dict(zip(L1, (0.064, 0.063, 0.067, 0.068, 0.128, 0.101, 0.516), strict=True)),
 }
 TOLERANCE = {"train/error": 0.006, "test/error": 0.006}
-QUICK = ("seed=0", "evaluate_every=0")  # of 25 epochs: after 2 there is nothing to be seen
 BINS = np.linspace(-0.4, 0.4, 82)  # an odd number of bins: the one in the middle holds the zeros
-LECTURE = "EE-559, lecture 5.4 (published, one run for each weight)"
 
 
 def weights_of(path: str) -> np.ndarray:
-    """Return all parameters of a trained network, flat."""
     return torch.cat([parameter.flatten() for parameter in load_model(path).network.parameters()]).numpy()
 
 
@@ -159,65 +155,23 @@ def minima_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "lecture_l2": Study(
-        title="Lecture 5.4: L2",
-        source=LECTURE,
-        about="1,000 training digits of MNIST, 10,000 test digits, 25 epochs of SGD; 10 seeds. The lecture tells "
-        "neither the number of digits, epochs, the learning rate nor the batch: our set-up is a reconstruction, "
-        "chosen since its errors come near the lecture's, so that the agreement at small weights proves little.",
-        sweeps={"lecture_l2": ("sweep=lecture_l2", *SEEDS)},
-        quick=QUICK,
-        inputs="data.root=FOLDER",
-        numbers=l2_numbers,
-        text=l2_text,
-        pictures={
+STUDIES = studies_of(
+    __file__,
+    lecture_l2=(
+        l2_numbers,
+        l2_text,
+        {
             "": lambda runs, folders: errors(runs, "penalty.l2.weight", L2_PUBLISHED),
             "_histograms": lambda runs, folders: histograms(folders["lecture_l2"], "penalty.l2.weight"),
         },
-        captions={
-            "": "Errors against the weight of L2: dots are the ten seeds, lines their medians, open marks the "
-            "published numbers.",
-            "_histograms": "All parameters of the network with seed 0, for each weight of L2: small, but not zero.",
-        },
     ),
-    "lecture_l1": Study(
-        title="Lecture 5.4: L1",
-        source=LECTURE,
-        about="The same network, data, number of seeds and reconstructed set-up; after each step a soft threshold "
-        "equal to the weight.",
-        sweeps={
-            "lecture_l1": ("sweep=lecture_l1", *SEEDS),
-            "lecture_l1_subgradient": (
-                "sweep=lecture_l1",
-                *SEEDS,
-                "penalty.l1.method=subgradient",
-                f"penalty.l1.weight={','.join(f'{value / LR:g}' for value in L1)}",
-            ),
-        },
-        quick=QUICK,
-        inputs="data.root=FOLDER",
-        numbers=l1_numbers,
-        text=l1_text,
-        pictures={
+    lecture_l1=(
+        l1_numbers,
+        l1_text,
+        {
             "": lambda runs, folders: errors(runs[runs["method"] == "proximal"], "threshold", L1_PUBLISHED),
             "_histograms": lambda runs, folders: histograms(folders["lecture_l1"], "penalty.l1.weight"),
         },
-        captions={
-            "": "Errors against the threshold of L1: dots are the ten seeds, lines their medians, open marks "
-            "the published numbers.",
-            "_histograms": "All parameters of the network with seed 0, for each weight of L1: a spike at exactly zero.",
-        },
     ),
-    "lecture_minima": Study(
-        title="Lecture 5.4: why L1 gives zeros and L2 does not",
-        source="EE-559, lecture 5.4 (the two one-dimensional pictures)",
-        about="The loss (x - 1)^2 + (x - 1)^3 / 6 with a penalty on x. Nothing is trained. In the words of the "
-        "lecture a penalty is the negative logarithm of a prior on the parameters: L2 of a Gaussian, L1 of a Laplace "
-        "distribution.",
-        numbers=minima_numbers,
-        text=minima_text,
-        pictures={"": minima_picture},
-        captions={"": "The loss with k x^2 and with k |x|, and the minimum of each curve."},
-    ),
-}
+    lecture_minima=(minima_numbers, minima_text, {"": minima_picture}),
+)

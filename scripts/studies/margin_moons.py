@@ -12,7 +12,7 @@ from data import Moons
 from runner.results import load_model
 from runner.summary.compare import Interval
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
 POINTS, NOISE, GAMMA, ALPHA = 40, 0.1, 0.25, 50
@@ -122,32 +122,7 @@ def _regions(axes: Axes, classes: np.ndarray, points: np.ndarray, labels: np.nda
     axes.set_aspect("equal")
 
 
-STUDIES = {
-    "margin_moons": Study(
-        title="Large margin: the boundary in the plane",
-        source="Elsayed et al. 2018, figure 1b (a picture without numbers; the points are ours)",
-        about=f"{POINTS} points of two classes, two noisy half circles, all of them for training; a perceptron with "
-        "two hidden layers of 100, Adam with learning rate .01, 300 full-batch steps. Cross-entropy against the large "
-        f"margin instead of it: distances of logits in Euclidean norm at the input, gamma {GAMMA:g}, alpha {ALPHA}, by "
-        "which no point is given up. Tried before: with alpha 4 and gamma .5 some seeds put all points into one class; "
-        "with alpha 50, gamma .5 gave up some points for larger distances of the others, and gamma .2 and .3 left the "
-        "nearest point no further from the boundary either.",
-        sweeps={
-            "margin_moons": (
-                "data=moons", f"data.n={POINTS}", f"data.noise={NOISE}", "data.validation_size=0", "model=mlp",
-                "optimizer=adam", "optimizer.lr=0.01", f"batch_size={POINTS}", "epochs=300", "evaluate_every=0",
-                "probe=boundary", "histograms=false", "pictures=false", "seed=range(5)",
-                "sweep.arms={cross_entropy: {penalty: none}, large_margin: {penalty: large_margin, loss.weight: 0, "
-                f"penalty.large_margin.weight: 1, penalty.large_margin.gamma: {GAMMA:g}, "
-                f"penalty.large_margin.alpha: {ALPHA}}}}}",
-                "sweep.baseline=cross_entropy",
-            )
-        },
-        quick=("epochs=100", "seed=range(2)"),
-        numbers=numbers,
-        text=text,
-        pictures={"": picture},
-        captions={"": "Regions of the two classes and the boundary after training with each loss, the same points, "
-                  "three seeds of the network, and the smallest distance of a point to the boundary."},
-    ),
-}  # fmt: skip
+STUDIES = studies_of(
+    __file__,
+    margin_moons=(numbers, text, {"": picture}),
+)

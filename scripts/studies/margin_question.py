@@ -13,21 +13,13 @@ from data import Digits, prepare
 from models import MLP
 from runner.results import load_epochs
 from studies import style
-from studies.study import Folders, Study, Text, directories_of
+from studies.study import Folders, Text, directories_of, studies_of
 from studies.tables import spread, table
 
 GAMMA, ALPHA, EPS = 200.0, 2.0, 1e-6
 BATCH, LR, MOMENTUM, EPOCHS = 64, 0.01, 0.5, 10
 WORST = ALPHA * GAMMA  # of the hinge; the question's loss is smaller by gamma
 METRIC = "train/penalty/large_margin"
-SETTINGS = (
-    "penalty.large_margin.norm=2",
-    "penalty.large_margin.top_k=9",
-    "penalty.large_margin.aggregation=mean_distance",
-    f"penalty.large_margin.gamma={GAMMA:g}",
-    f"penalty.large_margin.alpha={ALPHA:g}",
-    f"penalty.large_margin.eps={EPS:g}",
-)
 LOOPS = {"question's loop": True, "question's loop without zero_()": False}
 ARMS = ("right gradient", "right gradient, clipped at 5", *LOOPS)
 
@@ -145,31 +137,7 @@ def picture(epochs: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "margin_question": Study(
-        title="Large margin: the forum question",
-        source='forum question "Implementation of Large Margin Deep Networks for Classification" '
-        "(discuss.pytorch.org/t/43047; published: the loss tends to 200, and without `zero_()` 98 % are right)",
-        about="Its settings: gamma 200, alpha 2, the mean over the nine wrong classes, distances of probabilities at "
-        "the input, batches of 64, SGD with learning rate .01 and momentum .5, no cross-entropy. Here on "
-        f"scikit-learn's digits, a perceptron with two hidden layers of 100, {EPOCHS} epochs; the question has MNIST "
-        "and a small convolutional network, so this does not repeat it. The question's loop is written with nine "
-        "derivatives instead of one for each example and class; a test holds it to the literal form, the norm being "
-        "that of the whole batch's `.grad`.",
-        sweeps={
-            "margin_question": (
-                "data=digits", "data.validation_size=0", "model=mlp", f"batch_size={BATCH}",
-                "optimizer=momentum", f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}", f"epochs={EPOCHS}",
-                "penalty=large_margin_reference", "loss.weight=0", *SETTINGS,
-                "sweep.arms={right: {optimizer.clip: null}, clipped: {optimizer.clip: 5}}", "sweep.baseline=right",
-                "seed=range(5)", "evaluate_every=1", "histograms=false", "pictures=false",
-            )
-        },
-        quick=("epochs=2", "seed=range(2)"),
-        numbers=numbers,
-        text=text,
-        pictures={"": picture},
-        captions={"": "The question's loss, and the fraction of examples at its lower clamp: mean of five seeds, band "
-                  "from the smallest to the largest. The grey line is the largest possible loss."},
-    ),
-}  # fmt: skip
+STUDIES = studies_of(
+    __file__,
+    margin_question=(numbers, text, {"": picture}),
+)

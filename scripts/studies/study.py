@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import yaml
 from matplotlib.figure import Figure
 
 from runner.results import load_epochs, load_runs
@@ -21,32 +23,43 @@ class Study:
     """What is repeated of a source, and how it is shown.
 
     Args:
-        title: of the section.
-        source: of the published values, with their mark: published, secondary (quoted from a review), recalled
-            (from memory, not checked).
-        about: what is trained on what, and what a reader should know before the numbers.
-        sweeps: name -> overrides of `train.py -m`. The name is also the sweep's folder. None at all where nothing is
-            trained.
         numbers: folders of the sweeps -> a row for each run, or for each thing that was measured. They become
             docs/results/NAME.csv, and are all that `text` and, where possible, the pictures are made from.
         text: numbers -> tables, and sentences whose numbers are computed here, never typed.
         pictures: suffix -> (numbers, folders -> a picture), written as docs/results/NAME<suffix>.png.
+        title: of the section.
+        source: of the published values, with their mark: published, secondary (quoted from a review), recalled
+            (from memory, not checked).
+        about: what is trained on what, and what a reader should know before the numbers.
         captions: suffix -> the line under the picture, which is also its text for those who cannot see it. A picture
             without one is shown on another page.
+        sweeps: name -> overrides of `train.py -m`. The name is also the sweep's folder. None at all where nothing is
+            trained.
         quick: overrides of every sweep for `--quick`.
         inputs: what the command line has to give, such as data.root=FOLDER.
     """
 
-    title: str
-    source: str
-    about: str
     numbers: Callable[[Folders], pd.DataFrame]
     text: Callable[[pd.DataFrame], Text]
     pictures: Mapping[str, Callable[[pd.DataFrame, Folders], Figure]]
+    title: str
+    source: str
+    about: str
     captions: Mapping[str, str]
     sweeps: Mapping[str, Sequence[str]] = field(default_factory=dict)
     quick: Sequence[str] = ()
     inputs: str = ""
+
+
+def studies_of(file: str, **functions: tuple[Any, Any, Any]) -> dict[str, Study]:
+    """Return the studies of a module: their functions with the sweeps and words that the YAML file beside it gives.
+
+    Args:
+        file: of the module.
+        functions: name of a study -> numbers, text and pictures.
+    """
+    given = yaml.safe_load(Path(file).with_suffix(".yaml").read_text())
+    return {name: Study(*own, **given[name]) for name, own in functions.items()}
 
 
 def directories_of(folder: Path) -> list[Path]:

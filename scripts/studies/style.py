@@ -106,7 +106,6 @@ def published(
 
 
 def legend_below(made: Figure, axes: Axes, columns: int = 3) -> None:
-    """Put the legend of some axes below the whole picture."""
     handles, labels = axes.get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False, handlelength=3)
 

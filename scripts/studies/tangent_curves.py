@@ -14,20 +14,17 @@ from data import Line, Plateaus, Sine
 from runner.results import load_epochs, load_model
 from runner.summary.compare import Interval, t_interval
 from studies import style
-from studies.study import Folders, Study, Text, directories_of, runs_of
+from studies.study import Folders, Text, directories_of, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
-PAPER = "Simard, Victorri, LeCun, Denker 1991, Tangent Prop, NIPS 4"
 WEIGHT = "penalty.tangent_prop.weight"
 
 
 def curve(path: str, x: np.ndarray) -> np.ndarray:
-    """Return what a run has learned, at some x."""
     return load_model(path)(torch.from_numpy(x).float().unsqueeze(1)).squeeze(1).numpy()
 
 
 def slopes(path: str, x: np.ndarray) -> np.ndarray:
-    """Return the derivatives of what a run has learned, at some x."""
     places = torch.from_numpy(x).float().unsqueeze(1).requires_grad_()
     (found,) = torch.autograd.grad(load_model(path)(places).sum(), places)
     return found.squeeze(1).numpy()
@@ -302,61 +299,9 @@ def plateaus_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-QUIET = ("seed=range(5)", "histograms=false", "pictures=false")
-
-STUDIES = {
-    "tangents_line": Study(
-        title="Tangent Prop: the forum question's line",
-        source="the forum question Implementing Tangent Prop (no numbers; dashed: without the penalty, solid: with it)",
-        about="Five points 0, .25, .5, .75, 1 of y = x; the wanted slope at each is 0. A perceptron 1-100-100-1, Adam "
-        "with lr .003, weight .1, 1,500 steps (the question has 100 with lr .001, which are too few), 5 seeds.",
-        sweeps={
-            name: (*lines, *QUIET, "optimizer.lr=0.003", "epochs=1500", "evaluate_every=50")
-            for name, lines in LINE_SWEEPS.items()
-        },
-        quick=("epochs=200", "seed=range(2)"),
-        numbers=line_numbers,
-        text=line_text,
-        pictures={"": line_picture},
-        captions={
-            "": "Learned curves, mean over five seeds with their range: dashed without the penalty, solid with it; a "
-            "ReLU network (dash-dotted) lies on the crosses, the line of ridge regression."
-        },
-    ),
-    "tangents_fit": Study(
-        title="Tangent Prop, figure 2: values and derivatives",
-        source=f"{PAPER}, figure 2 (a picture without numbers)",
-        about="Four points of sin(pi x), without noise; the wanted derivatives are its own. A perceptron 1-100-100-1 "
-        "with tanh, 200 steps of Adam, 5 seeds. The four points are a draw that was chosen since it is spread.",
-        sweeps={"tangents_fit": ("experiment=fit_derivatives", f"{WEIGHT}=0,0.1", *QUIET, "evaluate_every=50")},
-        quick=("epochs=200", "seed=range(2)"),
-        numbers=fit_numbers,
-        text=fit_text,
-        pictures={"": fit_picture},
-        captions={"": "Four points of a sine, fitted by values only and by values and derivatives; five seeds each."},
-    ),
-    "tangents_plateaus": Study(
-        title="Tangent Prop, figure 6: tangents against distorted points",
-        source=f"{PAPER}, figure 6 (published: 1,300 against 8,000 "
-        "sweeps of the data, which are epochs, a speed-up of about 10)",
-        about="Three points with slope 0 at each, a 1-20-1 network with tanh, full gradient descent; against the same "
-        "network on nine points: the three, and each shifted by .1 to both sides. Points, levels and shift are ours.",
-        sweeps={
-            "tangents_plateaus_lr": (
-                "sweep=tangents_plateaus",
-                "optimizer.lr=0.1,0.2,0.4",
-                "seed=100,101,102",
-                "epochs=2000",
-            ),
-            "tangents_plateaus": ("sweep=tangents_plateaus",),
-        },
-        quick=("epochs=2000", "seed=0,1", "optimizer.lr=0.2"),
-        numbers=plateaus_numbers,
-        text=plateaus_text,
-        pictures={"": plateaus_picture},
-        captions={
-            "": "Normalised error by epoch (median and range of five seeds), and what is learned: tangent prop, "
-            "nine distorted points, and tangent prop with the weight that the distorted points amount to."
-        },
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    tangents_line=(line_numbers, line_text, {"": line_picture}),
+    tangents_fit=(fit_numbers, fit_text, {"": fit_picture}),
+    tangents_plateaus=(plateaus_numbers, plateaus_text, {"": plateaus_picture}),
+)

@@ -12,10 +12,8 @@ from data import Digits, Distortion, Tangents, prepare
 from data.augment import SMOOTHING
 from data.tangents import filters
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
-
-SOURCE = "Simard, Victorri, LeCun, Denker 1991, Tangent Prop, NIPS 4"
 
 # The seven tangents
 
@@ -49,7 +47,6 @@ class Transformations:
         self.distortion = Distortion().fit(dataset)
 
     def size(self, name: str, factor: float) -> str:
-        """Return the amount of a transformation in words."""
         amount = factor * self.distortion.amounts[self.distortion.names.index(name)]
         scale = {"%": 100.0, "°": 180 / np.pi, "px": 1.0}[UNITS[name]]
         return f"{amount * scale:g} {UNITS[name]}".replace(" °", "°")
@@ -122,7 +119,6 @@ def pictures_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
 
 # Figure 5: few digits
 
-SIZES = {1: 500, 2: 500, 4: 500, 8: 250, 16: 125, 32: 63, 100: 30, 300: 14}  # digits of each class: epochs
 ARMS = {
     "none": "no penalty",
     "two_tangents": "two translations",
@@ -132,27 +128,11 @@ ARMS = {
 WEIGHT, SCALE = "penalty.tangent_prop.weight", "augment.scale"
 TWO = "penalty.tangent_prop.tangents.names: [translation_x, translation_y]"
 TUNING = "tangents_digits_strength"
-PLAIN = (  # conf/sweep/tangents_digits.yaml without its arms
-    *("data=mnist", "scheduler=cosine", "penalty=tangent_prop", "batch_size=40"),
-    *("evaluate_every=0", "histograms=false", "pictures=false"),
-)
 TRIALS = {
     "two_tangents": [f"{WEIGHT}: {weight}, {TWO}" for weight in (1, 3, 10, 30, 100)],
     "seven_tangents": [f"{WEIGHT}: {weight}" for weight in (1, 3, 10, 30, 100)],
     "distorted_images": [f"penalty: none, augment: distortion, {SCALE}: {scale}" for scale in (0.5, 1, 2, 3, 4)],
 }
-
-
-def _sweeps() -> dict[str, tuple[str, ...]]:
-    """Return the choice of the strengths, and a sweep for all sizes that have the same number of epochs."""
-    trials = [f"{arm}-{number}: {{{own}}}" for arm, each in TRIALS.items() for number, own in enumerate(each)]
-    tuned = ("data.per_class=16", "epochs=125", "data.validation_size=5000", "seed=100,101")
-    sweeps = {TUNING: (*PLAIN, f"sweep.arms={{{', '.join(trials)}}}", *tuned)}
-    for epochs in dict.fromkeys(SIZES.values()):
-        sizes = [size for size, own in SIZES.items() if own == epochs]
-        chosen = (f"data.per_class={','.join(map(str, sizes))}", f"epochs={epochs}")
-        sweeps[f"tangents_digits_{10 * sizes[0]}"] = ("sweep=tangents_digits", *chosen)
-    return sweeps
 
 
 def digits_numbers(folders: Folders) -> pd.DataFrame:
@@ -234,33 +214,8 @@ def digits_picture(numbers: pd.DataFrame, folders: Folders) -> Figure:
     return figure
 
 
-STUDIES = {
-    "tangents_pictures": Study(
-        title="Tangent Prop: the seven tangents",
-        source=f"{SOURCE}; the seven transformations: Simard, LeCun, Denker, Victorri 1998",
-        about="Nothing is trained. The tangents of `penalty=tangent_prop`, on scikit-learn's digits, and the "
-        "transformations of `augment=distortion` beside them.",
-        numbers=pictures_numbers,
-        text=pictures_text,
-        pictures={"": pictures_picture},
-        captions={
-            "": "A digit, its seven tangents, and for a smaller and a larger amount: image + a * tangent, and the "
-            "transformed image."
-        },
-    ),
-    "tangents_digits": Study(
-        title="Tangent Prop, figure 5: few digits",
-        source=f"{SOURCE}, figure 5 (a picture; its numbers are not known to us)",
-        about="The first digits of each class of MNIST, the lecture's network, SGD from .1 to 0 along a cosine, "
-        "batches of 40 at most, about 500 steps for each size (600 to 1,050 for the two largest). Distorted images: "
-        "each mini-batch is transformed at random by the same seven transformations. The paper has a smaller network "
-        "on other digits, and two translations.",
-        sweeps=_sweeps(),
-        quick=("epochs=2", "seed=0,1", "data.validation_size=100"),
-        inputs="data.root=FOLDER",
-        numbers=digits_numbers,
-        text=digits_text,
-        pictures={"": digits_picture},
-        captions={"": "Test error against the number of training digits: mean of five seeds with their range."},
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    tangents_pictures=(pictures_numbers, pictures_text, {"": pictures_picture}),
+    tangents_digits=(digits_numbers, digits_text, {"": digits_picture}),
+)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies import style
-from studies.study import Folders, Study, Text, runs_of
+from studies.study import Folders, Text, runs_of, studies_of
 from studies.tables import interval, paired, spread, table
 
 VALUE, ERROR = "probe/penalty_value/test", "test/error"
@@ -81,19 +81,7 @@ def _cut(axes: Axes, errors: pd.Series) -> None:
             axes.text(place, 0.93 * top, f"{errors.iloc[place]:.2f} \N{UPWARDS ARROW}", fontsize=8, ha="right")
 
 
-STUDIES = {
-    "weights": Study(
-        title="Each penalty over its weight: digits",
-        source="none, a measurement of our own",
-        about="300 of scikit-learn's digits to train on, 360 for the test; the lecture's network, 20 epochs of Adam, 5 "
-        "seeds. The value is that of the penalty itself, exact, on the test digits, also at weight 0: what the penalty "
-        "is to make smaller. The differences are paired by seed, with their 95 % intervals, not corrected. The "
-        "pictures stand in [penalties.md](penalties.md).",
-        sweeps={"weights": ("sweep=weights",)},
-        quick=("epochs=1", "seed=range(2)"),
-        numbers=numbers,
-        text=text,
-        pictures={f"_{name}": partial(picture, name) for name in PENALTIES},
-        captions={},
-    ),
-}
+STUDIES = studies_of(
+    __file__,
+    weights=(numbers, text, {f"_{name}": partial(picture, name) for name in PENALTIES}),
+)
