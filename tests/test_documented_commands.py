@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support import ROOT
 from support.commands import PAGES, Clone, Command, commands_of, file_names, output_lines
 from support.markdown import blocks
 
@@ -44,11 +43,18 @@ RULES = (
     Rule(r"submitit_cluster", CHECKED, "needs Slurm"),
     Rule(r"runs/weights", LEFT_OUT, "needs the sweep on Slurm that stands before it"),
     Rule(r"clusters\.sh", LEFT_OUT, "sets up Slurm or Ray, as root"),
+    Rule(r"gpu\.sh", LEFT_OUT, "needs a GPU; tests/test_benchmark.py runs it with a Python that is played"),
+    Rule(r"reproduce\.py NAME|cancel FOLDER", LEFT_OUT, "stands for the reader's choice"),
     Rule(r"reproduce\.py", " --text", "trains for minutes or hours; this makes the page of its csv"),
     Rule(r"benchmark\.py", LEFT_OUT, "takes minutes; tests/test_benchmark.py runs the subjects"),
     Rule(r"=FOLDER|data=mnist|data\.path=FILE", CHECKED, "needs data that are downloaded"),
     Rule(r"sweep=(compare_penalties|optimizers)|sweep\.trials", CHECKED, "trains for half an hour"),
-    Rule(r"-m (data\.train_size|penalty=l2|experiment|'seed|penalty=large)", SHORTENED, "trains many", slow=True),
+    Rule(
+        r"-m (hydra/sweeper|data\.train_size|penalty=l2|experiment|'seed|penalty=large)",
+        SHORTENED,
+        "trains many",
+        slow=True,
+    ),
     Rule(r"penalty='?(jacobian|input|activation|weight_g|tangent|large)", SHORTENED, "trains for long", slow=True),
     Rule(r"\*1a2b3c4d", LEFT_OUT, "the id stands for one of the reader's"),
     Rule(
@@ -66,10 +72,12 @@ def rule_for(command: str) -> Rule | None:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone with the files that the reader is asked to bring along: a package `mine`, its options, arrays."""
     clone = Clone(tmp_path_factory.mktemp("clone"))
-    for block in blocks((ROOT / "docs" / "own_classes.md").read_text(), language="python|yaml"):
-        path = clone.folder / block.splitlines()[0].removeprefix("# ")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block)
+    for page in PAGES:
+        for block in blocks(page.read_text(), language="python|yaml"):
+            if name := re.match(r"# (\S+\.(?:py|yaml))\n", block):
+                path = clone.folder / name[1]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block)
     (clone.folder / "mine" / "__init__.py").write_text(NET)
     (clone.folder / "check.py").write_text(CHECK)
     draw = np.random.default_rng(0)
@@ -138,7 +146,7 @@ def test_each_command_of_a_page_works(clone: Clone, page: Path) -> None:
 
 
 # Files that only commands write that are not run to the letter.
-ELSEWHERE: set[str] = set()
+ELSEWHERE = {"trials.png"}
 
 
 @pytest.mark.slow

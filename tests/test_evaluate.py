@@ -38,7 +38,8 @@ def test_a_regression_has_no_error_and_a_model_that_drops_does_not(inputs: torch
     model = nn.Sequential(nn.Dropout(0.9)).train()
     found = evaluate(model, MSE(), Split(inputs, inputs + 2), None)
     assert found.error is None
-    assert found.metrics("train") == {"train/loss": pytest.approx(4.0)}
+    errors = {f"train/rmse/{output}": pytest.approx(2.0) for output in range(4)}
+    assert found.metrics("train") == {"train/loss": pytest.approx(4.0), **errors}
 
 
 def test_where_no_example_is_wrong_the_wrong_ones_have_no_loss(inputs: torch.Tensor) -> None:

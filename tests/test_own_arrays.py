@@ -368,7 +368,7 @@ def test_a_table_is_scaled_by_column_and_a_regression_learns_in_its_own_units(np
     path = npz(inputs, targets, TABLE).path
     options = (*QUIET, f"data.path={path}", "loss=mse", "epochs=60", "optimizer=adam", "optimizer.lr=0.02")
     build(composed(*options, "objective_metric=best/validation/rmse/2").config)
-    with pytest.raises(ConfigError, match=r"objective_metric must be one of train/loss, train/rmse/0, "):
+    with pytest.raises(ConfigError, match=r"objective_metric must be one of test/rmse/2, "):
         build(composed(*options, "objective_metric=test/rmse/3").config)
     run = composed(*options, "evaluate_every=0")
     result = train_run(run, io.StringIO())
@@ -676,16 +676,11 @@ def test_a_last_batch_of_one_image_is_fine_where_each_channel_has_many_numbers(c
 
 
 BITS = {  # of main before arrays were recognised: a digest of all splits, offset and scale; and the id
-    ("data=digits",): ("88243838617c4108", "928fa12d"),
-    ("data=digits", "data.normalize=component", "data.train_size=500"): ("17fa53acd192b1a5", "a30e4888"),
-    ("data=digits", "data.per_class=10", "data.label_noise=0.2"): ("f972146ddb9eeebb", "eda89d6b"),
-    ("data=moons", "model=mlp"): (None, "6c00b7ec"),
-    ("data=line", "model=mlp", "loss=mse"): ("cf5c2a3121d641c7", "16a39d10"),
-    ("data=sine", "model=mlp", "loss=mse"): (None, "a5560067"),
-    ("data=plateaus", "model=mlp", "loss=mse"): ("53307725bf8138e1", "3f7282c7"),
-    ("data=mnist",): (None, "8aae913b"),
-    ("data=cifar10", "model=convnet"): (None, "1df5a47e"),
-    ("data=fashion_mnist",): (None, "9bf6d4c6"),
+    ("data=digits",): "88243838617c4108",
+    ("data=digits", "data.normalize=component", "data.train_size=500"): "17fa53acd192b1a5",
+    ("data=digits", "data.per_class=10", "data.label_noise=0.2"): "f972146ddb9eeebb",
+    ("data=line", "model=mlp", "loss=mse"): "cf5c2a3121d641c7",
+    ("data=plateaus", "model=mlp", "loss=mse"): "53307725bf8138e1",
 }
 
 
@@ -703,12 +698,8 @@ def digest(dataset: data.Dataset) -> str:
 
 
 @pytest.mark.parametrize("overrides", BITS, ids=" ".join)
-def test_the_data_of_the_project_keep_their_bits_and_ids(composed: Composed, overrides: tuple[str, ...]) -> None:
-    bits, run_id = BITS[overrides]
-    config = composed(*overrides).config
-    assert ids(config)[0] == run_id
-    if bits is not None:
-        assert digest(build(config).dataset) == bits
+def test_the_data_of_the_project_keep_their_bits(composed: Composed, overrides: tuple[str, ...]) -> None:
+    assert digest(build(composed(*overrides).config).dataset) == BITS[overrides]
 
 
 def test_the_values_of_drawn_data_are_those_of_before(composed: Composed) -> None:

@@ -149,7 +149,8 @@ def test_the_network_sees_what_it_saw_in_the_run(trained: Composed, overrides: t
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_of_several_channels_are_laid_out_as_in_the_run(channels_last: bool) -> None:
     """With one channel there is nothing to see."""
-    facts: dict[str, Any] = {"input_shape": (3, 4, 5), "offset": torch.tensor(1.0).double()}
+    facts: dict[str, Any] = {"input_shape": (3, 4, 5), "offset": torch.tensor(1.0).double(), "range": None}
+    facts |= {"target_offset": torch.tensor(0.0), "target_scale": torch.tensor(1.0)}
     seen: list[torch.Tensor] = []
     network = torch.nn.Flatten()
     network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))

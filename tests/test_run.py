@@ -317,7 +317,7 @@ def test_other_contents_of_a_data_file_are_another_run(composed: Callable[..., A
     assert first.group_id == seed.group_id != second.group_id
 
 
-@pytest.mark.parametrize("path", ["absent.npz", ".", "null"])
+@pytest.mark.parametrize("path", ["absent.npz", "."])
 def test_a_data_file_that_cannot_be_read_is_told_when_it_is_read(composed: Callable[..., Any], path: str) -> None:
     from runner.build import build
 

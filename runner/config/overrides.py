@@ -121,6 +121,8 @@ def _meant_choice(choice: Override, known: Sequence[str]) -> tuple[list[str], Ov
 
 def _meant_option(group: str, name: Any, known: Sequence[str]) -> tuple[str, str | None]:
     """Return what to type for a chosen name that there is not, and the option that was meant, if that is clear."""
+    if isinstance(name, dict) and not name:
+        return f"for none write {group}={'none' if 'none' in known else '[]'}", None
     if isinstance(name, dict):
         keys = [f"{group}.{key}={as_typed(value)}" for key, value in name.items()]
         return f"to set its keys write {shlex.join(keys)}", None
