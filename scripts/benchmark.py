@@ -220,14 +220,12 @@ def images_file(folder: Path, count: int, root: str | None = None) -> list[str]:
         root: folder of MNIST; None: random images, as many to test on.
     """
     import numpy as np
+    import torch
 
     import data
 
-    pixels, labels = (
-        np.random.RandomState(0).randint(0, 256, (count, 1, 28, 28)).astype(np.uint8),
-        np.arange(count) % 10,
-    )
-    train = test = data.Split(pixels, labels)
+    pixels = np.random.RandomState(0).randint(0, 256, (count, 1, 28, 28)).astype(np.uint8)
+    train = test = data.Split(torch.tensor(pixels), torch.arange(count) % 10)
     if root:
         raw = data.MNIST(root).load()
         train, test = data.Split(raw.train.inputs[:count], raw.train.targets[:count]), raw.test
