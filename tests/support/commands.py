@@ -139,7 +139,7 @@ class Clone:
     def serve(self, command: str, timeout: float) -> str:
         """Start a server, wait until it names its address, and end it; return what is wrong, or nothing."""
         started = subprocess.Popen(
-            ["bash", "-c", f"exec timeout {timeout:.0f} {command}"],
+            ["bash", "-c", f"exec timeout {timeout:.0f} {command} --port 0"],  # a free one: 6006 may be taken
             cwd=self.folder,
             env=self.variables,
             stdout=subprocess.PIPE,
