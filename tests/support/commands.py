@@ -77,7 +77,7 @@ def _code_lines(text: str) -> dict[int, str | None]:
 def _is_command(code: str) -> bool:
     """Tell whether a line begins with a program that is given something to do."""
     words = [word for word in code.removeprefix("$ ").split() if not re.match(r"[A-Z_]+=", word)]
-    return len(words) > 1 + (words[:2] == ["uv", "run"]) and (words[0] in PROGRAMS or words[0].startswith("scripts/"))
+    return len(words) > 1 + (words[:2] == ["uv", "run"]) and (words[0] in PROGRAMS or re.match(r"scripts/\w", words[0]))
 
 
 def output_lines(text: str) -> list[str]:
