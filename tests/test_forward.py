@@ -23,7 +23,7 @@ from losses import (
     Tangent,
     TangentProp,
 )
-from losses.passes import AffineTangents, TorchDraws, quiet_start
+from losses.passes import Watch, TorchDraws, quiet_start
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["conv", "relu"]
@@ -443,7 +443,7 @@ def test_tangents_of_affine_layers_are_torchs_own(name: str, dual: set[str]) -> 
     for bias in (True, False):
         if dual == {"inputs", "bias"} and not bias:
             continue
-        for ours, torchs in zip(pass_with(AffineTangents(), bias), pass_with(nullcontext(), bias), strict=True):
+        for ours, torchs in zip(pass_with(Watch(), bias), pass_with(nullcontext(), bias), strict=True):
             assert torch.equal(ours, torchs)
 
 

@@ -1,0 +1,254 @@
+"""What the first passes of a model show, looked at once: mixed examples, lost paths, wrong derivatives of torch's.
+
+A derivative that torch gives as none stands for zero only where the outputs do not move with the point. Nothing goes by
+the class of a layer: what counts is what a derivative says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .passes import Inputs, call_with, points_of, recording, undisturbed
+
+PASSES = 3  # that are looked at: what `torch.jit.script` has compiled drops tangents from its second call on
+MIXED = 1e-6  # share of a derivative by other examples that is no rounding
+WRONG = 1e-2  # relative difference of two ways to one derivative that is no rounding, in float32
+
+
+@dataclass
+class Known:
+    """What is known of a model in one mode, training or evaluation.
+
+    Attributes:
+        passes: how many were looked at.
+        carries: its forward mode can be trusted.
+        needs_formulas: it calls functions that lack a derivative, which a formula replaces.
+        apart: whether the derivative of one example's outputs by another example is zero; None: not seen yet.
+        constant: pairs (of, point) of which the first does not depend on the second.
+    """
+
+    passes: int = 0
+    carries: bool = True
+    needs_formulas: bool = False
+    apart: bool | None = None
+    constant: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def is_watched(self) -> bool:
+        """Tell whether the next pass is to be looked at, or needs its formulas."""
+        return self.needs_formulas or self.passes < PASSES
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[bool, Known]] = WeakKeyDictionary()
+
+
+def known_of(model: nn.Module) -> Known:
+    """Return what is known of a model in the mode in which it is."""
+    modes = _KNOWN.get(model)
+    if modes is None:
+        modes = _KNOWN[model] = {}
+    mode = model.training
+    if mode not in modes:
+        modes[mode] = Known()
+    return modes[mode]
+
+
+def check_losses(losses: Tensor, batch: int) -> None:
+    """Raise ValueError, in one sentence, unless there is one loss for each example, (B,)."""
+    if losses.shape != (batch,):
+        fix = 'write reduction="none"' if losses.ndim == 0 else "take its mean over the rest, losses.flatten(1).mean(1)"
+        raise ValueError(
+            f"the criterion must return the loss of each example, ({batch},), got the shape {tuple(losses.shape)}: {fix}"
+        )
+
+
+def check_rows(outputs: Tensor, points: dict[str, Tensor]) -> bool | None:
+    """Tell whether no example's outputs depend on another one's point; None if the batch is too small to tell."""
+    batch = len(outputs)
+    if batch < 2 or not points:
+        return None
+    row = torch.zeros_like(outputs)
+    row[batch // 2] = signs_like(outputs[batch // 2])
+    products = derivative([outputs], list(points.values()), [row])
+    seen = False
+    for product in products:
+        if product is not None and product.isfinite().all():
+            sizes = product.detach().abs().flatten(1).amax(1)
+            others = torch.cat((sizes[: batch // 2], sizes[batch // 2 + 1 :])).max()
+            if others > MIXED * sizes.max():
+                return False
+            seen = seen or bool(sizes.max() > 0)
+    return True if seen else None
+
+
+def signs_like(tensor: Tensor) -> Tensor:
+    """Return fixed numbers of both signs, all between 1/2 and 1 in size, shaped like a tensor; nothing is drawn."""
+    numbers = torch.arange(tensor.numel(), device=tensor.device, dtype=torch.float64) * 2.4
+    return (numbers.cos().sign() * (0.75 + 0.25 * (1.7 * numbers).sin())).to(tensor.dtype).view(tensor.shape)
+
+
+def derivative(
+    of: Sequence[Tensor], at: Sequence[Tensor], cotangents: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Return vector-Jacobian products; None where autograd knows no path.
+
+    Raises:
+        ValueError: for a model that torch cannot differentiate, in one sentence.
+    """
+    if not all(tensor.requires_grad for tensor in of):
+        return (None,) * len(at)
+    cotangents = [tensor.clone() if tensor.is_inference() else tensor for tensor in cotangents]
+    try:
+        return torch.autograd.grad(of, at, cotangents, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "Mismatch in shape" in str(error):
+            raise
+        raise ValueError(cannot(str(error))) from error
+
+
+def cannot(reason: str) -> str:
+    """Return the sentence for a model that torch cannot differentiate, with the fix for the causes that are known."""
+    fix = next((fix for part, fix in FIXES.items() if part in reason), None)
+    line = reason.strip().splitlines()[0].rstrip(".") if reason.strip() else "no reason given"
+    return f"torch cannot differentiate this model as the penalty needs it: {line}" + (f": {fix}" if fix else "")
+
+
+FIXES = {
+    "use_reentrant": "write checkpoint(..., use_reentrant=False)",
+    "torch.utils.checkpoint": "a part under checkpoint computes attention, whose kernel must be the same when it is "
+    "computed again: begin the program with torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or leave checkpoint out",
+    "once_differentiable": "write that function's backward without once_differentiable, from differentiable operations",
+    "Inference tensors": "make the model and its inputs outside of torch.inference_mode()",
+}
+
+
+def check_twice_differentiable(outputs: Tensor, points: dict[str, Tensor], params: Sequence[Tensor]) -> None:
+    """Raise ValueError if the derivative of a derivative is lost, or torch has none."""
+    at = list(points.values())
+    products = [p for p in derivative([outputs], at, [signs_like(outputs)], create_graph=True) if p is not None]
+    if any(name == "torch::autograd::Error" for name in _nodes(products)):
+        functions = sorted(_once_differentiable(outputs)) or ["a function"]
+        raise ValueError(
+            f"the model must have a second derivative, and {', '.join(functions)} has a backward marked "
+            "once_differentiable, whose own derivative autograd leaves out: write it from differentiable operations"
+        )
+    varying = [product for product in products if product.requires_grad]
+    if varying:
+        derivative(varying, [*at, *params], [signs_like(product) for product in varying])
+
+
+def _nodes(tensors: Sequence[Tensor]) -> Iterator[str]:
+    return (node.name() for node in _graph(tensors))
+
+
+def _graph(tensors: Sequence[Tensor]) -> Iterator[Any]:
+    waiting, seen = [tensor.grad_fn for tensor in tensors], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+            yield node
+
+
+def _once_differentiable(outputs: Tensor) -> Iterator[str]:
+    for node in _graph([outputs]):
+        backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+        if hasattr(backward, "__wrapped__"):  # the mark wraps it
+            yield node.name().removesuffix("Backward")
+
+
+def carries_rightly(
+    carried: Tensor | None, reverse: Tensor, params: Sequence[Tensor], scale: Tensor
+) -> bool:
+    """Tell whether a tangent carried by forward mode, and its derivative, are those of two reverse passes.
+
+    Args:
+        carried, reverse: J t, by both ways.
+        scale: a size of J t without cancellation.
+    """
+    if carried is None:
+        return not reverse.requires_grad
+    if not (carried.isfinite().all() and reverse.isfinite().all()):
+        return True  # a run that diverges: nothing can be told
+    if (carried - reverse).norm() > torch.maximum(WRONG * reverse.norm(), 1e-4 * scale):
+        return False
+    cotangent = signs_like(reverse)
+    try:
+        ours = derivative([carried], params, [cotangent])
+        theirs = derivative([reverse], params, [cotangent])
+    except ValueError:
+        return False
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None or b is not None]
+    zero = reverse.new_zeros(())
+    distance = sum(((zero if a is None else a) - (zero if b is None else b)).norm() ** 2 for a, b in pairs)
+    size = sum((zero if b is None else b).norm() ** 2 for _, b in pairs)
+    return not pairs or bool(distance <= WRONG**2 * size)
+
+
+def moves(compute: Callable[[dict[str, Tensor]], Tensor], point: Tensor) -> bool:
+    """Tell whether the outputs of most examples move with a point: `compute` gives them with a change added to it."""
+    step = 0.02 if point.dtype in (torch.half, torch.bfloat16) else 1e-3
+    change = step * (1 + point.detach().abs()) * signs_like(point)
+    before, after = compute(torch.zeros_like(point)), compute(change)
+    rows = (before != after).flatten(1).any(1) if before.ndim > 1 else before != after
+    return bool(rows.double().mean() > 0.5)
+
+
+def lost_in(model: nn.Module, inputs: Inputs) -> str:
+    """Return the innermost layer that is given something differentiable and returns something that is not."""
+
+    def loses(arguments: Any, output: Any) -> bool:
+        return _tracked(arguments) and not _tracked(output)
+
+    return first_layer(model, inputs, loses)
+
+
+def mixed_in(model: nn.Module, inputs: Inputs) -> str:
+    """Return the innermost layer in which the examples mix."""
+
+    def mixes(arguments: Any, output: Any) -> bool:
+        given = [t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.requires_grad and t.ndim]
+        results = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.ndim]
+        return any(
+            check_rows(result, {"": tensor}) is False for result in results for tensor in given if len(result) == len(tensor)
+        )
+
+    return first_layer(model, inputs, mixes)
+
+
+def _tracked(values: Any) -> bool:
+    return any(isinstance(value, Tensor) and value.requires_grad for value in tree_leaves(values))
+
+
+def first_layer(model: nn.Module, inputs: Inputs, is_it: Callable[[Any, Any], bool]) -> str:
+    """Return the first layer to end of which `is_it(arguments, output)`: its name, or the model's own forward."""
+    names: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple, keywords: dict, output: Any) -> None:
+            if not names and is_it((arguments, keywords), output):
+                names.append(f"{name} ({type(module).__name__})")
+
+        return hook
+
+    device = next(iter(points_of(inputs).values())).device
+    with undisturbed(model, device), recording():
+        hooks = [
+            module.register_forward_hook(look(name), with_kwargs=True) for name, module in model.named_modules() if name
+        ]
+        try:
+            call_with(model, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return names[0] if names else "the model's own forward"
