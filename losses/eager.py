@@ -28,7 +28,6 @@ from .known import (
     signs_like,
 )
 from .passes import (
-    Before,
     Inputs,
     Watch,
     call_with,
@@ -105,25 +104,25 @@ class EagerForward(Forward):
         self._carried: tuple[Tensor, str, dict[str, Tensor | None]] | None = None
         self._pulled: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         tangent = next(iter(self.tangents.values()), None)
-        if tangent is None or not self._known.carries:
-            self._plain_pass(penalties)
-        elif self._known.passes:
+        if tangent is not None and not self._known.passes:
+            self._try_forward_mode(tangent, penalties)
+        if tangent is not None and self._known.carries:
             self._carry(tangent)
+        else:
+            self.outputs, self.activations = self._run(self.inputs)
+        if self._known.passes < PASSES:
             self._look(penalties)
-        else:  # there may be no forward mode, seen when the pass fails, or when its graph is used
-            before = Before(self.model, tangent.direction.device)
+
+    def _try_forward_mode(self, tangent: Tangent, penalties: Sequence[Penalty]) -> None:
+        """Find out whether the model has one: there is none if the pass fails, or when its graph is used."""
+        with undisturbed(self.model, tangent.direction.device):
             try:
                 self._carry(tangent)
                 self._look(penalties)
             except (RuntimeError, ValueError):  # a mistake of another kind comes again
-                before.restore()
-                self._known.carries, self._carried = False, None
-                self._pulled.clear()
-                self._plain_pass(penalties)
-
-    def _plain_pass(self, penalties: Sequence[Penalty]) -> None:
-        self.outputs, self.activations = self._run(self.inputs)
-        self._look(penalties)
+                self._known.carries = False
+        self._carried, self._known.passes = None, 0
+        self._pulled.clear()
 
     @cached_property
     def params(self) -> dict[str, Tensor]:  # type: ignore[override]
@@ -137,7 +136,6 @@ class EagerForward(Forward):
         of: str = "outputs",
         create_graph: bool = True,
     ) -> tuple[Tensor, ...]:
-        self._check_differentiable()
         points = [self.point(name) for name in at]
         with recording() if torch.is_inference_mode_enabled() else nullcontext():
             products = derivative([self.point(of)], points, [cotangent], create_graph)
@@ -161,6 +159,7 @@ class EagerForward(Forward):
     def point(self, name: str) -> Tensor:
         if name == "outputs":
             return self.outputs
+        self._check_differentiable()
         for tensors in (self._points, self.activations):
             if name in tensors:
                 return tensors[name]
@@ -204,9 +203,7 @@ class EagerForward(Forward):
     def _look(self, penalties: Sequence[Penalty]) -> None:
         """Learn from one of the first passes what holds for all; raise ValueError for what cannot be right."""
         known = self._known
-        if known.passes >= PASSES:
-            return
-        points = {name: point for name, point in (self._points | self.activations).items() if point.requires_grad}
+        points = [point for point in (self._points | self.activations).values() if point.requires_grad]
         apart = [penalty for penalty in penalties if penalty.per_example]
         if apart and known.apart is None:
             known.apart = check_rows(self.outputs, points)

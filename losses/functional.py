@@ -78,7 +78,9 @@ class FunctionalForward(Forward):
             return self.outputs
         known = points_of(self.inputs) | getattr(self, "activations", {}) | self.params
         if name not in known:
-            raise ValueError(f"at must name one of {', '.join(points_of(self.inputs))}, a layer, a parameter, got {name}")
+            raise ValueError(
+                f"at must name one of {', '.join(points_of(self.inputs))}, a layer, a parameter, got {name}"
+            )
         return known[name]
 
     def _pulled_back(self, cotangent: Tensor, of: str) -> dict[str, Tensor]:

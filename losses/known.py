@@ -69,14 +69,14 @@ def check_losses(losses: Tensor, batch: int) -> None:
         )
 
 
-def check_rows(outputs: Tensor, points: dict[str, Tensor]) -> bool | None:
+def check_rows(outputs: Tensor, points: Sequence[Tensor]) -> bool | None:
     """Tell whether no example's outputs depend on another one's point; None if the batch is too small to tell."""
     batch = len(outputs)
     if batch < 2 or not points:
         return None
     row = torch.zeros_like(outputs)
     row[batch // 2] = signs_like(outputs[batch // 2])
-    products = derivative([outputs], list(points.values()), [row])
+    products = derivative([outputs], points, [row])
     seen = False
     for product in products:
         if product is not None and product.isfinite().all():
@@ -131,9 +131,8 @@ FIXES = {
 }
 
 
-def check_twice_differentiable(outputs: Tensor, points: dict[str, Tensor], params: Sequence[Tensor]) -> None:
+def check_twice_differentiable(outputs: Tensor, at: Sequence[Tensor], params: Sequence[Tensor]) -> None:
     """Raise ValueError if the derivative of a derivative is lost, or torch has none."""
-    at = list(points.values())
     products = [p for p in derivative([outputs], at, [signs_like(outputs)], create_graph=True) if p is not None]
     if any(name == "torch::autograd::Error" for name in _nodes(products)):
         functions = sorted(_once_differentiable(outputs)) or ["a function"]
@@ -167,9 +166,7 @@ def _once_differentiable(outputs: Tensor) -> Iterator[str]:
             yield node.name().removesuffix("Backward")
 
 
-def carries_rightly(
-    carried: Tensor | None, reverse: Tensor, params: Sequence[Tensor], scale: Tensor
-) -> bool:
+def carries_rightly(carried: Tensor | None, reverse: Tensor, params: Sequence[Tensor], scale: Tensor) -> bool:
     """Tell whether a tangent carried by forward mode, and its derivative, are those of two reverse passes.
 
     Args:
@@ -220,7 +217,10 @@ def mixed_in(model: nn.Module, inputs: Inputs) -> str:
         given = [t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.requires_grad and t.ndim]
         results = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.ndim]
         return any(
-            check_rows(result, {"": tensor}) is False for result in results for tensor in given if len(result) == len(tensor)
+            check_rows(result, {"": tensor}) is False
+            for result in results
+            for tensor in given
+            if len(result) == len(tensor)
         )
 
     return first_layer(model, inputs, mixes)

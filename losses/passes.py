@@ -52,25 +52,6 @@ class TorchDraws:
             yield
 
 
-class Before:
-    """A model as it was before a pass that may fail half-way: its draws, buffers and attributes."""
-
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.draws = TorchDraws(device)
-        self.modules = [(module, dict(vars(module))) for module in model.modules()]
-        self.buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Have all as it was."""
-        self.draws.restore()
-        for module, attributes in self.modules:
-            vars(module).clear()
-            vars(module).update(attributes)
-        for buffer, values in self.buffers:
-            buffer.copy_(values)
-
-
 @contextmanager
 def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Have the model as it was, after the context: its draws, buffers, attributes; the user's hooks are not called.
@@ -171,8 +152,8 @@ def one_tensor(outputs: Any, output: str | int | None, batch: int) -> Tensor:
         except (KeyError, IndexError, TypeError, AttributeError):
             raise ValueError(f"output must name one of {_names(outputs)} of the model's {kind}, got {output}") from None
     if not isinstance(outputs, Tensor):
-        names = f"output={_names(outputs)}" if _names(outputs) else "auxiliary outputs: leave them out"
-        raise ValueError(f"the model must return one tensor, got a {kind}: name the one to take, {names}")
+        fix = f"name the one to take, output={_names(outputs)}" if _names(outputs) else "take its tensor out of it"
+        raise ValueError(f"the model must return one tensor, got a {kind}: {fix}")
     if outputs.ndim == 0 or len(outputs) != batch:
         shape = tuple(outputs.shape)
         raise ValueError(f"the model's outputs must have a row for each of the {batch} examples, got the shape {shape}")
@@ -280,95 +261,69 @@ def hard_sigmoid(inputs: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(inputs + 3) / 6
 
 
-# The normalisations by their definitions. Torch's own hold mean and deviation constant, without a word, where the
-# derivative of a directional derivative is taken (layer_norm, instance_norm), or have no third derivative (batch_norm).
+# Normalisations by their definitions: where the derivative of a directional derivative is taken, torch's own hold mean
+# and deviation constant without a word (layer_norm, instance_norm), or have no third derivative (batch_norm).
 
 
-def normalised(values: Tensor, dims: Sequence[int], eps: float) -> Tensor:
-    """Return (values - mean) / sqrt(variance + eps), both over `dims`, the variance biased."""
+def normalised(values: Tensor, dims: range, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Return (values - mean) / sqrt(variance + eps) * weight + bias, over `dims`, the variance biased."""
     centred = values - values.mean(tuple(dims), keepdim=True)
-    return centred * (centred.square().mean(tuple(dims), keepdim=True) + eps).rsqrt()
-
-
-def affine(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Return values * weight + bias, each where it is given."""
+    values = centred * (centred.square().mean(tuple(dims), keepdim=True) + eps).rsqrt()
     values = values if weight is None else values * weight
     return values if bias is None else values + bias
 
 
-def by_channel(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Return the same with one weight and bias for each channel, the second dimension."""
-    shape = (1, -1, *[1] * (values.ndim - 2))
-    return affine(values, *(None if each is None else each.view(shape) for each in (weight, bias)))
-
-
 def layer_norm(
-    inputs: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
+    input: Tensor, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Tensor:
     """Return the inputs normalised over their last dimensions."""
-    return affine(normalised(inputs, range(-len(normalized_shape), 0), eps), weight, bias)
-
-
-def group_norm(
-    inputs: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    """Return the inputs normalised over groups of channels."""
-    grouped = inputs.reshape(len(inputs), num_groups, -1)
-    return by_channel(normalised(grouped, (2,), eps).view(inputs.shape), weight, bias)
+    return normalised(input, range(-len(normalized_shape), 0), weight, bias, eps)
 
 
 def instance_norm(
     input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """Return the inputs normalised over the pixels of each channel, or by running statistics."""
     if not use_input_stats:
-        return batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
-    if running_mean is not None:
-        with torch.no_grad():  # which are moved on as torch does it
-            F.instance_norm(input.detach(), running_mean, running_var, None, None, True, momentum, eps)
-    return by_channel(normalised(input, range(2, input.ndim), eps), weight, bias)
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None:  # which torch moves on
+        F.instance_norm(input.detach(), running_mean, running_var, None, None, True, momentum, eps)
+    return normalised(input, range(2, input.ndim), _by_channel(input, weight), _by_channel(input, bias), eps)
 
 
 def batch_norm(
     input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """Return the inputs normalised by running statistics; by those of the batch as torch does it."""
-    if training or running_mean is None or running_var is None:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
     gain = (running_var + eps).rsqrt() if weight is None else weight * (running_var + eps).rsqrt()
-    return by_channel(input, gain, -running_mean * gain if bias is None else bias - running_mean * gain)
+    shift = -running_mean * gain if bias is None else bias - running_mean * gain
+    return input * _by_channel(input, gain) + _by_channel(input, shift)
+
+
+def _by_channel(input: Tensor, numbers: Tensor | None) -> Any:
+    return None if numbers is None else numbers.view(-1, *[1] * (input.ndim - 2))
 
 
 FORMULAS: dict[Callable, Callable] = {  # in the place of functions that lack a derivative, or whose derivative is wrong
     F.hardsigmoid: hard_sigmoid,
     F.layer_norm: layer_norm,
     torch.layer_norm: layer_norm,
-    F.group_norm: group_norm,
-    torch.group_norm: group_norm,
     F.instance_norm: instance_norm,
     F.batch_norm: batch_norm,
 }
@@ -402,7 +357,7 @@ class Watch(TorchFunctionMode):
             return FORMULAS[func](*args, **(kwargs or {}))
         if func in RECURRENT:
             self.is_needed = True
-            with cudnn.flags(enabled=False), mkldnn.flags(enabled=False):  # their kernels lack derivatives
+            with _plain_kernels():
                 return func(*args, **(kwargs or {}))
         try:
             return func(*args, **(kwargs or {}))
@@ -415,6 +370,15 @@ class Watch(TorchFunctionMode):
 
         self.is_carried = False
         return func(*tree_map(primal, args), **tree_map(primal, kwargs or {}))
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Leave out cuDNN, whose recurrent kernels have no second derivative, and oneDNN, whose LSTM has no forward mode."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)  # torch 2.15 warns itself
+        with cudnn.flags(enabled=False), mkldnn.flags(enabled=False):
+            yield
 
 
 def _affine(func: Callable, inputs: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:

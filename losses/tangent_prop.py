@@ -77,7 +77,7 @@ class TangentProp(Penalty):
         return given
 
 
-def squared_error(products: Tensor, derivative: Tensor) -> Tensor:
+def squared_error(products: Tensor, derivative: Any) -> Tensor:
     """Return ||J t - K||^2 of each example, for J t (B, *O) and K (B, C) or (B, 1), C the number of outputs."""
     flat = products.reshape(len(products), -1)
     return squared_norm(flat - derivative.reshape(len(products), -1))
