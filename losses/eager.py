@@ -53,7 +53,7 @@ class EagerForward(Forward):
         targets: of the batch.
         penalties: those that will be evaluated; asked for their layers and tangents before the pass.
         generator: for the random numbers of the penalties (null: torch's own).
-        output: which of several outputs: a key, an index, the name of an attribute (null: the model returns one tensor).
+        output: which of several outputs: a key, an index, the name of an attribute (null: there is one tensor).
 
     Example, in a loop of your own::
 
@@ -222,8 +222,8 @@ class EagerForward(Forward):
             name = type(penalty).__name__
             if not penalty.tolerates_batch_norm:
                 raise ValueError(
-                    f"{name} differentiates each example by itself, and {mixing}: put a batch norm into evaluation mode "
-                    "(in the runner batch_norm=frozen), or take a layer that treats each example by itself"
+                    f"{name} differentiates each example by itself, and {mixing}: put a batch norm into evaluation "
+                    "mode (in the runner batch_norm=frozen), or take a layer that treats each example by itself"
                 )
             if not self._known.passes:
                 warnings.warn(f"{name}: {mixing}, so that the derivatives are those of the batch", stacklevel=5)
@@ -237,7 +237,7 @@ class EagerForward(Forward):
         return carries_rightly(product, reverse, varying, scale=back.norm() * direction.norm())
 
     def _by_two_reverse_passes(self, direction: Tensor, of: str, at: str, create_graph: bool) -> Tensor:
-        """Return J t as the derivative, by the cotangent v, of the product v^T J with t: no further pass of the model."""
+        """Return J t as the derivative of <v^T J, t> by the cotangent v: no further pass of the model."""
         with recording():
             if (of, at) not in self._pulled:
                 cotangent = torch.zeros_like(self.point(of)).requires_grad_()
@@ -281,10 +281,7 @@ class EagerForward(Forward):
 
 
 class Called(nn.Module):
-    """A function, or a `functools.partial`, as a module; a module that it calls, if it is seen from outside, is its own.
-
-    A bound method and a `partial` show the module that they call; a function does not, and then has no parameters.
-    """
+    """A function as a module. A bound method and a `partial` show the module that they call, and have its parameters."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ class FunctionalForward(Forward):
         Others as in `EagerForward`.
 
     Raises:
-        ValueError: as `EagerForward`, found by one pass of that kind, for the first inputs that are not batched by `vmap`.
+        ValueError: as `EagerForward`, by one pass of that kind for the first inputs that `vmap` does not batch.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class FunctionalForward(Forward):
 
 
 def plain(tensor: Tensor) -> Tensor | None:
-    """Return the tensor that the transforms of `torch.func` around this call have wrapped; None if `vmap` batches it."""
+    """Return the tensor that the transforms of `torch.func` have wrapped; None if `vmap` batches it."""
     inner = torch.func.debug_unwrap(tensor, recurse=True)
     return inner.detach() if inner.shape == tensor.shape else None
 

@@ -65,7 +65,7 @@ def check_losses(losses: Tensor, batch: int) -> None:
     if losses.shape != (batch,):
         fix = 'write reduction="none"' if losses.ndim == 0 else "take its mean over the rest, losses.flatten(1).mean(1)"
         raise ValueError(
-            f"the criterion must return the loss of each example, ({batch},), got the shape {tuple(losses.shape)}: {fix}"
+            f"the criterion must return the loss of each example, ({batch},), got shape {tuple(losses.shape)}: {fix}"
         )
 
 
@@ -185,14 +185,17 @@ def carries_rightly(carried: Tensor | None, reverse: Tensor, params: Sequence[Te
         theirs = derivative([reverse], params, [cotangent])
     except ValueError:
         return False
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None or b is not None]
-    zero = reverse.new_zeros(())
-    distance = sum(((zero if a is None else a) - (zero if b is None else b)).norm() ** 2 for a, b in pairs)
-    size = sum((zero if b is None else b).norm() ** 2 for _, b in pairs)
-    return not pairs or bool(distance <= WRONG**2 * size)
+    first, second = flat(ours, params), flat(theirs, params)
+    return bool((first - second).norm() <= WRONG * second.norm())
 
 
-def moves(compute: Callable[[dict[str, Tensor]], Tensor], point: Tensor) -> bool:
+def flat(products: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    """Return products by some tensors as one vector, zeros for none."""
+    tensors = [torch.zeros_like(t) if p is None else p for p, t in zip(products, like, strict=True)]
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]) if tensors else torch.zeros(1)
+
+
+def moves(compute: Callable[[Tensor], Tensor], point: Tensor) -> bool:
     """Tell whether the outputs of most examples move with a point: `compute` gives them with a change added to it."""
     step = 0.02 if point.dtype in (torch.half, torch.bfloat16) else 1e-3
     change = step * (1 + point.detach().abs()) * signs_like(point)
@@ -204,7 +207,7 @@ def moves(compute: Callable[[dict[str, Tensor]], Tensor], point: Tensor) -> bool
 def lost_in(model: nn.Module, inputs: Inputs) -> str:
     """Return the innermost layer that is given something differentiable and returns something that is not."""
 
-    def loses(arguments: Any, output: Any) -> bool:
+    def loses(module: nn.Module, arguments: Any, output: Any) -> bool:
         return _tracked(arguments) and not _tracked(output)
 
     return first_layer(model, inputs, loses)
@@ -213,11 +216,11 @@ def lost_in(model: nn.Module, inputs: Inputs) -> str:
 def mixed_in(model: nn.Module, inputs: Inputs) -> str:
     """Return the innermost layer in which the examples mix."""
 
-    def mixes(arguments: Any, output: Any) -> bool:
+    def mixes(module: nn.Module, arguments: Any, output: Any) -> bool:
         given = [t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.requires_grad and t.ndim]
         results = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.ndim]
         return any(
-            check_rows(result, {"": tensor}) is False
+            check_rows(result, [tensor]) is False
             for result in results
             for tensor in given
             if len(result) == len(tensor)
@@ -230,14 +233,18 @@ def _tracked(values: Any) -> bool:
     return any(isinstance(value, Tensor) and value.requires_grad for value in tree_leaves(values))
 
 
-def first_layer(model: nn.Module, inputs: Inputs, is_it: Callable[[Any, Any], bool]) -> str:
-    """Return the first layer to end of which `is_it(arguments, output)`: its name, or the model's own forward."""
+def first_layer(model: nn.Module, inputs: Inputs, is_it: Callable[[nn.Module, Any, Any], bool]) -> str:
+    """Return the first layer to end of which `is_it(layer, (args, kwargs), output)`, or "the model's own forward"."""
     names: list[str] = []
+    busy: list[bool] = []  # is_it may call layers
 
     def look(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: tuple, keywords: dict, output: Any) -> None:
-            if not names and is_it((arguments, keywords), output):
-                names.append(f"{name} ({type(module).__name__})")
+            if not names and not busy:
+                busy.append(True)
+                if is_it(module, (arguments, keywords), output):
+                    names.append(f"{name} ({type(module).__name__})")
+                busy.clear()
 
         return hook
 

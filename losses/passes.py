@@ -374,7 +374,7 @@ class Watch(TorchFunctionMode):
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Leave out cuDNN, whose recurrent kernels have no second derivative, and oneDNN, whose LSTM has no forward mode."""
+    """Leave out cuDNN (recurrent kernels without second derivative) and oneDNN (LSTM without forward mode)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)  # torch 2.15 warns itself
         with cudnn.flags(enabled=False), mkldnn.flags(enabled=False):
