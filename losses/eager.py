@@ -281,7 +281,7 @@ class EagerForward(Forward):
 
 
 class Called(nn.Module):
-    """A function as a module. A bound method and a `partial` show the module that they call, and have its parameters."""
+    """A function as a module; a bound method and a `partial` show the module that they call, and its parameters."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

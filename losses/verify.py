@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .known import derivative, first_layer, flat, known_of, signs_like
 from .passes import Inputs, points_of, run, undisturbed, with_points
 from .penalty import Penalty, any_differentiates
 
-STEPS = (1e-6, 1e-5, 1e-7)  # of finite differences, in float64; a kink spoils one, and seldom another
+STEPS = (3e-7, 1e-7, 3e-8)  # of finite differences, in float64; a kink spoils one, and seldom another
 AGREES = 1e-3  # relative difference from a finite difference in float64, for a few kinks among many weights
 
 
@@ -130,7 +131,8 @@ class _Check:
             return
         params = list(self.params.values())
         gradients = derivative([value], params, [torch.ones_like(value)])
-        self.compare({name: signs_like(param) for name, param in self.params.items()}, gradients)
+        sizes = {name: param.detach().square().mean().sqrt() for name, param in self.params.items()}
+        self.compare({name: sizes[name] * signs_like(param) for name, param in self.params.items()}, gradients)
 
     def functional_value(self) -> Tensor | None:
         try:
@@ -148,19 +150,15 @@ class _Check:
     def compare(self, directions: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> None:
         params = list(self.params.values())
         got = (flat(gradients, params) * flat(list(directions.values()), params)).sum()
-        expected = _differs(got, lambda step: self.value_at(directions, step))
-        if expected is None:
+        if _differs(got, partial(self.value_at, directions)) is None:
             return
         for (name, direction), gradient in zip(directions.items(), gradients, strict=True):
-            one = torch.zeros_like(direction) if gradient is None else gradient
-            alone = (one * direction).sum()
-            if (
-                difference := _differs(alone, lambda step, n=name, d=direction: self.value_at({n: d}, step))
-            ) is not None:
+            alone = got.new_zeros(()) if gradient is None else (gradient * direction).sum()
+            if (expected := _differs(alone, partial(self.value_at, {name: direction}))) is not None:
                 raise ValueError(
                     f"the gradient of {self.name} by {name} is not right: along one direction autograd gives "
-                    f"{alone:.6g}, a finite difference {difference:.6g}; look for detach, no_grad, .data or a backward of "
-                    "one's own, in the penalty or the model (a penalty that leaves a part out on purpose says "
+                    f"{alone:.6g}, a finite difference {expected:.6g}; look for detach, no_grad, .data or a backward "
+                    "of one's own, in the penalty or the model (a penalty that leaves a part out on purpose says "
                     "holds_constant = True)"
                 )
 
