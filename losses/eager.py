@@ -208,7 +208,7 @@ class EagerForward(Forward):
         if apart and known.apart is None:
             known.apart = check_rows(self.outputs, points)
         if apart and known.apart is False:
-            self._tell_mixed(apart)
+            self._refuse_mixed(apart)
         if not known.passes and any(not penalty.holds_constant for penalty in apart):
             check_twice_differentiable(self.outputs, points, list(self.params.values()))
         if self._carried:
@@ -216,17 +216,14 @@ class EagerForward(Forward):
             self._carried = self._carried if known.carries else None
         known.passes += 1
 
-    def _tell_mixed(self, penalties: Sequence[Penalty]) -> None:
-        mixing = f"the examples of a batch mix in {mixed_in(self.model, self.inputs)}"
+    def _refuse_mixed(self, penalties: Sequence[Penalty]) -> None:
         for penalty in penalties:
-            name = type(penalty).__name__
             if not penalty.tolerates_batch_norm:
                 raise ValueError(
-                    f"{name} differentiates each example by itself, and {mixing}: put a batch norm into evaluation "
-                    "mode (in the runner batch_norm=frozen), or take a layer that treats each example by itself"
+                    f"{type(penalty).__name__} differentiates each example by itself, and the examples of a batch mix "
+                    f"in {mixed_in(self.model, self.inputs)}: put a batch norm into evaluation mode (in the runner "
+                    "batch_norm=frozen), or take a layer that treats each example by itself"
                 )
-            if not self._known.passes:
-                warnings.warn(f"{name}: {mixing}, so that the derivatives are those of the batch", stacklevel=5)
 
     def _carries(self, of: str, product: Tensor | None) -> bool:
         assert self._carried

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,11 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .eager import EagerForward, as_module
+from .eager import EagerForward, as_module, tracked
 from .functional import FunctionalForward
-from .known import derivative, first_layer, flat, known_of, signs_like
-from .passes import Inputs, points_of, run, undisturbed, with_points
-from .penalty import Penalty, any_differentiates
+from .known import derivative, first_layer, flat, known_of, mixed_in, signs_like
+from .passes import Inputs, points_of, recording, run, undisturbed, with_points
+from .penalty import Penalty
 
 STEPS = (3e-7, 1e-7, 3e-8)  # of finite differences, in float64; a kink spoils one, and seldom another
 AGREES = 1e-3  # relative difference from a finite difference in float64, for a few kinks among many weights
@@ -33,7 +34,7 @@ def verify(
 ) -> None:
     """Check that penalties, and their gradients by the weights, are right on this model; raise ValueError if not.
 
-    On the first few examples, in float64, with the weights a little moved (so that layers that begin at zero count):
+    On the first few examples, in float64, inputs and weights a little moved (off kinks, and off weights of zero):
 
         rows       outputs, losses and the penalty's values have one for each example, and examples do not mix
         model      v^T J t by autograd                   = (v^T f(x + h t) - v^T f(x - h t)) / 2 h
@@ -55,18 +56,28 @@ def verify(
         ValueError: in one sentence: the penalty, the layer or the weight, got, expected, the cause to look for.
     """
     module = as_module(model)
-    few = tree_map(lambda tensor: tensor[:examples], inputs)
+    few, wanted = tree_map(lambda tensor: tensor[:examples].detach(), (inputs, targets))
     device = next(iter(points_of(few).values())).device
-    with torch.inference_mode(False), torch.enable_grad(), _in_float64(module, device):
-        wide = tree_map(_wide, few)
-        wanted = tree_map(_wide, targets[:examples])
-        for penalty in penalties:
-            check = _Check(module, criterion, wide, wanted, penalty, output)
-            known_of(module).passes = 0  # each penalty may ask for other things
-            if any_differentiates([penalty]):
-                check.model()
-            check.penalty()
-            known_of(module).passes = 0
+    for penalty in penalties:
+        with recording():
+            try:
+                with _in_float64(module, device):
+                    check = _Check(module, criterion, tree_map(_moved, few), _wide(wanted), penalty, output)
+                    check.model()
+                    check.penalty()
+            except (RuntimeError, TypeError):  # a network or a penalty for one precision alone: its rows can be seen
+                with undisturbed(module, device):
+                    check = _Check(module, criterion, few, wanted, penalty, output)
+                    check.value(check.forward(check.inputs))
+        mode = known_of(module)
+        mode.passes = 0  # the next penalty, and the training, ask for other things
+        if mode.apart is False and penalty.per_example and penalty.tolerates_batch_norm:
+            name = type(penalty).__name__
+            warnings.warn(
+                f"{name}: the examples of a batch mix in {mixed_in(module, tree_map(tracked, few))}, so that the "
+                "derivatives are those of the batch",
+                stacklevel=2,
+            )
 
 
 class _Check:
@@ -100,11 +111,11 @@ class _Check:
 
     def model(self) -> None:
         """Compare the outputs' derivative along a direction of the inputs, or of the layer that the penalty takes."""
-        forward = self.forward(self.inputs)
+        points, forward = points_of(self.inputs), self.forward(self.inputs)
+        is_exact = forward.outputs.dtype == torch.float64  # and not a precision of the model's own
+        if not (is_exact and self.term.per_example and self.term.at in points):
+            return
         (back,) = forward.vjp(signs_like(forward.outputs), (self.term.at,), create_graph=False)
-        points = points_of(self.inputs)
-        if self.term.at not in points or forward.outputs.dtype != torch.float64:
-            return  # a layer; a model that computes in a precision of its own
         direction = signs_like(points[self.term.at].flip(0)) / 2
 
         def moved(step: float) -> Tensor:
@@ -125,7 +136,7 @@ class _Check:
         """Compare the derivative of the penalty by the weights along a direction, and the functional value."""
         value = self.value(self.forward(self.inputs))
         again = self.functional_value()
-        if again is not None and (again - value).abs() > 1e-6 * (value.abs() + 1e-6):
+        if again is not None and again.dtype == torch.float64 and (again - value).abs() > 1e-6 * (value.abs() + 1e-6):
             raise ValueError(f"{self.name} is {value:.6g} by EagerForward and {again:.6g} by FunctionalForward")
         if self.term.holds_constant or not self.term.in_objective or not self.params or self.is_moving():
             return
@@ -218,8 +229,7 @@ def _in_float64(model: nn.Module, device: torch.device) -> Iterator[None]:
     try:
         with undisturbed(model, device):
             for param, values in weights:
-                wide = _wide(values)
-                param.data = wide + 0.05 * signs_like(wide) * (wide.abs() + 0.2)
+                param.data = _moved(values)
             for module in model.modules():
                 attributes = vars(module)
                 for tensors in (module._buffers, attributes):
@@ -228,6 +238,12 @@ def _in_float64(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for param, values in weights:
             param.data = values
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, off the kinks: equal pixels in a pool, weights of zero before a ReLU."""
+    wide = _wide(tensor)
+    return wide + 0.05 * signs_like(wide) * (wide.abs() + 0.2) if tensor.is_floating_point() else wide
 
 
 def _wide(tensor: Tensor) -> Tensor:

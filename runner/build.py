@@ -17,6 +17,7 @@ from models import freeze_batch_norm
 from runner.compatibility import (
     check_augment,
     check_criterion,
+    check_derivatives,
     check_last_batch,
     check_layers,
     check_metric,
@@ -90,6 +91,10 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     )
     _check_together(config, components, problems)
     _freeze(config, components, problems)
+    for term in (term for term in components.terms if term.weight):
+        with problems.at(f"penalty.{term.name}"):
+            check_derivatives(term.penalty, components, config)
+    problems.raise_if_any()
     return components
 
 
@@ -115,7 +120,7 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
             check_last_batch(config, components.model, components.dataset)
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
-            check_penalty(term.penalty, config, components.model, components.dataset)
+            check_penalty(term.penalty, components.model, components.dataset)
             if term.weight:
                 warn_of_options(term.penalty, config, components.model, components.dataset, components.schedule)
     for name, probe in components.probes.items():
