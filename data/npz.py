@@ -95,7 +95,6 @@ class Npz:
             raise DataError(f"{self.path} is no sound .npz file of arrays: make one with {line}; {SAVE}")
 
     def _arrays(self, reading: Reading) -> dict[tuple[str, str], tuple[str, Array]]:
-        """Return name and array by split and kind."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -147,7 +146,6 @@ def _chosen(names: list[str]) -> dict[tuple[str, str], str]:
 
 
 def _remedy(names: list[str]) -> str:
-    """Return the lines that mend a file of pictures, or one of examples that are not divided yet."""
     if names and all(Path(name).suffix for name in names):
         return f": make arrays with {LINES['.zip'].format('FILE')}; {SAVE}"
     pair = {KINDS[name.lower()]: name for name in names if name.lower() in KINDS}

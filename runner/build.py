@@ -94,7 +94,6 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
 
 
 def _freeze(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
-    """Freeze the statistics of batch norm, if the config says so."""
     if config["batch_norm"] == "frozen":
         with problems.at("batch_norm"):
             freeze_batch_norm(components.model, components.dataset.train.inputs)
@@ -131,7 +130,6 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
 
 
 def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> list[Term]:
-    """Build the penalties, each a term of the objective; their draws are in the order of their names."""
     terms = []
     for name, node in sorted(config["penalty"].items()):
         with problems.at(f"penalty.{name}"):
@@ -143,7 +141,6 @@ def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems
 
 
 def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> dict[str, Probe]:
-    """Build the probes and check that they suit the data."""
     probes = {}
     for name, node in config["probe"].items():
         with problems.at(f"probe.{name}"):
@@ -153,7 +150,6 @@ def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problem
 
 
 def _build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
-    """Read the data and put it on the device."""
     source = construct(own_options(config["data"], "data"))
     try:
         return prepare(source.load(), **common_options(config["data"], "data"), device=device)
@@ -196,7 +192,6 @@ def find_own_packages() -> None:
 
 
 def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
-    """Build and initialise the model, and check that it takes the data."""
     model = build_network(config, dataset.shape, dataset.outputs, device, dataset)
     _check_outputs(model, dataset)
     return model.train()
@@ -259,7 +254,6 @@ def _check_outputs(model: nn.Module, dataset: Dataset) -> None:
 
 
 def _use_bfloat16(model: nn.Module, device: torch.device) -> None:
-    """Run the model under autocast to bfloat16; weights and outputs stay float32."""
     forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
     model.forward = lambda inputs: forward(inputs).float()
 

@@ -100,7 +100,6 @@ class Console:
 
 
 def _brief(row: Mapping[str, float]) -> str:
-    """Return the few numbers of a row that show how training goes."""
     errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
     names = errors if any(name in row for name in errors) else losses
     numbers = {"objective": row.get("train/objective"), **{name: row.get(name) for name in names}}

@@ -151,7 +151,6 @@ def section_of(name: str, numbers: pd.DataFrame, is_quick: bool = False) -> list
 
 
 def _wrapped(line: str) -> list[str]:
-    """Return a paragraph in lines of at most 120 characters; tables, code and pictures as they are."""
     return [line] if not line or line.startswith(("|", " ", "!", "#")) else textwrap.wrap(line, 120)
 
 

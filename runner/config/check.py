@@ -96,7 +96,6 @@ def _hint_for(key: str, keys: Sequence[str]) -> str:
 
 
 def _problems_together(config: dict[str, Any]) -> list[str]:
-    """Return what is wrong with values that are fine each by itself."""
     problems = _problems_of_shapes(config["model"]["_target_"], config["data"]["_target_"])
     if (metric := config["objective_metric"]) is not None:
         problems += problems_of_metric("objective_metric", metric, config)

@@ -57,7 +57,6 @@ def check(arguments: Sequence[str]) -> Path | None:
 
 
 def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
-    """Return a sentence for each flag, or search path, that would evade the check or is of no use here."""
     problems = []
     if flags.config_path or flags.config_name:
         problems.append("--config-path and --config-name are not supported: add a folder of yours by --config-dir")
@@ -100,7 +99,6 @@ def _is_sweep(flags: Namespace, config: Composed) -> bool:
 
 
 def _is_about(problem: str, unread: Mapping[str, str]) -> bool:
-    """Tell whether a sentence is about the key of a word that could not be read: then it may not hold."""
     keys = {re.split(r"[^\w./]", word.lstrip("+~-"))[0] for word in unread} - {""}
     return any(re.match(rf"{re.escape(key)}\b", problem) for key in keys)
 
@@ -135,7 +133,6 @@ def _remedy_for(override: Override) -> str:
 
 
 def _problems_of_baseline(config: Composed, swept: Sequence[Override]) -> list[str]:
-    """Return a sentence if the baseline of a sweep is none of its arms, or of the values of its grid."""
     arms, baseline = (value_at(config.values, f"sweep.{key}") for key in ("arms", "baseline"))
     params = value_at(config.hydra, "sweeper.params")
     overrides = [*swept, *(parsed(line) for line in typed_lines(params if isinstance(params, dict) else {}))]
@@ -155,7 +152,6 @@ def _problems_of_baseline(config: Composed, swept: Sequence[Override]) -> list[s
 def _problems_of_arms(
     config: Composed, overrides: Sequence[Override], composer: Composer, told: Sequence[str]
 ) -> list[str]:
-    """Return what is wrong with the arms of a sweep and not told, each problem behind its arm's name."""
     arms = value_at(config.values, "sweep.arms")
     if not isinstance(arms, dict):
         return []

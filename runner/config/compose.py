@@ -112,7 +112,6 @@ class Composer:
 
 
 def _has_references(config: DictConfig) -> bool:
-    """Tell whether a value of a config, outside Hydra's own node, refers to another one by `${...}`."""
     return any(key != "hydra" and "${" in str(config._get_node(key)) for key in config)
 
 

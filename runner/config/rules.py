@@ -53,7 +53,6 @@ def _optional(rule: _Rule) -> _Rule:
 
 
 def _is_path(value: Any) -> bool:
-    """Tell whether a text is a path; a new one must have a name that somebody may have meant."""
     if not isinstance(value, str):
         return False
     is_dead = any(os.path.islink(step) and not os.path.exists(step) for step in (Path(value), *Path(value).parents))

@@ -115,7 +115,6 @@ def _is_key(word: str) -> bool:
 
 
 def _groups(words: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the words that were meant as one: a key and its value, and what the shell has cut within brackets."""
     rest = deque(words)
     while rest:
         group = [rest.popleft()]
@@ -135,7 +134,6 @@ def _goes_on(typed: str, following: str) -> bool:
 
 
 def _sentence(words: Sequence[str]) -> str:
-    """Return what is wrong with words that are no override, and what to type for them."""
     typed = " ".join(words)
     if not typed.strip():
         return "an empty word stands among the options: leave it out (is a variable of the shell empty?)"
@@ -170,7 +168,6 @@ def _meant_by(dashes: str, key: str, sign: str, value: str) -> str:
 
 
 def _sentence_of_odd(typed: str, odd: str) -> str:
-    """Return a sentence for a sign that no keyboard has under its key, such as a typographic quote."""
     meant = re.sub(r"^--?(?=\w{2})", "--", unicodedata.normalize("NFKC", typed).translate(SIGNS))
     meant = "".join(sign for sign in meant if unicodedata.category(sign)[0] != "C")
     name = unicodedata.name(odd, "a sign that cannot be seen").lower()

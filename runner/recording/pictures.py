@@ -151,7 +151,6 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
-    """Draw the model's outputs over the data's range and a margin; the picture shows a bit more than the data."""
     inputs, targets = dataset.train.inputs, _raw_targets(dataset.train.targets, dataset)
     low, high = float(inputs.min()), float(inputs.max())
     margin = MARGIN * ((high - low) or 1.0)
@@ -169,7 +168,6 @@ def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
 
 
 def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
-    """Draw segments, all of the same length on the picture, through the model's outputs at training points."""
     inputs = dataset.train.inputs[dataset.train.inputs[:, 0].argsort()]
     inputs = inputs[:: ceil(len(inputs) / TANGENTS)]
     values, slopes = _values_and_slopes(model, inputs, dataset)
@@ -256,7 +254,6 @@ def _points(axes: Axes, points: Array, labels: Tensor, colors: Array) -> None:
 
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Array:
-    """Return the model's outputs in evaluation mode, all finite."""
     training = model.training
     with torch.no_grad():
         outputs = model.eval()(inputs)
@@ -265,7 +262,6 @@ def _outputs(model: nn.Module, inputs: Tensor) -> Array:
 
 
 def _margins(outputs: Array) -> Iterator[Array]:
-    """Yield, for each class but the last, its output less the largest of the others, where it changes sign."""
     for label in range(outputs.shape[2] - 1):
         margin = outputs[..., label] - np.delete(outputs, label, 2).max(2)
         if margin.min() < 0 < margin.max():

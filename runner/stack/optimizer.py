@@ -138,7 +138,6 @@ def _numbers(column: Sequence[dict[str, Any]], key: str, like: Tensor) -> Tensor
 
 
 def _runs(column: Sequence[dict[str, Any]]) -> Iterator[tuple[slice, dict[str, Any]]]:
-    """Yield the successive models of equal options, and these."""
     left_out = ("params", *FACTORS, *KERNELS)
     options = [{key: value for key, value in group.items() if key not in left_out} for group in column]
     for _, run in groupby(range(len(column)), key=options.__getitem__):
@@ -147,7 +146,6 @@ def _runs(column: Sequence[dict[str, Any]]) -> Iterator[tuple[slice, dict[str, A
 
 
 def _stacked(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the states of some models as one; counts of steps are the same in all that have any."""
     known = next(state for state in states if state)
     return {
         key: torch.stack([state.get(key, torch.zeros_like(value)) for state in states])
@@ -158,7 +156,6 @@ def _stacked(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of_one(value: Any, index: int, piece: _Piece) -> Any:
-    """Return a copy of what of a state belongs to one of the piece's models."""
     if not isinstance(value, Tensor):
         return value
     return (value[index] if value.shape == piece.move.shape else value).clone()

@@ -72,7 +72,6 @@ def _prepared(run: Run, datasets: dict[str, Dataset], open_things: ExitStack) ->
 
 @contextmanager
 def _ending(run: Run) -> Iterator[None]:
-    """Record an error as the end of a run, unless another process trains it or it has ended before."""
     try:
         yield
     except Busy as busy:

@@ -113,7 +113,6 @@ def read_json(path: Path) -> Any:
 
 
 def _encode_nonfinite(value: Any) -> Any:
-    """Return a tree of plain values in which each number that JSON lacks is a string."""
     if isinstance(value, str) and value in NUMBERS:
         raise ValueError(f"the string {value!r} cannot be kept in JSON here, where it stands for the number: reword it")
     if isinstance(value, float) and not math.isfinite(value):
@@ -126,7 +125,6 @@ def _encode_nonfinite(value: Any) -> Any:
 
 
 def _decode_nonfinite(value: Any) -> Any:
-    """Return a tree in which the strings of `_encode_nonfinite` are numbers again."""
     if isinstance(value, dict):
         return {key: _decode_nonfinite(member) for key, member in value.items()}
     if isinstance(value, list):

@@ -130,7 +130,6 @@ def sound(path: Path) -> bool:
 
 
 def _checked_bytes(path: Path) -> memoryview:
-    """Return what `torch.save` made of a state, if the file is what was written."""
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:

@@ -58,5 +58,4 @@ def _unevenness(ordered: Sequence[float]) -> float:
 
 
 def _thinned(places: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
-    """Return as many of the ticks as can be read."""
     return places[:: math.ceil(len(places) / MOST_TICKS)]

@@ -76,7 +76,6 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _unfinished(path: Path, result: Mapping[str, Any]) -> RunRecord:
-    """Return what is known of a run that has not ended, and of its job if it has one."""
     where = f"epoch {result.get('epoch')} of {result.get('epochs')}"
     if job := standing(path):
         status, reason = job

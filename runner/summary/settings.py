@@ -71,7 +71,6 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _is_choice(path: str) -> bool:
-    """Tell whether a path is the class of a choice, which stands in the column of its group."""
     depth = 2 if path.startswith(("penalty.", "probe.")) else 1
     return path.endswith("._target_") and path.count(".") == depth
 

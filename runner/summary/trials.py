@@ -48,7 +48,6 @@ def figure_of(summary: Summary) -> Figure | None:
 
 
 def _panels(trials: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Return the rows of each arm, by its name and the key that was tuned, in the order of the arms."""
     panels: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in trials:
         for key, value in row.options.items():
@@ -71,7 +70,6 @@ def _band(summary: Summary, metric: str) -> tuple[float, float] | None:
 
 
 def _limits(trials: Sequence[Row], metric: str) -> tuple[float, float]:
-    """Return the least value, and the largest one that is not far beyond the usual ones."""
     values = [value for row in trials if metric in row.metrics for value in row.metrics[metric].values]
     return min(values), max(value for value in values if value <= BEYOND * statistics.median(values))
 
@@ -103,7 +101,6 @@ def _draw(
 
 
 def _mark_chosen(axes: Axes, compared: Sequence[Row], key: str, trials: Sequence[Row], metric: str) -> None:
-    """Draw a ring around the trial whose number the comparison took."""
     chosen = {row.options.get(key) for row in compared}
     for row in trials:
         if row.options[key] in chosen:

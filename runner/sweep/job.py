@@ -165,6 +165,5 @@ def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False, p
 
 
 def _is_recorded(run: Run, error: Exception | SystemExit) -> bool:
-    """Tell whether the run itself has recorded what ended it."""
     result = run.result()
     return result.get("status") == Status.FAILED and result.get("reason") == reason_of(error, run)

@@ -110,7 +110,6 @@ def _check_metric(run: Run) -> None:
 
 
 def _build(run: Run) -> None:
-    """Build the components of a run, in a child; any other mistake than in the metric its job will tell."""
     from runner.run import built
 
     try:

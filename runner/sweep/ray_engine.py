@@ -72,7 +72,6 @@ class RayEngine:
         return {}
 
     def _needs_of(self, run: Run) -> dict[str, float]:
-        """Return what the job of a run needs of one machine, by Ray's names."""
         said = {"num_gpus": run.config["resources"]["gpus"], "mem_gb": run.config["resources"]["mem_gb"]}
         needs = self.usual | {key: value for key, value in said.items() if value is not None}
         return {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"] or 0, "memory": (needs["mem_gb"] or 0) * 2**30}
@@ -121,7 +120,6 @@ def _require(needs: Mapping[str, float], machines: Sequence[Mapping[str, float]]
 
 
 def _words(resources: Mapping[str, float]) -> str:
-    """Return resources of a machine in words."""
     return f"{resources['CPU']:g} CPU, {resources['GPU']:g} GPU, {resources['memory'] / 2**30:.3g} GB"
 
 
@@ -164,7 +162,6 @@ class RayJob:
 
 
 def _end_of(error: RayError) -> End:
-    """Return how a job ended that did not return."""
     known = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), None)
     code = STOP_CODES[0] if isinstance(error, TaskCancelledError) else FAILED
     return End(code, known or _first_line(error))

@@ -47,7 +47,6 @@ class _Training(submitit.helpers.Checkpointable):
 
 
 def _resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run needs as options of submitit's."""
     if (wanted["gpus"] or 0) % 1:
         raise Refused(f"resources.gpus must be a whole number under this launcher, got {wanted['gpus']}")
     return {"gpus_per_node": wanted["gpus"], "mem_gb": wanted["mem_gb"]}
@@ -60,7 +59,6 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _groups(runs: Sequence[Run], largest: int) -> Iterator[list[Run]]:
-    """Yield the runs that need the same resources, at most so many together."""
     groups = defaultdict(list)
     for run in runs:
         groups[tuple(run.config["resources"].items())].append(run)

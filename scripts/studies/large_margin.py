@@ -138,7 +138,6 @@ def noise_text(runs: pd.DataFrame) -> Text:
 
 
 def _norms(runs: pd.DataFrame) -> Text:
-    """Return a table of the norms with 80 % wrong labels."""
     runs = runs[runs["data.label_noise"] == NORMS_AT]
     rows = []
     for norm, arm in NORMS.items():

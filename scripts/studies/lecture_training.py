@@ -204,7 +204,6 @@ def right_and_wrong(numbers: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _with_enough_wrong(rows: pd.DataFrame, split: str) -> list[int]:
-    """Return the epochs at which each seed has wrong images enough for their mean loss to say something."""
     wrong = rows[f"{split}/error"] * IMAGES[split]
     fewest = wrong.groupby(rows["epoch"]).min()
     return list(fewest.index[fewest >= FEWEST_WRONG])

@@ -107,7 +107,6 @@ def l1_text(runs: pd.DataFrame) -> Text:
 
 
 def _typical(runs: pd.DataFrame) -> tuple[str, str]:
-    """Return the median test error, which one failed run does not rule, and how many runs are above twice of it."""
     errors = runs["test/error"]
     return f"{errors.median():.4f}", f"{(errors > 2 * errors.median()).sum()} of {len(errors)}"
 

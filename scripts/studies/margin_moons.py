@@ -112,7 +112,6 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _regions(axes: Axes, classes: np.ndarray, points: np.ndarray, labels: np.ndarray) -> None:
-    """Draw the predicted classes in grey and white, and the training points."""
     axes.grid(visible=False)
     axes.contourf(X, Y, classes, levels=[0.5, 1.5], colors=["0.85"])
     axes.contour(X, Y, classes, levels=[0.5], colors=["black"], linewidths=1.2)

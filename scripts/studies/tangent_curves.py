@@ -166,7 +166,6 @@ def fit_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _draw_tangents(axes: Axes, places: np.ndarray, values: np.ndarray, given: np.ndarray) -> None:
-    """Draw a short line of the given slope through each point."""
     for number, (place, value, slope) in enumerate(zip(places, values, given, strict=True)):
         half = 0.15 / math.hypot(1, slope / 2)
         label = None if number else "given derivatives"

@@ -188,7 +188,6 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
 
 
 def _why(tuning: pd.DataFrame) -> Text:
-    """Say with which size of distortion the images are worth what the tangents are."""
     errors = tuning.groupby(["arm", "strength"])["validation/error"].mean()
     images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
     best = f"{images.idxmin():g} times as large {images.min():.4f}"
