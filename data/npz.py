@@ -122,11 +122,7 @@ class Npz:
 
 
 def _chosen(names: list[str]) -> dict[tuple[str, str], str]:
-    """Return the name of the array for each split and kind.
-
-    Raises:
-        DataError: one is missing, or there are two.
-    """
+    """Return the name of the array for each split and kind."""
     chosen: dict[tuple[str, str], str] = {}
     for name in names:
         word = re.search("|".join(SPLITS), name.lower())
@@ -155,11 +151,7 @@ def _remedy(names: list[str]) -> str:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> Array:
-    """Read an array, once its header is in order.
-
-    Raises:
-        DataError: it holds objects, its header says another size than it has, or it is larger than the memory.
-    """
+    """Read an array, once its header is in order."""
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
         read = {(1, 0): numpy_format.read_array_header_1_0}.get(numpy_format.read_magic(file))

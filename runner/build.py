@@ -220,11 +220,7 @@ def build_network(
 
 
 def _start_from(source: str | None, model: nn.Module) -> None:
-    """Replace a model's initial weights by those that `init_from` names, if it names any.
-
-    Raises:
-        ValueError: if they cannot be read, or do not fit in names or shapes.
-    """
+    """Replace a model's initial weights by those that `init_from` names, if it names any."""
     if source is not None:
         found = weights.read(source)
         if wrong := weights.misfit(found, model.state_dict()):

@@ -240,11 +240,7 @@ def _epochs_of(path: Path) -> list[dict[str, float]]:
 
 
 def _state_of(path: Path, epoch: Epoch) -> dict[str, Any]:
-    """Return epoch, weights and the facts for `Predictor` of what a run has saved.
-
-    Raises:
-        ValueError: if there is nothing, or not what its result says.
-    """
+    """Return epoch, weights and the facts for `Predictor` of what a run has saved."""
     from runner.storage import checkpoint
 
     if epoch not in ("last", "best"):
@@ -265,11 +261,7 @@ def _state_of(path: Path, epoch: Epoch) -> dict[str, Any]:
 
 
 def _config_of_network(path: Path, packages: Sequence[str]) -> dict[str, Any]:
-    """Return the config of a run, whose network may be built.
-
-    Raises:
-        ValueError: if it cannot be read, or names a class that is not allowed.
-    """
+    """Return the config of a run, whose network may be built."""
     config = config_of([read_run(path)])
     if config is None or not {"model", "init", "seed", "precision"} <= config.keys():
         raise ValueError(f"{path / 'config.yaml'} is missing or no config: train the run again")

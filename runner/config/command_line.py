@@ -72,13 +72,7 @@ def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
 
 
 def _checked(lines: Sequence[str], flags: Namespace, are_all: bool) -> tuple[Composed | None, list[str]]:
-    """Return the config with the first values of all options, and what is wrong with these.
-
-    Args:
-        lines: the options that can be read.
-        flags: of the command line.
-        are_all: whether there are no others.
-    """
+    """Return the config with the first values of all options, and what is wrong with these."""
     config, problems = None, list[str]()
     try:
         paths = [line for line in lines if parsed(line).key_or_group == SEARCH_PATH]

@@ -88,11 +88,7 @@ class RayEngine:
 
 
 def _connect(address: str | None) -> None:
-    """Connect to a cluster, whose processes are to find all packages that this one finds.
-
-    Raises:
-        Refused: if there is none.
-    """
+    """Connect to a cluster, whose processes are to find all packages that this one finds."""
     path = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
     where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     try:

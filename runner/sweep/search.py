@@ -201,11 +201,7 @@ class _Search:
         return trial
 
     def _proposed(self, after_a_kill: bool) -> list[Trial]:
-        """Return new trials, as many as belong together.
-
-        Args:
-            after_a_kill: others are to be run again; then only what was missing of their batch is proposed.
-        """
+        """Return new trials, as many as belong together."""
         trials = self._trials()
         queued = sum(trial.state == TrialState.WAITING for trial in trials)
         wanted = queued + max(0, self.n_trials - place_of(self.study, len(trials)))

@@ -130,11 +130,7 @@ class SlurmEngine:
                 yield run, _SlurmJob(self.queue, ticket)
 
     def _submit_array(self, runs: Sequence[Run]) -> list[submitit.Job[None]]:
-        """Submit an array of jobs that need the same resources.
-
-        Raises:
-            Refused: with what sbatch says.
-        """
+        """Submit an array of jobs that need the same resources."""
         wanted = runs[0].config["resources"]
         options = self.options | {key: value for key, value in _resources(wanted).items() if value is not None}
         given = {key if key in GENERIC else f"slurm_{key}": value for key, value in options.items()}
