@@ -1,7 +1,5 @@
 """What a run has read: plain data for its record, at most three lines for its user, and all that is odd."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap

@@ -1,7 +1,5 @@
 """What both kinds of forward pass share: the record of layers, the draws of the model, kernels with all derivatives."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

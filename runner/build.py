@@ -1,7 +1,5 @@
 """From a checked config to the components of a run; what does not fit is reported before anything is written."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence

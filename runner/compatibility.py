@@ -1,7 +1,5 @@
 """Do the components of a run fit together? Reported before training starts, and before anything is written."""
 
-from __future__ import annotations
-
 import copy
 import traceback
 import warnings

@@ -1,7 +1,5 @@
 """What a user sees of a run: a progress bar on a terminal, plain lines elsewhere, all lines in the run's log."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """From the options of a class to an object; before that, all options are checked against the signatures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """What is measured of a model in training: means, losses and errors, proximal penalties, probes; the best epoch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

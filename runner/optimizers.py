@@ -1,7 +1,5 @@
 """Optimizers that torch lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

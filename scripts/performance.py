@@ -6,8 +6,6 @@
 No number on the page is typed by hand: what must not be said of old measurements is measured again.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

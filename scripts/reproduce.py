@@ -11,8 +11,6 @@ into the folder of the runs instead of docs/. `--text` trains nothing: it writes
 is there. The studies are the modules of scripts/studies/.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os

@@ -1,7 +1,5 @@
 """The whole check of a composed config, before anything is built or written, and without torch."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence

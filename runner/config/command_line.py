@@ -1,7 +1,5 @@
 """The command line, checked before Hydra acts on it: Hydra stops at the first mistake, we report them all."""
 
-from __future__ import annotations
-
 import os
 import re
 from argparse import Namespace

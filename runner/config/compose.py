@@ -4,8 +4,6 @@ Hydra takes 80 ms to compose a config. So it composes once for each choice of op
 values are then set on a copy, by the function that Hydra itself uses.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The files under conf/. No other module reads them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache

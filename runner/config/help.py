@@ -1,7 +1,5 @@
 """`--help`: the groups with their options, examples, and each key with its meaning, read from the files under conf/."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re

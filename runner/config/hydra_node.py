@@ -4,8 +4,6 @@ Every key must have the value that the project's files give it, except the launc
 class must be one that `allowlist` names, and its options plain values.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from functools import cache

@@ -1,7 +1,5 @@
 """Options that the grammar can read, against the config: is there such a choice, such a key, such a value."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

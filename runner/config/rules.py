@@ -4,8 +4,6 @@ A rule stands for a path, where `*` is one key. What a constructor takes beyond 
 (`runner.config.signature`) once its package has been imported.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """Options against a constructor's own annotated arguments."""
 
-from __future__ import annotations
-
 import inspect
 import types
 import typing

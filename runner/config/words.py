@@ -5,8 +5,6 @@ Every other word that is no `key=value`, or has a value that the grammar cannot 
 with what to type.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """After which epochs a run is evaluated, and on what: a rule by sizes, never by the clock."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """A trained network that takes raw inputs: its normalisation is part of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

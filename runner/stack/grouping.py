@@ -1,7 +1,5 @@
 """Which runs of a sweep are trained as one stack: a fixed rule, made from measurements, without torch."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

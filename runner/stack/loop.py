@@ -1,7 +1,5 @@
 """The training of K models as one: the loop of one model, on stacked components."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Torch's own optimizers on stacked parameters."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby

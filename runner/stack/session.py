@@ -1,7 +1,5 @@
 """One session of a stack: the sessions of its runs, whose models are trained as one."""
 
-from __future__ import annotations
-
 import sys
 import time
 import traceback

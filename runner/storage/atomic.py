@@ -1,7 +1,5 @@
 """Small files written whole or not at all: a kill, a crash or a full disk leaves the old one as it was."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

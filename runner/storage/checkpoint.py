@@ -4,8 +4,6 @@ A file is what `torch.save` makes and a line with the sha256 of it, since `torch
 (and passes over the line, so that it reads the file, too).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

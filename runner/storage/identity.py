@@ -8,8 +8,6 @@ spelling; a file's contents, not its path; the name of a class of ours, not its 
 does not count. A key that is added later needs a row in `NEUTRAL`, and changes no id.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

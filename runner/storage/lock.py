@@ -6,8 +6,6 @@ also writes who it is into the file `.holder`, and touches it every few seconds.
 is still being touched, the directory is busy; if it is not, its process has died.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

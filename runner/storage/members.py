@@ -5,8 +5,6 @@ there for. The id is a hash of the command, so the same command finds its list a
 folder. The processes of a sweep know the file by an environment variable.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Collection, Sequence

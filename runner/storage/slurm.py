@@ -4,8 +4,6 @@ For some minutes (Slurm's MinJobAge, by default 5) the queue also knows the jobs
 all jobs of the user; it is repeated only after a few seconds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The answer of a comparison in words: what differs from the baseline, by how much, and what could have been missed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

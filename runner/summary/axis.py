@@ -1,7 +1,5 @@
 """The axis of a swept number: each value marked where it stands, by its logarithm where the values are spaced so."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

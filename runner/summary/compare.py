@@ -1,7 +1,5 @@
 """Is a row different from the baseline? Differences paired by seed, their intervals, and Holm's correction."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

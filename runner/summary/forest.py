@@ -1,7 +1,5 @@
 """The picture of a comparison: each row's differences to the baseline, paired by seed, with their intervals, sorted."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

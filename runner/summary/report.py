@@ -1,7 +1,5 @@
 """The report of some runs: a table and an answer on the terminal, and files of numbers and pictures."""
 
-from __future__ import annotations
-
 import csv
 import io
 import warnings

@@ -1,7 +1,5 @@
 """What can be known of runs from `result.json` and `config.yaml` in their directories, whatever state these are in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A choice from a config group (the optimizer, the penalties) is one column with i
 have a column only where somebody set them to something else than the group's file under conf/ says.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

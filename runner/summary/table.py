@@ -1,7 +1,5 @@
 """A summary in words and numbers: on the terminal, as Markdown for people, as CSV, with everything, for programs."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

@@ -1,7 +1,5 @@
 """The picture of the trials: what validation measured for each arm over its weight, beside the baseline as a band."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import defaultdict

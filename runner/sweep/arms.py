@@ -5,8 +5,6 @@ tried on the tuning seeds; the least mean of what validation measures chooses on
 seeds of the comparison. Test numbers choose nothing.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence

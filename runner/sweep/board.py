@@ -1,7 +1,5 @@
 """A sweep in TensorBoard: for each group of seeds a run with its means, and a row of what differs between groups."""
 
-from __future__ import annotations
-
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

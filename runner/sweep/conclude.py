@@ -1,7 +1,5 @@
 """Before a sweep, check every config; after it, report each run and print the table. Independent of the launcher."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """One job of a sweep, under any launcher. An exception is recorded in its directory and never stops other jobs."""
 
-from __future__ import annotations
-
 import ctypes
 import faulthandler
 import os

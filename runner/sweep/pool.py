@@ -5,8 +5,6 @@ hundredths of a second instead of seconds. (After a torch operation the parent's
 child, which would hang; so would a CUDA context.)
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

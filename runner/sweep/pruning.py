@@ -5,8 +5,6 @@ depends on what the run has recorded, not on when it is looked at: a run that ca
 end, belongs to a pruned trial all the same.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ died, the trial is run again with the same values, by whoever sees it first; run
 The same command continues the study, and a search ends when no trial of its folder is left running.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import time

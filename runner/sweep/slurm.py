@@ -4,8 +4,6 @@ The job of a run writes who it is into the run's directory, so that the same com
 preempted or meets its time limit is queued again by submitit, and resumes from its checkpoint.
 """
 
-from __future__ import annotations
-
 import io
 import signal
 import time

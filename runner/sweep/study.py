@@ -1,7 +1,5 @@
 """Where the trials of a search are stored: a journal in the sweep's folder, or a database that machines share."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

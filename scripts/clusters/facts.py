@@ -1,7 +1,5 @@
 """Facts about sweeps in runs/, for the matrices of scripts/clusters.sh: `facts.py WHAT NAME [ARGUMENT]`."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

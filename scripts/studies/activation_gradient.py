@@ -1,7 +1,5 @@
 """The forum question on activation gradients: do they get smaller, from which weight on, and does the error change?"""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 

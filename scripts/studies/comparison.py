@@ -1,7 +1,5 @@
 """All penalties against none, and against what else is done: on scikit-learn's digits, and on 1,000 digits of MNIST."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Sequence

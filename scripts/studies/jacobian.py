@@ -1,7 +1,5 @@
 """The Jacobian penalty: the example of its package, and the paper's tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """The Jacobian penalty under noise and attacks, and decision regions in the plane through three images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -1,7 +1,5 @@
 """Large margin (Elsayed et al. 2018): the public code's set-up, and wrong training labels."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """Lecture 5.1: what cross-entropy and the squared error ask of the outputs, and how networks train with them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -1,7 +1,5 @@
 """Lecture 5.2: the noise of mini-batches, a narrow valley; with 5.3: all optimizers on digits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path

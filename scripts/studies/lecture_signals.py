@@ -1,7 +1,5 @@
 """Lecture 5.5: what the initialisation does to activations and gradients, layer by layer, and normalised inputs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

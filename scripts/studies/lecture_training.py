@@ -1,7 +1,5 @@
 """Lecture 5.6: a learning rate that falls, why the test loss rises while the error falls, and capacity."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Lecture 5.4: the tables of L2 and L1 weights, what the networks' weights look like, and why only L1 gives zeros."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A toy set in the plane: where cross-entropy and the large margin put the boundary."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

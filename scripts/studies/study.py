@@ -1,7 +1,5 @@
 """One section of docs/results.md: the sweeps that are run, the numbers kept of them, the text and the pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One style for all pictures of docs/: sizes, colours that also differ in grey, bands over seeds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables of docs/results.md in Markdown, made from the numbers of the runs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

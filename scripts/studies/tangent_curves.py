@@ -1,7 +1,5 @@
 """Tangent Prop on curves: plateaus on a line, values with derivatives, and tangents against distorted points."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tangent Prop on images: what the seven tangents are, and the test error against the number of training digits."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -1,7 +1,5 @@
 """Each penalty over its weight: what it makes smaller, and what that does to the error."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd
