@@ -120,7 +120,6 @@ def _usual_range(low: float, high: float) -> tuple[float, float]:
 
 
 def _check_scales(ends: Mapping[str, tuple[float, float]]) -> None:
-    """Raise DataError for a split whose images are all one number, or on another scale than those of another split."""
     widest = max(ends, key=lambda split: ends[split][1] - ends[split][0])
     for split, (low, high) in ends.items():
         if low == high:
@@ -208,7 +207,6 @@ def _is_one_hot(array: Array) -> bool:
 
 
 def _check_classes(name: str, is_label: bool, arrays: Mapping[str, Array], named: Named) -> None:
-    """Raise DataError for whole numbers that are no classes 0 to C - 1, of which some may have no example."""
     values = np.unique(np.concatenate([np.unique(array) for array in arrays.values()]))
     are_few = is_label or len(values) <= MOST_CLASSES or len(arrays["train"]) >= LEAST_EXAMPLES * len(values)
     if values[0] == 0 and values[-1] < 2 * len(values) and are_few:

@@ -218,7 +218,6 @@ def _first_of_each(labels: Tensor, count: int) -> Tensor:
 
 
 def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> Split:
-    """Replace exactly round(fraction * N) labels, each by one of the classes - 1 others."""
     if not fraction or classes is None:
         return split
     generator, labels = _generator(seed, 1), split.targets
@@ -228,7 +227,6 @@ def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> 
 
 
 def _usual(raw: Raw) -> str:
-    """Return how inputs are normalised with `auto`: what has units of its own by itself."""
     is_image = raw.range is not None and not isinstance(raw.range[0], Tensor)
     return "scalar" if is_image else {2: "component", 3: "channel"}.get(raw.train.inputs.dim(), "scalar")
 

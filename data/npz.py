@@ -84,7 +84,6 @@ class Npz:
             raise DataError(f"{self.path}: {error}") from error
 
     def _check_kind(self) -> None:
-        """Raise DataError, with the lines that make an .npz file, unless the path leads to a file of this kind."""
         if not self.path.exists():
             what = f"is a link to {self.path.readlink()}, which" if self.path.is_symlink() else "is not there: it"
             raise DataError(f"{self.path} {what} is not there: set data.path to an .npz file of yours")

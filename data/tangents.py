@@ -160,7 +160,6 @@ class Tangents:
         return images if self._scale.dim() == 0 else images * self._scale + self._offset
 
     def _normalized(self, tangents: Tensor) -> Tensor:
-        """Bring tangents of what `_raw` gave to the units of the network's inputs."""
         return tangents if self._scale.dim() == 0 else tangents / self._scale
 
     def _gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:

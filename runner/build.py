@@ -165,7 +165,6 @@ def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterab
 
 
 def _choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["device must be auto or cpu on this machine, got cuda: torch sees no CUDA device"])
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
@@ -218,7 +217,6 @@ def build_network(
 
 
 def _start_from(source: str | None, model: nn.Module) -> None:
-    """Replace a model's initial weights by those that `init_from` names, if it names any."""
     if source is not None:
         found = weights.read(source)
         if wrong := weights.misfit(found, model.state_dict()):

@@ -77,7 +77,6 @@ def runs_dir(overrides: list[str]) -> Path:
 
 
 def write(name: str, numbers: pd.DataFrame, folders: Folders, docs: Path, is_quick: bool = False) -> None:
-    """Write the numbers and the pictures of a study, and its section."""
     (docs / "results").mkdir(parents=True, exist_ok=True)
     path = docs / "results" / f"{name}.csv"
     numbers.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
@@ -116,7 +115,6 @@ def write_section(
 
 
 def index_of(sections: Collection[str]) -> list[str]:
-    """Return a list of links for each group of studies that has sections."""
     lists = []
     for group, studies in GROUPS.items():
         links = [f"- [{study.title}](#{anchor(study.title)})\n" for name, study in studies.items() if name in sections]
@@ -126,7 +124,6 @@ def index_of(sections: Collection[str]) -> list[str]:
 
 
 def anchor(title: str) -> str:
-    """Return the anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 

@@ -104,7 +104,6 @@ def _problems_together(config: dict[str, Any]) -> list[str]:
 
 
 def _problems_of_shapes(model: str, data: str) -> list[str]:
-    """Return a sentence if a model takes another shape than the data has; where both are known, so without torch."""
     takes, got = SHAPES.get(model), SHAPES.get(data)
     if not takes or not got or takes == got:
         return []

@@ -113,7 +113,6 @@ def _problems_of_swept(overrides: Sequence[Override], config: Composed, in_sweep
 
 
 def _remedy_for(override: Override) -> str:
-    """Return what to type instead of several values without a sweep."""
     key, typed = override.key_or_group, override.get_value_string()
     usual = value_at(default_values(), key)
     remedy = "add -m for a sweep"

@@ -218,5 +218,4 @@ def _rules_of(path: str) -> tuple[_Rule, ...]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Tell whether a path fits a pattern whose `*` stands for exactly one key."""
     return path.count(".") == pattern.count(".") and fnmatchcase(path, pattern)

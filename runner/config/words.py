@@ -73,7 +73,6 @@ def as_read(word: str) -> str:
 
 
 def _options_in(word: str) -> list[str]:
-    """Return the options that were typed as one word: several, where a key of ours and = stand behind a space."""
     keys = "|".join([*(main_config().keys() - {"defaults"}), *GROUPS])
     between = r"[\s;]+" if word.partition("=")[0] in PATHS else r"[\s,;]+"  # a run's directory has commas
     starts = re.finditer(rf"{between}(?=[+~]*(?:{keys})\b[\w./]*\s*=)", word)
@@ -125,7 +124,6 @@ def _groups(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _goes_on(typed: str, following: str) -> bool:
-    """Tell whether what was typed is a key without its value, and the following word belongs to it."""
     if not re.fullmatch(r"-{0,2}[a-zA-Z][\w./-]* ?[:=]?", typed) or _is_key(following):
         return False
     return following in ("=", ":") or bool(re.fullmatch(r"(?!--?[a-z])=?[^=#]+", following))
@@ -154,7 +152,6 @@ def _is_odd(sign: str) -> bool:  # no letter, and on no keyboard
 
 
 def _meant_by(dashes: str, key: str, sign: str, value: str) -> str:
-    """Return the option, or flag, that was meant by a key that has no = before its value, or no value."""
     if not sign and not value and not _is_key(key):
         if flags := get_close_matches((dashes or "--") + key, FLAGS, 1, cutoff=0.75 - 0.1 * len(dashes)):
             return f"write {flags[0]}"
@@ -200,7 +197,6 @@ def _sentence_of_grammar(typed: str) -> str:
 
 
 def _closed(word: str) -> str:
-    """Return a word with the brackets closed that are open, and without those that close nothing."""
     open_ones, kept = list[str](), ""
     for sign in word:
         if sign in CLOSING:

@@ -188,7 +188,6 @@ def _raw_targets(targets: Tensor, dataset: Dataset) -> Array:
 
 
 def _values_and_slopes(model: nn.Module, inputs: Tensor, dataset: Dataset) -> tuple[Array, Array]:
-    """Return the outputs (N,) at inputs (N, 1), and their derivatives (N,), in raw units and in evaluation mode."""
     training = model.training
     model.eval()  # no example changes another's output: the gradient of the sum holds all derivatives
     with torch.enable_grad():
@@ -242,7 +241,6 @@ def regions_figure(model: nn.Module, dataset: Dataset) -> Figure:
 
 
 def _points(axes: Axes, points: Array, labels: Tensor, colors: Array) -> None:
-    """Draw points (N, 2), each class with a colour and a marker of its own; a legend if there are few classes."""
     for label in labels.unique().tolist():
         x, y = points[labels == label].T
         axes.scatter(

@@ -94,7 +94,6 @@ class StackedOptimizer(Optimizer):
         return param.grad.addcmul(param, for_models(group["weight_decay"], param))
 
     def _clip(self, clips: Tensor) -> None:
-        """Scale the gradient of each model down to the largest norm allowed, as torch's `clip_grad_norm_` does."""
         gradients = [param.grad for param in self.moves if param.grad is not None]
         squares = torch.stack([gradient.square().flatten(1).sum(1) for gradient in gradients]).sum(0)
         factors = (clips / (squares.sqrt() + 1e-6)).clamp(max=1.0)
@@ -127,7 +126,6 @@ class StackedOptimizer(Optimizer):
 
 
 def _tensor(values: Sequence[Any], like: Tensor) -> Tensor:
-    """Return numbers of the models, (K,), in the precision that Python computes them in."""
     return torch.tensor(values, dtype=torch.float64, device=like.device)
 
 

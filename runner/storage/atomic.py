@@ -54,7 +54,6 @@ def replace(path: Path, data: bytes | memoryview, name: str | None = None) -> No
 
 
 def _flush_directory(directory: Path) -> None:
-    """Bring the entries of a directory to the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

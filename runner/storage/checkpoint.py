@@ -140,7 +140,6 @@ def _checked_bytes(path: Path) -> memoryview:
 
 
 def _unpacked(path: Path, payload: memoryview) -> dict[str, Any]:
-    """Return the state in verified bytes, which may still come from somebody who means harm."""
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # anything: the bytes may be made so that they raise what they please

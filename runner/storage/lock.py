@@ -75,7 +75,6 @@ def require_locks(folder: Path) -> None:
 
 
 def _lock(file: IO[Any], path: Path) -> None:
-    """Take the system's lock of an open file."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

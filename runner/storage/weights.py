@@ -153,7 +153,6 @@ def _located(source: str) -> Path:
 
 
 def _refusing(reader: Any, path: Path) -> Any:
-    """Return what a reader of safetensors makes of a file; an error of its own kind becomes a sentence."""
     from safetensors import SafetensorError
 
     try:

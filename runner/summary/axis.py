@@ -50,7 +50,6 @@ def are_log_spaced(numbers: Sequence[float]) -> bool:
 
 
 def _unevenness(ordered: Sequence[float]) -> float:
-    """Return the standard deviation of the gaps between sorted numbers, in units of their mean."""
     gaps = [b - a for a, b in pairwise(ordered)]
     return statistics.pstdev(gaps) / statistics.fmean(gaps)
 

@@ -95,6 +95,5 @@ def _draw(axes: Axes, table: pandas.DataFrame, name: str, index: int) -> None:
 
 
 def _is_wide(tables: dict[str, pandas.DataFrame]) -> bool:
-    """Tell whether the means are positive and spread over such ratios that a linear scale would hide the small ones."""
     means = [value for table in tables.values() for value in table["mean"] if math.isfinite(value)]
     return bool(means) and min(means) > 0 and max(means) / min(means) > LOG_RATIO

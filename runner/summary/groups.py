@@ -67,7 +67,6 @@ def _baselines(summary: Summary) -> list[str]:
 
 
 def _agreed(named: set[str | None]) -> str | None:
-    """Return what the sweeps of some runs name; None if they name nothing, or different things."""
     return named.pop() if len(named) == 1 else None
 
 
@@ -120,7 +119,6 @@ def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], basel
 
 
 def _with_path(baseline: str | None, names: Mapping[str, str]) -> str | None:
-    """Return KEY=VALUE with the whole path of its key, which may be the name of a column."""
     key, equals, value = (baseline or "").partition("=")
     paths = [path for path, name in names.items() if key in (path, name)]
     return f"{paths[0]}={value}" if equals and paths else baseline

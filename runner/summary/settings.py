@@ -58,7 +58,6 @@ def group_name(values: Mapping[str, Any], group_id: str) -> str:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """Return what can change the result, by path, less the seed; the choices stand first, under their groups' names."""
     choices = {group: "+".join(chosen_options(group, config)) or "none" for group in GROUPS}
     leaves = {
         path: value

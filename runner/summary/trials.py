@@ -59,7 +59,6 @@ def _has(rows: Sequence[Row], metric: str) -> bool:
 
 
 def _band(summary: Summary, metric: str) -> tuple[float, float] | None:
-    """Return mean ± deviation of the baseline on the comparison's seeds; None without a baseline."""
     found = [row.metrics[metric] for row in summary.rows if row.is_baseline and metric in row.metrics]
     if not found:
         return None

@@ -77,7 +77,6 @@ def train_in_engines_process(run: Run, folder: Path, threads: int) -> None:
 
 
 def _train_stacked_jobs(runs: Sequence[Run]) -> None:
-    """Train the jobs of a stack, each with its lines in its own log; errors become statuses there."""
     from runner.stack.session import train_stack
 
     faulthandler.enable()

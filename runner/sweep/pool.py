@@ -97,7 +97,6 @@ def _import_all(runs: Sequence[Run]) -> None:
 
 
 def _check_metric(run: Run) -> None:
-    """Exit with code 2 if the first job does not measure what it is to minimise: a child tells, before all training."""
     if run.config["objective_metric"] is not None:
         sys.stdout.flush()
         child = multiprocessing.get_context("fork").Process(target=_build, args=(run,))

@@ -105,7 +105,6 @@ def _connect(address: str | None) -> None:
 
 
 def _require(needs: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> None:
-    """Raise Refused if no machine has what a job needs."""
     if any(all(machine.get(name, 0) >= number for name, number in needs.items()) for machine in machines):
         return
     most = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in needs}

@@ -51,7 +51,6 @@ def _resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return what sbatch says of a failure, without the prefixes of its lines."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in str(error).splitlines()]
     return "; ".join(filter(None, lines))
 

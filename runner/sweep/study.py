@@ -64,7 +64,6 @@ def _opened(storage: BaseStorage, name: str, objectives: int, anew: bool) -> opt
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what a storage raises if it is not there, damaged, or just being created."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return OptunaError, SQLAlchemyError, OSError, RuntimeError, ValueError

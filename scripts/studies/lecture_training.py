@@ -48,7 +48,6 @@ def recorded_losses(path: str) -> Iterator[tuple[str, int, HistogramProto]]:
 
 
 def typical_losses(path: str) -> pd.DataFrame:
-    """Return the geometric mean of the losses by epoch, a column for each split."""
     rows = [(path, epoch, f"{split}/typical", 10 ** (h.sum / h.num)) for split, epoch, h in recorded_losses(path)]
     found = pd.DataFrame(rows, columns=["path", "epoch", "tag", "loss"])
     return found.pivot(index=["path", "epoch"], columns="tag", values="loss").reset_index()
@@ -145,7 +144,6 @@ def explanation(falling: pd.DataFrame) -> Text:
 
 
 def by_epoch(falling: pd.DataFrame) -> list[str]:
-    """Return a table of the means over the seeds, with the falling learning rate."""
     tags = ("train/error", "test/error", "test/loss", "test/loss_right", "test/loss_wrong", "test/typical")
     names = ("train error", "test error", "test loss", "of the right", "of the wrong", "geometric mean")
     epochs = falling.groupby("epoch")

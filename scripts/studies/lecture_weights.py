@@ -48,7 +48,6 @@ def histograms(folder: Path, key: str) -> Figure:
 
 
 def errors(runs: pd.DataFrame, key: str, published: Mapping[str, Mapping[float, float]]) -> Figure:
-    """Draw training and test error over the weight: the seeds, their median, and the published numbers."""
     figure, ((axes,),) = style.figure()
     for index, (metric, numbers) in enumerate(published.items()):
         style.over_values(axes, runs, key, metric, metric, index, "median")

@@ -27,7 +27,6 @@ SHOWN = 3  # seeds in the picture
 
 
 def classes_on_the_grid(path: str) -> np.ndarray:
-    """Return which class a trained network predicts at each point of the grid, (len(Y), len(X))."""
     grid = np.stack(np.meshgrid(X, Y), -1).reshape(-1, 2)
     with torch.no_grad():
         outputs = load_model(path)(torch.from_numpy(grid).float())

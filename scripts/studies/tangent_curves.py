@@ -29,7 +29,6 @@ def slopes(path: str, x: np.ndarray) -> np.ndarray:
 
 
 def first_epoch(epochs: pd.DataFrame, holds: pd.Series) -> pd.Series:
-    """Return for each run, by its path, the first evaluated epoch at which something holds."""
     return epochs[holds].groupby("path")["epoch"].min()
 
 
@@ -184,7 +183,6 @@ TUNED = "optimizer.lr"
 
 
 def variance() -> float:
-    """Return the variance of the targets, in which errors are counted."""
     return Plateaus().load().test.targets.double().var(correction=0).item()
 
 
@@ -203,13 +201,11 @@ def plateaus_numbers(folders: Folders) -> pd.DataFrame:
 
 
 def ratios(runs: pd.DataFrame, level: float) -> Interval:
-    """Return the log of how many times more epochs the distorted points need, paired by seed, with its interval."""
     counts = runs.pivot(index="seed", columns="arm", values=f"sweeps to {level:g}")
     return t_interval(np.log(counts["distorted_points"] / counts["tangent_prop"]).dropna().to_numpy())
 
 
 def times(found: Interval, factor: float = 1.0) -> str:
-    """Return a ratio with its interval from that of its logarithm."""
     mean, low, high = (factor * math.exp(value) for value in (found.mean, found.low, found.high))
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 

@@ -50,7 +50,6 @@ class Transformations:
         return f"{amount * scale:g} {UNITS[name]}".replace(" °", "°")
 
     def both(self, name: str, factor: float) -> tuple[Tensor, Tensor]:
-        """Return image + a * tangent, with the a that comes nearest to the transformed image, and the latter."""
         amounts = torch.zeros(len(self.images), len(UNITS))
         index = self.distortion.names.index(name)
         amounts[:, index] = factor * self.distortion.amounts[index]
