@@ -112,7 +112,6 @@ def _channels_first(array: Array, axis: int) -> Array:
 
 
 def _usual_range(low: float, high: float) -> tuple[float, float]:
-    """Return the usual range of images that is as good as filled, or the two numbers as they are."""
     for least, most in USUAL_RANGES:
         room = NEAR * (most - least)
         if least <= low <= least + room and most - room <= high <= most:
@@ -121,7 +120,6 @@ def _usual_range(low: float, high: float) -> tuple[float, float]:
 
 
 def _check_scales(ends: Mapping[str, tuple[float, float]]) -> None:
-    """Raise DataError for a split whose images are all one number, or on another scale than those of another split."""
     widest = max(ends, key=lambda split: ends[split][1] - ends[split][0])
     for split, (low, high) in ends.items():
         if low == high:
@@ -134,7 +132,6 @@ def _check_scales(ends: Mapping[str, tuple[float, float]]) -> None:
 def _images(
     name: str, arrays: dict[str, Array], given: list[float] | None, seen: tuple[float, float], reading: Reading
 ) -> tuple[dict[str, Array], tuple[float, float]]:
-    """Return images, as bytes where they are whole numbers from 0 to 255, else as floats, and their range."""
     low, high = given or _usual_range(*seen)
     if all(array.dtype == np.uint8 for array in arrays.values()):
         if not given and seen[1] < 128:
@@ -210,7 +207,6 @@ def _is_one_hot(array: Array) -> bool:
 
 
 def _check_classes(name: str, is_label: bool, arrays: Mapping[str, Array], named: Named) -> None:
-    """Raise DataError for whole numbers that are no classes 0 to C - 1, of which some may have no example."""
     values = np.unique(np.concatenate([np.unique(array) for array in arrays.values()]))
     are_few = is_label or len(values) <= MOST_CLASSES or len(arrays["train"]) >= LEAST_EXAMPLES * len(values)
     if values[0] == 0 and values[-1] < 2 * len(values) and are_few:
@@ -221,14 +217,12 @@ def _check_classes(name: str, is_label: bool, arrays: Mapping[str, Array], named
 
 
 def _encoding(named: Named) -> str:
-    """Return the lines that turn labels of any kind into 0 to C - 1, alike in all splits."""
     names = ", ".join(name for name, _ in named.values())
     ends = np.cumsum([len(array) for _, array in named.values()])[:-1].tolist()
     return f"labels = np.unique(np.concatenate([{names}]), return_inverse=True)[1]; {names} = np.split(labels, {ends})"
 
 
 def _kind_of(name: str, array: Array) -> str:
-    """Return type and shape in words, and the line that mends them, where there is one."""
     line = REMEDIES.get(array.dtype.kind.replace("S", "U"))
     if line is None and array.ndim != 4:
         line = "{0} = {0}[:, None] for one number each" if array.ndim == 1 else "{0} = {0}.reshape(len({0}), -1)"

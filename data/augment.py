@@ -219,7 +219,6 @@ class Adversarial(Augmentation):
 
 
 def _not_negative(name: str, value: float) -> None:
-    """Raise ValueError unless a value is finite and at least 0."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
 

@@ -113,7 +113,6 @@ def _made(
     sizes: Mapping[str, int | None],
     device: torch.device | str,
 ) -> Dataset:
-    """Normalise the splits, and put them on the device."""
     exact = _statistics(train.inputs, _usual(raw) if normalize == "auto" else normalize)
     scales_targets = normalize == "auto" and raw.classes is None
     of_targets = _statistics(train.targets, "component") if scales_targets else (ZERO, ONE)
@@ -133,7 +132,6 @@ def _made(
 
 
 def _limits(raw: Raw, device: torch.device | str) -> Range | None:
-    """Return the range of the raw inputs; numbers stay numbers, which divide in double precision."""
     if raw.range is None:
         return (0.0, 255.0) if raw.train.inputs.dtype == torch.uint8 else None
     low, high = (value.to(device) if isinstance(value, Tensor) else value for value in raw.range)
@@ -200,7 +198,6 @@ def _generator(seed: int, stream: int) -> torch.Generator:
 def _indices(
     train: Split, train_size: int | None, per_class: int | None, validation_size: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the indices of the training and of the validation split, both in ascending order."""
     first = torch.arange(train_size or len(train)) if per_class is None else _first_of_each(train.targets, per_class)
     beyond = torch.ones(len(train)).index_fill(0, first, 0).nonzero().flatten()
     most = max(len(first) - 1, len(beyond)) if per_class is None else len(beyond)
@@ -217,12 +214,10 @@ def _indices(
 
 
 def _first_of_each(labels: Tensor, count: int) -> Tensor:
-    """Return the indices of the first examples of each class, in ascending order."""
     return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()]).sort().values
 
 
 def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> Split:
-    """Replace exactly round(fraction * N) labels, each by one of the classes - 1 others."""
     if not fraction or classes is None:
         return split
     generator, labels = _generator(seed, 1), split.targets
@@ -232,7 +227,6 @@ def _mislabel(split: Split, classes: int | None, fraction: float, seed: int) -> 
 
 
 def _usual(raw: Raw) -> str:
-    """Return how inputs are normalised with `auto`: what has units of its own by itself."""
     is_image = raw.range is not None and not isinstance(raw.range[0], Tensor)
     return "scalar" if is_image else {2: "component", 3: "channel"}.get(raw.train.inputs.dim(), "scalar")
 

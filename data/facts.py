@@ -1,7 +1,5 @@
 """What a run has read: plain data for its record, at most three lines for its user, and all that is odd."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -100,7 +98,6 @@ def _normalization_in_words(kind: str, offset: float | None = None, scale: float
 
 
 def _oddities(train: Split, others: Mapping[str, Split | None], classes: int | None) -> Iterator[str]:
-    """Yield a sentence for each thing about the splits that a user should know of."""
     for kind, values in (("inputs", train.inputs), ("targets", train.targets)):
         constant = (values == values[0]).all(0) if values.dim() == 2 and len(values) > 1 else torch.zeros(1)
         if constant.any():

@@ -88,14 +88,12 @@ def _fault(contents: bytes, digest: str) -> str | None:
 
 
 def _advice(files: Sequence[File], root: Path) -> str:
-    """Return where to put which file by hand."""
     base, folder = files[0].bases[0], (root / files[0].name).parent
     names = ", ".join(Path(file.name).name for file in files)
     return f"put {names} from {base} into {folder}, or set data.root to a folder that has the data"
 
 
 def _fetch(file: File, root: Path, advice: str, timeout: float, tries: int, pause: float) -> None:
-    """Download `file` to its place, whole and verified or not at all."""
     path = root / file.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +107,12 @@ def _fetch(file: File, root: Path, advice: str, timeout: float, tries: int, paus
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one file; the system frees it when its process dies."""
     with path.with_name(f".{path.name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _download(file: File, path: Path, advice: str, timeout: float, tries: int, pause: float) -> None:
-    """Try each source up to `tries` times; move the file to `path` once it is verified."""
     part = path.with_name(f".{path.name}.part")  # one name, for the lock is ours: a stale one is overwritten
     faults: list[str] = []
     try:

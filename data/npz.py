@@ -84,7 +84,6 @@ class Npz:
             raise DataError(f"{self.path}: {error}") from error
 
     def _check_kind(self) -> None:
-        """Raise DataError, with the lines that make an .npz file, unless the path leads to a file of this kind."""
         if not self.path.exists():
             what = f"is a link to {self.path.readlink()}, which" if self.path.is_symlink() else "is not there: it"
             raise DataError(f"{self.path} {what} is not there: set data.path to an .npz file of yours")
@@ -95,7 +94,6 @@ class Npz:
             raise DataError(f"{self.path} is no sound .npz file of arrays: make one with {line}; {SAVE}")
 
     def _arrays(self, reading: Reading) -> dict[tuple[str, str], tuple[str, Array]]:
-        """Return name and array by split and kind."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -123,11 +121,7 @@ class Npz:
 
 
 def _chosen(names: list[str]) -> dict[tuple[str, str], str]:
-    """Return the name of the array for each split and kind.
-
-    Raises:
-        DataError: one is missing, or there are two.
-    """
+    """Return the name of the array for each split and kind."""
     chosen: dict[tuple[str, str], str] = {}
     for name in names:
         word = re.search("|".join(SPLITS), name.lower())
@@ -147,7 +141,6 @@ def _chosen(names: list[str]) -> dict[tuple[str, str], str]:
 
 
 def _remedy(names: list[str]) -> str:
-    """Return the lines that mend a file of pictures, or one of examples that are not divided yet."""
     if names and all(Path(name).suffix for name in names):
         return f": make arrays with {LINES['.zip'].format('FILE')}; {SAVE}"
     pair = {KINDS[name.lower()]: name for name in names if name.lower() in KINDS}
@@ -157,11 +150,7 @@ def _remedy(names: list[str]) -> str:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> Array:
-    """Read an array, once its header is in order.
-
-    Raises:
-        DataError: it holds objects, its header says another size than it has, or it is larger than the memory.
-    """
+    """Read an array, once its header is in order."""
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
         read = {(1, 0): numpy_format.read_array_header_1_0}.get(numpy_format.read_magic(file))

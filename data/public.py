@@ -64,7 +64,6 @@ class MNIST:
         return Raw(train, Split(test_images.unsqueeze(1), test_labels.long()), classes=10)
 
     def _files(self) -> list[File]:
-        """Return each file, unpacked where it lies so, else packed."""
         files = [
             File(f"{self.FOLDER}/{name}.gz", sha, self.BASES) for name, sha in zip(NAMES, self.PACKED, strict=True)
         ]

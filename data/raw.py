@@ -62,7 +62,6 @@ class Raw:
 
 
 def _fault_of_inputs(inputs: Tensor) -> str | None:
-    """Return what is wrong with the inputs of a split, in words, or None."""
     if len(inputs) == 0:
         return "is empty"
     if inputs.is_floating_point() and not inputs.float().isfinite().all():
@@ -77,7 +76,6 @@ def _fault_of_inputs(inputs: Tensor) -> str | None:
 
 
 def _where_not_finite(inputs: Tensor) -> str:
-    """Return how many examples hold a number that is not finite, in which columns, and the line that drops them."""
     bad = ~inputs.float().isfinite().flatten(1)
     columns = bad.any(0).nonzero().flatten().tolist()
     where = f" in columns {', '.join(map(str, columns[:5]))}{', ...' * (len(columns) > 5)}" if inputs.dim() == 2 else ""
@@ -86,7 +84,6 @@ def _where_not_finite(inputs: Tensor) -> str:
 
 
 def _fault_of_targets(split: Split, classes: int | None) -> str | None:
-    """Return what is wrong with the targets of a split, in words, or None."""
     inputs, targets = split.inputs, split.targets
     if len(inputs) != len(targets):
         return f"has {len(inputs)} inputs and {len(targets)} targets"

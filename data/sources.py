@@ -34,11 +34,7 @@ class Digits:
 
 
 def _digits_file() -> Path:
-    """Return scikit-learn's file of digits, which is read without importing scikit-learn: that takes two seconds.
-
-    Raises:
-        ValueError: if it is not there.
-    """
+    """Return scikit-learn's file of digits, which is read without importing scikit-learn: that takes two seconds."""
     package = find_spec("sklearn")
     folders = (package.submodule_search_locations if package else None) or []
     for path in (Path(folder, "datasets", "data", "digits.csv.gz") for folder in folders):

@@ -157,11 +157,9 @@ class Tangents:
         self._thickness *= scales
 
     def _raw(self, images: Tensor) -> Tensor:
-        """Return raw images; with one scale for all pixels the images as they are, whose tangents are the same."""
         return images if self._scale.dim() == 0 else images * self._scale + self._offset
 
     def _normalized(self, tangents: Tensor) -> Tensor:
-        """Bring tangents of what `_raw` gave to the units of the network's inputs."""
         return tangents if self._scale.dim() == 0 else tangents / self._scale
 
     def _gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:

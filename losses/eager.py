@@ -1,7 +1,5 @@
 """The forward pass of a training loop that calls `backward`."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

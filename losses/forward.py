@@ -3,8 +3,6 @@
 Shapes, here and in all of `losses`: B batch, C outputs, D inputs, K tangents, *I one input, *H one hidden activation.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The forward pass as a pure function of the parameters, for `torch.func`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
 from typing import Any

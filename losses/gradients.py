@@ -1,7 +1,5 @@
 """Penalties on the gradient of the loss: by the inputs, by activations, by the parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Penalties on the Jacobian of the outputs, or of a layer, by the inputs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, Literal

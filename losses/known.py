@@ -4,8 +4,6 @@ A derivative that torch gives as none stands for zero only where the outputs do 
 the class of a layer: what counts is what a derivative says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any

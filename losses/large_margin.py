@@ -1,7 +1,5 @@
 """The large-margin loss: pushes the linearised distance to the decision boundary up to a margin."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """One pass of a model: its record of layers, its draws, and the ways of torch that have all derivatives."""
 
-from __future__ import annotations
-
 import copy
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """What a penalty is: a term of the objective beyond the data loss."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence

@@ -5,8 +5,6 @@ example mixes with another, so a penalty of each example is the same formula, an
 model, a mean over its examples or a sum over its weights, is (K,). A parameter is (K, *shape).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Tangent Prop: derivatives along given directions in input space are brought to given values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Are a model's derivatives, and those of the penalties, what a finite difference says? Looked at before training."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Penalties on the weights alone: L2, L1, elastic net."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 

@@ -45,7 +45,6 @@ def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def _in_order_of_use(model: nn.Module, inputs: Tensor) -> list[_BatchNorm]:
-    """Return the batch norms that a forward pass meets, in that order."""
     used: list[_BatchNorm] = []
     norms = _batch_norms(model)
     hooks = [norm.register_forward_pre_hook(lambda norm, _: used.append(norm)) for norm in norms.values()]
@@ -59,7 +58,6 @@ def _in_order_of_use(model: nn.Module, inputs: Tensor) -> list[_BatchNorm]:
 
 
 def _statistics_at(norm: _BatchNorm, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of what a layer is given, (channels,) each, in the precision of the inputs."""
     total = squares = torch.zeros(norm.num_features, dtype=torch.float64, device=inputs.device)
     count = 0
 
@@ -79,6 +77,5 @@ def _statistics_at(norm: _BatchNorm, model: nn.Module, inputs: Tensor) -> tuple[
 
 
 def _keep_in_evaluation(module: nn.Module) -> None:
-    """Put a module into evaluation mode for good: `model.train()` passes it by."""
     module.eval()
     module.train = lambda mode=True: module  # type: ignore[method-assign]

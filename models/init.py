@@ -241,7 +241,6 @@ class LSUV(Initialisation):
 
 
 def _scale_to_unit_variance(layer: Any, _: Any, outputs: Tensor) -> Tensor:
-    """Divide a layer's weights by the deviation of its outputs, and return the outputs that it has then."""
     deviation = outputs.std(correction=0)
     if deviation > 0:
         layer.weight /= deviation

@@ -108,7 +108,7 @@ def let_idle_threads_sleep() -> None:
     is loaded, so each process of ours imports this package before. Other systems' OpenMP does not know it.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
+        os.environ["GOMP_SPINCOUNT"] = "3000"
 
 
 let_idle_threads_sleep()

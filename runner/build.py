@@ -1,7 +1,5 @@
 """From a checked config to the components of a run; what does not fit is reported before anything is written."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,7 +97,6 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
 
 
 def _freeze(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
-    """Freeze the statistics of batch norm, if the config says so."""
     if config["batch_norm"] == "frozen":
         with problems.at("batch_norm"):
             freeze_batch_norm(components.model, components.dataset.train.inputs)
@@ -136,7 +133,6 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
 
 
 def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> list[Term]:
-    """Build the penalties, each a term of the objective; their draws are in the order of their names."""
     terms = []
     for name, node in sorted(config["penalty"].items()):
         with problems.at(f"penalty.{name}"):
@@ -148,7 +144,6 @@ def _build_terms(config: Mapping[str, Any], dataset: Dataset, problems: Problems
 
 
 def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problems) -> dict[str, Probe]:
-    """Build the probes and check that they suit the data."""
     probes = {}
     for name, node in config["probe"].items():
         with problems.at(f"probe.{name}"):
@@ -158,7 +153,6 @@ def _build_probes(config: Mapping[str, Any], dataset: Dataset, problems: Problem
 
 
 def _build_dataset(config: Mapping[str, Any], device: torch.device) -> Dataset:
-    """Read the data and put it on the device."""
     source = construct(own_options(config["data"], "data"))
     try:
         return prepare(source.load(), **common_options(config["data"], "data"), device=device)
@@ -176,7 +170,6 @@ def _is_channels_last(config: Mapping[str, Any], dataset: Dataset, terms: Iterab
 
 
 def _choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["device must be auto or cpu on this machine, got cuda: torch sees no CUDA device"])
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
@@ -201,7 +194,6 @@ def find_own_packages() -> None:
 
 
 def _build_model(config: Mapping[str, Any], dataset: Dataset, device: torch.device) -> nn.Module:
-    """Build and initialise the model, and check that it takes the data."""
     model = build_network(config, dataset.shape, dataset.outputs, device, dataset)
     _check_outputs(model, dataset)
     return model.train()
@@ -230,11 +222,6 @@ def build_network(
 
 
 def _start_from(source: str | None, model: nn.Module) -> None:
-    """Replace a model's initial weights by those that `init_from` names, if it names any.
-
-    Raises:
-        ValueError: if they cannot be read, or do not fit in names or shapes.
-    """
     if source is not None:
         found = weights.read(source)
         if wrong := weights.misfit(found, model.state_dict()):
@@ -264,7 +251,6 @@ def _check_outputs(model: nn.Module, dataset: Dataset) -> None:
 
 
 def _use_bfloat16(model: nn.Module, device: torch.device) -> None:
-    """Run the model under autocast to bfloat16; weights and outputs stay float32."""
     forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
     model.forward = lambda inputs: forward(inputs).float()
 

@@ -1,7 +1,5 @@
 """Do the components of a run fit together? Reported before training starts, and before anything is written."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import traceback
@@ -230,6 +228,5 @@ def value_of(penalty: Penalty, model: nn.Module, criterion: Criterion, dataset: 
 
 
 def _innermost_module(error: Exception) -> str:
-    """Return the name of the module that raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return frames[-1].f_globals["__name__"]

@@ -1,7 +1,5 @@
 """What a user sees of a run: a progress bar on a terminal, plain lines elsewhere, all lines in the run's log."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import shutil
@@ -100,7 +98,6 @@ class Console:
 
 
 def _brief(row: Mapping[str, float]) -> str:
-    """Return the few numbers of a row that show how training goes."""
     errors, losses = ("train/error", "validation/error", "test/error"), ("validation/loss", "test/loss")
     names = errors if any(name in row for name in errors) else losses
     numbers = {"objective": row.get("train/objective"), **{name: row.get(name) for name in names}}

@@ -1,7 +1,5 @@
 """From the options of a class to an object; before that, all options are checked against the signatures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -87,7 +85,6 @@ def check_signatures(config: Mapping[str, Any]) -> None:
 
 
 def _check_node(path: str, node: Mapping[str, Any], problems: Problems, given: tuple[str, ...] = ()) -> None:
-    """Collect what is wrong with the options of a class, and of the classes among them."""
     options = {key: value for key, value in node.items() if key != "_target_"}
     with problems.at(path):
         problems.sentences += problems_of_options(path, resolve(node["_target_"]), options, given)

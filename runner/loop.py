@@ -1,7 +1,5 @@
 """Training, on one page: data on the device, one forward pass, penalties, backward, step, proximal step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce

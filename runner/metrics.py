@@ -1,7 +1,5 @@
 """What is measured of a model in training: means, losses and errors, proximal penalties, probes; the best epoch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -114,7 +112,6 @@ def gradient_ratios(components: Components, config: Mapping[str, Any], epoch: fl
 
 
 def _gradient_norm(value: Tensor, forward: Forward) -> Tensor:
-    """Return the norm of the gradient of a number by all parameters; 0 where it does not depend on them."""
     if not value.requires_grad:
         return torch.zeros((), device=value.device)
     params = list(forward.params.values())

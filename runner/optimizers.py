@@ -1,7 +1,5 @@
 """Optimizers that torch lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +79,6 @@ class TensorFlowRMSprop(Optimizer):
     def _move(
         self, param: torch.Tensor, lr: float, alpha: float, eps: float, momentum: float, weight_decay: float
     ) -> None:
-        """Update one tensor and its two running means."""
         state = self.state[param]
         if not state:
             state.update(square=torch.ones_like(param), move=torch.zeros_like(param))

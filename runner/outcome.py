@@ -121,7 +121,6 @@ def remedy_of(config: Mapping[str, Any], terms: Sequence[Term], has_moved: bool)
 
 
 def _calmer_optimizer(config: Mapping[str, Any]) -> list[str]:
-    """Return what keeps an optimizer's steps small: clipping (for LBFGS, the line search) and the learning rate."""
     optimizer, values = config["optimizer"], config["scheduler"].get("values")
     lr = f"scheduler.values below {values[0]:g}" if values else f"optimizer.lr below {optimizer['lr']:g}"
     if "line_search_fn" in optimizer:

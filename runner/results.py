@@ -180,7 +180,6 @@ def delete(run: str | Path) -> None:
 
 
 def _runs_in(folders: Sequence[Path], trials: bool) -> tuple[list[RunRecord], dict[Path, Member]]:
-    """Return the runs at or below some folders, and what those of sweeps with arms are there for, by their paths."""
     runs = [read_run(path) for path in directories(folders)]
     members = [member for folder in {run.path.parent for run in runs} for member in members_of(folder)]
     arms = {member.path: member for member in members if member.arm}
@@ -191,7 +190,6 @@ def _runs_in(folders: Sequence[Path], trials: bool) -> tuple[list[RunRecord], di
 
 
 def _facts_of(run: RunRecord) -> dict[str, Any]:
-    """Return what is known of a run beside its config and its metrics."""
     return {
         "run_id": run.result.get("run_id"),
         "group_id": run.result.get("group_id"),
@@ -205,17 +203,14 @@ def _facts_of(run: RunRecord) -> dict[str, Any]:
 
 
 def _purpose_of(member: Member | None) -> dict[str, str]:
-    """Return what a run is in a sweep with arms for."""
     return {"arm": member.arm, "stage": member.stage} if member else {}
 
 
 def _metrics_of(run: RunRecord) -> dict[str, float]:
-    """Return all numbers that were measured, by tag."""
     return {key: value for key, value in run.result.items() if is_number(value) and ("/" in key or key in MEASURED)}
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chosen options of a config, and its values by their paths; a list is one value."""
     if not config:
         return {}
     choices = {group: "+".join(chosen_options(group, config)) or "none" for group in GROUPS}
@@ -227,7 +222,6 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings_of(runs: Sequence[RunRecord], configs: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
-    """Return for each group of runs what tells it from the others."""
     groups = {run.result.get("group_id"): config for run, config in zip(runs, configs, strict=True) if config}
     values = swept(list(groups.values()))
     names = short_names(path for own in values for path in own)
@@ -238,7 +232,6 @@ def _settings_of(runs: Sequence[RunRecord], configs: Sequence[Mapping[str, Any]]
 
 
 def _epochs_of(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's metrics.csv; none if there is no such file, or a damaged one."""
     try:
         with (path / "metrics.csv").open(newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
@@ -247,11 +240,7 @@ def _epochs_of(path: Path) -> list[dict[str, float]]:
 
 
 def _state_of(path: Path, epoch: Epoch) -> dict[str, Any]:
-    """Return epoch, weights and the facts for `Predictor` of what a run has saved.
-
-    Raises:
-        ValueError: if there is nothing, or not what its result says.
-    """
+    """Return epoch, weights and the facts for `Predictor` of what a run has saved."""
     from runner.storage import checkpoint
 
     if epoch not in ("last", "best"):
@@ -272,11 +261,7 @@ def _state_of(path: Path, epoch: Epoch) -> dict[str, Any]:
 
 
 def _config_of_network(path: Path, packages: Sequence[str]) -> dict[str, Any]:
-    """Return the config of a run, whose network may be built.
-
-    Raises:
-        ValueError: if it cannot be read, or names a class that is not allowed.
-    """
+    """Return the config of a run, whose network may be built."""
     config = config_of([read_run(path)])
     if config is None or not {"model", "init", "seed", "precision"} <= config.keys():
         raise ValueError(f"{path / 'config.yaml'} is missing or no config: train the run again")

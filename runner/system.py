@@ -1,7 +1,5 @@
 """The machine as this process may use it: cores, GPUs, memory, the search for garbage. Never imports torch."""
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import gc

@@ -1,7 +1,5 @@
 """A penalty as a term of the objective: the penalty knows its formula, the term its coefficient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from losses import Penalty

@@ -60,7 +60,6 @@ class Timing(NamedTuple):
 
     @property
     def row(self) -> list[str | float]:
-        """Seconds, ratio and its quartiles, for a table."""
         return [self.seconds, self.ratio, f"{self.low:.2f}-{self.high:.2f}"]
 
 
@@ -162,7 +161,6 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def device(name: str) -> str:
-    """Check the value of an option `--device`, for argparse."""
     import torch
 
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
@@ -186,7 +184,6 @@ class Subject(NamedTuple):
     options: Mapping[str, Mapping[str, Any]]
 
     def tables(self, arguments: Sequence[str]) -> Iterable[Table]:
-        """Measure what the arguments select."""
         name, about = f"benchmark.py {self.measure.__name__}", inspect.getdoc(self.measure)
         parser = ArgumentParser(name, description=about, formatter_class=RawDescriptionHelpFormatter)
         for option, declared in self.options.items():

@@ -221,7 +221,6 @@ def train(loop: Loop, epochs: int) -> None:
 
 
 def loops(lines: Sequence[str], count: int, place: str) -> list[Loop]:
-    """Return loops that differ in their seeds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [loop_of(*lines, f"device={place}", f"seed={seed}") for seed in range(count)]

@@ -183,7 +183,6 @@ def compare_jobs_at_a_time(options: Namespace) -> Table:
 
 
 def bare_loops(images: Sequence[str], processes: int, runs: int) -> float:
-    """Return the seconds of scripts side by side that train without the runner."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     line = [sys.executable, "-c", BARE, images[1].partition("=")[2], str(runs), str(EPOCHS)]
     began = time.perf_counter()
@@ -227,7 +226,6 @@ def measured_sweep(line: Sequence[str], folder: str) -> tuple[float, float, floa
 
 
 def stacked_sweeps(options: Namespace) -> Table:
-    """Time a sweep under both launchers, one after the other."""
     work = ("-m", *LINE, *QUIET, f"epochs={options.epochs}", f"seed=range({options.jobs})", "sweep.n_jobs=2")
     work += (f"device={options.device}",)
     stacked, local = (train([*work, f"hydra/launcher={launcher}"]) for launcher in ("stacked", "local"))

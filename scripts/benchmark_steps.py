@@ -71,7 +71,6 @@ class Step:
         self.generator = Generator(inputs.device).manual_seed(0)
 
     def step(self, objective: naive.Objective) -> None:
-        """Make a step as it is written without this repository."""
         self.optimizer.zero_grad()
         objective(self.model, self.inputs, self.targets).backward()
         self.optimizer.step()
@@ -92,7 +91,6 @@ class Step:
             penalty.prox_(self.params, weight=0.0, lr=0.1)
 
     def every(self, steps: int, penalty: Penalty) -> None:
-        """Make some steps, with the penalty in the first one only."""
         for index in range(steps):
             self.penalised_step([penalty] if index == 0 else [])
 
@@ -276,7 +274,6 @@ def measured(what: str, size: int) -> Measured:
 
 
 def work(what: str, size: int) -> Callable[[], object]:
-    """Return a function that does once what is measured."""
     model, count = perceptron(outputs=size), EXAMPLES if what == PROBE else 32
     inputs, targets = random_batch(count, size)
     if what != PROBE:

@@ -22,7 +22,6 @@ def published_jacobian(model: nn.Module, inputs: Tensor, targets: Tensor) -> Ten
 
 
 def own_pass_jacobian(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the same objective, with a second forward pass for the penalty."""
     tracked = inputs.detach().requires_grad_()
     return cross_entropy(model(inputs), targets) + WEIGHT * sphere_projection(tracked, model(tracked))
 

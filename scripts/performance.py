@@ -6,8 +6,6 @@
 No number on the page is typed by hand: what must not be said of old measurements is measured again.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping
@@ -47,7 +45,6 @@ LITTLE = 3  # ratio of the largest number to the smallest, up to which a curve i
 
 
 def main() -> None:
-    """Write the page and the pictures."""
     (FOLDER.parent / "performance.md").write_text(page(FOLDER))
     for record in records(FOLDER).values():
         for table in tables_of(record):
@@ -102,7 +99,6 @@ def section(name: str, record: Mapping[str, Any]) -> str:
 
 
 def picture_of(table: Table) -> str | None:
-    """Return the name of a table's picture, None if it has none."""
     title = table.title.partition(":")[0].partition(",")[0]
     return title.lower().replace(" ", "_") if title in GROWTH else None
 

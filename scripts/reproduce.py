@@ -11,8 +11,6 @@ into the folder of the runs instead of docs/. `--text` trains nothing: it writes
 is there. The studies are the modules of scripts/studies/.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os
@@ -79,7 +77,6 @@ def runs_dir(overrides: list[str]) -> Path:
 
 
 def write(name: str, numbers: pd.DataFrame, folders: Folders, docs: Path, is_quick: bool = False) -> None:
-    """Write the numbers and the pictures of a study, and its section."""
     (docs / "results").mkdir(parents=True, exist_ok=True)
     path = docs / "results" / f"{name}.csv"
     numbers.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
@@ -118,7 +115,6 @@ def write_section(
 
 
 def index_of(sections: Collection[str]) -> list[str]:
-    """Return a list of links for each group of studies that has sections."""
     lists = []
     for group, studies in GROUPS.items():
         links = [f"- [{study.title}](#{anchor(study.title)})\n" for name, study in studies.items() if name in sections]
@@ -128,7 +124,6 @@ def index_of(sections: Collection[str]) -> list[str]:
 
 
 def anchor(title: str) -> str:
-    """Return the anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
@@ -151,7 +146,6 @@ def section_of(name: str, numbers: pd.DataFrame, is_quick: bool = False) -> list
 
 
 def _wrapped(line: str) -> list[str]:
-    """Return a paragraph in lines of at most 120 characters; tables, code and pictures as they are."""
     return [line] if not line or line.startswith(("|", " ", "!", "#")) else textwrap.wrap(line, 120)
 
 

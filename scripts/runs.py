@@ -10,8 +10,6 @@ RUN is a directory, or an id below runs/.
 Exit code 2 and one sentence for what is not there.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys

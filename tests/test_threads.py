@@ -12,7 +12,7 @@ import pytest
 from support import ROOT
 from support.sweeps import TINY
 
-OURS = "1000"
+OURS = "3000"
 PROCESSES = {
     "a run": ["train.py", *TINY, "epochs=1"],
     "jobs of a sweep": ["train.py", "-m", *TINY, "epochs=1", "seed=0,1"],

@@ -42,7 +42,6 @@ class LocalLauncher(Launcher):
 
 
 def _returns(jobs: Sequence[Sequence[str]], objectives: Sequence[float]) -> list[JobReturn]:
-    """Return what Hydra's sweepers take for a job that has ended."""
     return [
         JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective)
         for overrides, objective in zip(jobs, objectives, strict=True)

@@ -4,8 +4,6 @@ A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolve
 `allow_targets=[package]` on the command line also allows classes that are defined in that package (`resolve`).
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The whole check of a composed config, before anything is built or written, and without torch."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence
@@ -96,7 +94,6 @@ def _hint_for(key: str, keys: Sequence[str]) -> str:
 
 
 def _problems_together(config: dict[str, Any]) -> list[str]:
-    """Return what is wrong with values that are fine each by itself."""
     problems = _problems_of_shapes(config["model"]["_target_"], config["data"]["_target_"])
     if (metric := config["objective_metric"]) is not None:
         problems += problems_of_metric("objective_metric", metric, config)
@@ -107,7 +104,6 @@ def _problems_together(config: dict[str, Any]) -> list[str]:
 
 
 def _problems_of_shapes(model: str, data: str) -> list[str]:
-    """Return a sentence if a model takes another shape than the data has; where both are known, so without torch."""
     takes, got = SHAPES.get(model), SHAPES.get(data)
     if not takes or not got or takes == got:
         return []

@@ -1,7 +1,5 @@
 """The command line, checked before Hydra acts on it: Hydra stops at the first mistake, we report them all."""
 
-from __future__ import annotations
-
 import os
 import re
 from argparse import Namespace
@@ -57,7 +55,6 @@ def check(arguments: Sequence[str]) -> Path | None:
 
 
 def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
-    """Return a sentence for each flag, or search path, that would evade the check or is of no use here."""
     problems = []
     if flags.config_path or flags.config_name:
         problems.append("--config-path and --config-name are not supported: add a folder of yours by --config-dir")
@@ -73,13 +70,7 @@ def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
 
 
 def _checked(lines: Sequence[str], flags: Namespace, are_all: bool) -> tuple[Composed | None, list[str]]:
-    """Return the config with the first values of all options, and what is wrong with these.
-
-    Args:
-        lines: the options that can be read.
-        flags: of the command line.
-        are_all: whether there are no others.
-    """
+    """Return the config with the first values of all options, and what is wrong with these."""
     config, problems = None, list[str]()
     try:
         paths = [line for line in lines if parsed(line).key_or_group == SEARCH_PATH]
@@ -100,7 +91,6 @@ def _is_sweep(flags: Namespace, config: Composed) -> bool:
 
 
 def _is_about(problem: str, unread: Mapping[str, str]) -> bool:
-    """Tell whether a sentence is about the key of a word that could not be read: then it may not hold."""
     keys = {re.split(r"[^\w./]", word.lstrip("+~-"))[0] for word in unread} - {""}
     return any(re.match(rf"{re.escape(key)}\b", problem) for key in keys)
 
@@ -123,7 +113,6 @@ def _problems_of_swept(overrides: Sequence[Override], config: Composed, in_sweep
 
 
 def _remedy_for(override: Override) -> str:
-    """Return what to type instead of several values without a sweep."""
     key, typed = override.key_or_group, override.get_value_string()
     usual = value_at(default_values(), key)
     remedy = "add -m for a sweep"
@@ -135,7 +124,6 @@ def _remedy_for(override: Override) -> str:
 
 
 def _problems_of_baseline(config: Composed, swept: Sequence[Override]) -> list[str]:
-    """Return a sentence if the baseline of a sweep is none of its arms, or of the values of its grid."""
     arms, baseline = (value_at(config.values, f"sweep.{key}") for key in ("arms", "baseline"))
     params = value_at(config.hydra, "sweeper.params")
     overrides = [*swept, *(parsed(line) for line in typed_lines(params if isinstance(params, dict) else {}))]
@@ -155,7 +143,6 @@ def _problems_of_baseline(config: Composed, swept: Sequence[Override]) -> list[s
 def _problems_of_arms(
     config: Composed, overrides: Sequence[Override], composer: Composer, told: Sequence[str]
 ) -> list[str]:
-    """Return what is wrong with the arms of a sweep and not told, each problem behind its arm's name."""
     arms = value_at(config.values, "sweep.arms")
     if not isinstance(arms, dict):
         return []

@@ -4,8 +4,6 @@ Hydra takes 80 ms to compose a config. So it composes once for each choice of op
 values are then set on a copy, by the function that Hydra itself uses.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math
@@ -112,7 +110,6 @@ class Composer:
 
 
 def _has_references(config: DictConfig) -> bool:
-    """Tell whether a value of a config, outside Hydra's own node, refers to another one by `${...}`."""
     return any(key != "hydra" and "${" in str(config._get_node(key)) for key in config)
 
 

@@ -1,7 +1,5 @@
 """The files under conf/. No other module reads them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -35,7 +33,6 @@ def load(path: Path) -> dict[str, Any]:
 
 @cache
 def _files_of(group: str) -> dict[str, dict[str, Any]]:
-    """Return the content of each of a group's options, by name. It is shared: do not change it."""
     return {name: load(file_of(group, name)) for name in options(group)}
 
 

@@ -1,7 +1,5 @@
 """`--help`: the groups with their options, examples, and each key with its meaning, read from the files under conf/."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re
@@ -54,7 +52,6 @@ def version() -> str:
 
 
 def _lines_of_help(arguments: Sequence[str]) -> list[str]:
-    """Return the help, line by line."""
     chosen = default_options() | dict(
         argument.split("=", 1) for argument in arguments if re.match(r"[\w/]+=", argument)
     )
@@ -71,7 +68,6 @@ def _lines_of_help(arguments: Sequence[str]) -> list[str]:
 
 
 def _keys_of_option(group: str, name: str) -> list[str]:
-    """Return what an option is and a line for each of its keys."""
     path = file_of(group, name)
     if path.exists():
         prefix = "" if _is_global(path) else f"{group.replace('/', '.')}."
@@ -89,7 +85,6 @@ def meaning(path: Path) -> str:
 
 
 def _is_global(path: Path) -> bool:
-    """Tell whether the keys of a file are full names already, as those of a preset are."""
     return path.read_text().startswith("# @package _global_")
 
 

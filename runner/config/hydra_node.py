@@ -4,8 +4,6 @@ Every key must have the value that the project's files give it, except the launc
 class must be one that `allowlist` names, and its options plain values.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from functools import cache
@@ -51,7 +49,6 @@ def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
 
 
 def _parts_of(hydra: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of the node by key, those of `job` each by itself."""
     job = {f"job.{key}": value for key, value in hydra["job"].items()}
     return {key: value for key, value in hydra.items() if key != "job"} | job
 
@@ -62,7 +59,6 @@ def _usual_parts() -> dict[str, Any]:
 
 
 def _problems_of_options(path: str, node: Any) -> list[str]:
-    """Return a sentence for each class that Hydra may not build, and for each value that refers to another one."""
     problems = []
     for inner, value in [(path, node), *((f"{path}.{below}", value) for below, value in walk(node))]:
         if inner.endswith("_target_") and not (isinstance(value, str) and may_be_built_by_hydra(value)):
@@ -86,12 +82,10 @@ def problems_of_choice(kind: str, node: Any) -> list[str]:
 
 
 def _references() -> frozenset[str]:
-    """Return the values with `${...}` that stand in the project's own files for Hydra."""
     return texts_matching(r"[\w.%/{}$]*\$\{[\w.]+\}[\w.%/{}$]*", "hydra")
 
 
 def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
-    """Return a sentence for each option of a sweeper that is wrong, or would evade the check of the command line."""
     problems = []
     if sweeper.get("_target_") == SEARCH:
         keys = load(file_of("hydra/sweeper", "optuna"))
@@ -109,7 +103,6 @@ def _problems_of_sweeper(sweeper: dict[str, Any]) -> list[str]:
 
 
 def _problems_of_storage(storage: Any) -> list[str]:
-    """Return a sentence if a search cannot use its storage, or if a package for it is missing."""
     if storage is not None and not re.match(DATABASES, str(storage)):
         return [f"hydra.sweeper.storage must begin with sqlite:/// or postgresql://, or be null, got {storage!r}"]
     needed = ("optuna", "psycopg") if str(storage).startswith("postgresql") else ("optuna",)

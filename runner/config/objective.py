@@ -1,7 +1,5 @@
 """Which metrics a run can minimise, as far as its config tells; its data and its probes know the rest."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

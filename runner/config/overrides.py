@@ -1,7 +1,5 @@
 """Options that the grammar can read, against the config: is there such a choice, such a key, such a value."""
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -58,8 +56,6 @@ def sorted_out(overrides: Sequence[Override], composer: Composer) -> tuple[list[
 def _composable(
     overrides: list[Override], beside: Sequence[str], composer: Composer, problems: list[str]
 ) -> list[Override]:
-    """Return the overrides with which a config can be composed; Hydra's sentences for the others join the problems."""
-
     def problem_of(some: Sequence[Override]) -> str | None:
         lines = list(map(_with_first_value, some))
         try:
@@ -120,7 +116,6 @@ def _meant_choice(choice: Override, known: Sequence[str]) -> tuple[list[str], Ov
 
 
 def _meant_option(group: str, name: Any, known: Sequence[str]) -> tuple[str, str | None]:
-    """Return what to type for a chosen name that there is not, and the option that was meant, if that is clear."""
     if isinstance(name, dict) and not name:
         return f"for none write {group}={'none' if 'none' in known else '[]'}", None
     if isinstance(name, dict):
@@ -137,7 +132,6 @@ def _meant_option(group: str, name: Any, known: Sequence[str]) -> tuple[str, str
 
 
 def _problems_of_repetition(choices: Sequence[Override]) -> Iterator[str]:
-    """Yield a sentence for each group that is chosen more than once: only the last choice would count."""
     for group in dict.fromkeys(o.key_or_group for o in choices):
         values = [o.get_value_string() for o in choices if o.key_or_group == group and not o.is_delete()]
         if len(values) > 1:

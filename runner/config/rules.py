@@ -4,8 +4,6 @@ A rule stands for a path, where `*` is one key. What a constructor takes beyond 
 (`runner.config.signature`) once its package has been imported.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -53,7 +51,6 @@ def _optional(rule: _Rule) -> _Rule:
 
 
 def _is_path(value: Any) -> bool:
-    """Tell whether a text is a path; a new one must have a name that somebody may have meant."""
     if not isinstance(value, str):
         return False
     is_dead = any(os.path.islink(step) and not os.path.exists(step) for step in (Path(value), *Path(value).parents))
@@ -221,5 +218,4 @@ def _rules_of(path: str) -> tuple[_Rule, ...]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Tell whether a path fits a pattern whose `*` stands for exactly one key."""
     return path.count(".") == pattern.count(".") and fnmatchcase(path, pattern)

@@ -1,7 +1,5 @@
 """Options against a constructor's own annotated arguments."""
 
-from __future__ import annotations
-
 import inspect
 import types
 import typing
@@ -58,7 +56,6 @@ def parameters_of(target: Callable) -> Mapping[str, inspect.Parameter]:
 
 
 def _annotations_of(target: Callable) -> dict[str, Any]:
-    """Return the evaluated annotations of a constructor, or none where they cannot be evaluated."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(function)
@@ -87,7 +84,6 @@ def _matches_annotation(value: Any, annotation: Any) -> bool:
 
 
 def _members_match(values: list, origin: Any, arguments: tuple) -> bool:
-    """Tell whether the members of a list fit list[X], tuple[X, ...] or tuple[X, Y]."""
     if origin is tuple and Ellipsis not in arguments:
         return len(values) == len(arguments) and all(map(_matches_annotation, values, arguments))
     return all(_matches_annotation(value, arguments[0]) for value in values) if arguments else True
@@ -99,7 +95,6 @@ def _has_yaml_form(annotation: Any) -> bool:
 
 
 def _describe(annotation: Any) -> str:
-    """Return an annotation in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in UNIONS:
         return " or ".join(dict.fromkeys(_describe(argument) for argument in arguments if _has_yaml_form(argument)))

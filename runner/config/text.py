@@ -1,7 +1,5 @@
 """Words for a person: names that a mistyped one may mean, and long names and lines made to fit."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Configs as plain trees of dicts, lists and values: walk through one, look up a path, write a value as YAML does."""
 
-from __future__ import annotations
-
 import os
 import re
 from typing import Any

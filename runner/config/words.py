@@ -5,8 +5,6 @@ Every other word that is no `key=value`, or has a value that the grammar cannot 
 with what to type.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -75,7 +73,6 @@ def as_read(word: str) -> str:
 
 
 def _options_in(word: str) -> list[str]:
-    """Return the options that were typed as one word: several, where a key of ours and = stand behind a space."""
     keys = "|".join([*(main_config().keys() - {"defaults"}), *GROUPS])
     between = r"[\s;]+" if word.partition("=")[0] in PATHS else r"[\s,;]+"  # a run's directory has commas
     starts = re.finditer(rf"{between}(?=[+~]*(?:{keys})\b[\w./]*\s*=)", word)
@@ -115,7 +112,6 @@ def _is_key(word: str) -> bool:
 
 
 def _groups(words: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the words that were meant as one: a key and its value, and what the shell has cut within brackets."""
     rest = deque(words)
     while rest:
         group = [rest.popleft()]
@@ -128,14 +124,12 @@ def _groups(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _goes_on(typed: str, following: str) -> bool:
-    """Tell whether what was typed is a key without its value, and the following word belongs to it."""
     if not re.fullmatch(r"-{0,2}[a-zA-Z][\w./-]* ?[:=]?", typed) or _is_key(following):
         return False
     return following in ("=", ":") or bool(re.fullmatch(r"(?!--?[a-z])=?[^=#]+", following))
 
 
 def _sentence(words: Sequence[str]) -> str:
-    """Return what is wrong with words that are no override, and what to type for them."""
     typed = " ".join(words)
     if not typed.strip():
         return "an empty word stands among the options: leave it out (is a variable of the shell empty?)"
@@ -158,7 +152,6 @@ def _is_odd(sign: str) -> bool:  # no letter, and on no keyboard
 
 
 def _meant_by(dashes: str, key: str, sign: str, value: str) -> str:
-    """Return the option, or flag, that was meant by a key that has no = before its value, or no value."""
     if not sign and not value and not _is_key(key):
         if flags := get_close_matches((dashes or "--") + key, FLAGS, 1, cutoff=0.75 - 0.1 * len(dashes)):
             return f"write {flags[0]}"
@@ -170,7 +163,6 @@ def _meant_by(dashes: str, key: str, sign: str, value: str) -> str:
 
 
 def _sentence_of_odd(typed: str, odd: str) -> str:
-    """Return a sentence for a sign that no keyboard has under its key, such as a typographic quote."""
     meant = re.sub(r"^--?(?=\w{2})", "--", unicodedata.normalize("NFKC", typed).translate(SIGNS))
     meant = "".join(sign for sign in meant if unicodedata.category(sign)[0] != "C")
     name = unicodedata.name(odd, "a sign that cannot be seen").lower()
@@ -205,7 +197,6 @@ def _sentence_of_grammar(typed: str) -> str:
 
 
 def _closed(word: str) -> str:
-    """Return a word with the brackets closed that are open, and without those that close nothing."""
     open_ones, kept = list[str](), ""
     for sign in word:
         if sign in CLOSING:

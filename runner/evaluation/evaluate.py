@@ -1,7 +1,5 @@
 """Losses and errors of a trained model on a split of the data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

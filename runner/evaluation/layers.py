@@ -1,7 +1,5 @@
 """What passes through each layer: activations on the way forward, gradients on the way back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

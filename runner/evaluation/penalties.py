@@ -1,7 +1,5 @@
 """The value of a penalty, also in a run that is trained without it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

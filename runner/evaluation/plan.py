@@ -1,7 +1,5 @@
 """After which epochs a run is evaluated, and on what: a rule by sizes, never by the clock."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -100,13 +98,11 @@ class Plan:
         return "test/loss" in row and self.facts(self.epochs).items() <= row.items()
 
     def _sampled(self, epoch: int) -> set[str]:
-        """Return the names of the splits of which a whole evaluation after an epoch takes a sample."""
         if epoch == 0:
             return self.large
         return self.large & {"train"} if epoch < self.epochs and self.dataset.validation is not None else set()
 
     def _sizes(self, epoch: int) -> dict[str, int]:
-        """Return how many examples of each split a whole evaluation after an epoch is of."""
         sampled = self._sampled(epoch)
         return {name: SAMPLE if name in sampled else len(split) for name, split in self.all_splits.items()}
 
@@ -123,6 +119,5 @@ class Plan:
 
 
 def _sample_of(split: Split) -> Split:
-    """Return the same random examples of a split for all runs, in the split's order."""
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     return split[chosen.sort().values.to(split.inputs.device)]

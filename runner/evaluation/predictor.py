@@ -1,7 +1,5 @@
 """A trained network that takes raw inputs: its normalisation is part of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +75,6 @@ class Predictor(nn.Module):
         return outputs * self.target_scale + self.target_offset
 
     def _fix_of(self, inputs: Tensor) -> str:
-        """Return the line that brings images to the shape that they had in training, if there is one."""
         shape = tuple(inputs.shape[1:])
         if len(shape) == 3 and (shape[2], *shape[:2]) == self.input_shape:
             return ": images.transpose(0, 3, 1, 2) puts the channels first"

@@ -5,8 +5,6 @@ Each is asked twice, before the first step (epoch 0) and of the trained model; i
 here need no graph, so they are taken in plain loops and exactly.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

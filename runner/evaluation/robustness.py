@@ -3,8 +3,6 @@
 Sizes are fractions of the range of the inputs (0 to 1, whatever the normalisation), or raw units where it is unknown.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -151,7 +151,6 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
-    """Draw the model's outputs over the data's range and a margin; the picture shows a bit more than the data."""
     inputs, targets = dataset.train.inputs, _raw_targets(dataset.train.targets, dataset)
     low, high = float(inputs.min()), float(inputs.max())
     margin = MARGIN * ((high - low) or 1.0)
@@ -169,7 +168,6 @@ def _curve(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
 
 
 def _tangents(axes: Axes, model: nn.Module, dataset: Dataset) -> None:
-    """Draw segments, all of the same length on the picture, through the model's outputs at training points."""
     inputs = dataset.train.inputs[dataset.train.inputs[:, 0].argsort()]
     inputs = inputs[:: ceil(len(inputs) / TANGENTS)]
     values, slopes = _values_and_slopes(model, inputs, dataset)
@@ -190,7 +188,6 @@ def _raw_targets(targets: Tensor, dataset: Dataset) -> Array:
 
 
 def _values_and_slopes(model: nn.Module, inputs: Tensor, dataset: Dataset) -> tuple[Array, Array]:
-    """Return the outputs (N,) at inputs (N, 1), and their derivatives (N,), in raw units and in evaluation mode."""
     training = model.training
     model.eval()  # no example changes another's output: the gradient of the sum holds all derivatives
     with torch.enable_grad():
@@ -244,7 +241,6 @@ def regions_figure(model: nn.Module, dataset: Dataset) -> Figure:
 
 
 def _points(axes: Axes, points: Array, labels: Tensor, colors: Array) -> None:
-    """Draw points (N, 2), each class with a colour and a marker of its own; a legend if there are few classes."""
     for label in labels.unique().tolist():
         x, y = points[labels == label].T
         axes.scatter(
@@ -256,7 +252,6 @@ def _points(axes: Axes, points: Array, labels: Tensor, colors: Array) -> None:
 
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Array:
-    """Return the model's outputs in evaluation mode, all finite."""
     training = model.training
     with torch.no_grad():
         outputs = model.eval()(inputs)
@@ -265,7 +260,6 @@ def _outputs(model: nn.Module, inputs: Tensor) -> Array:
 
 
 def _margins(outputs: Array) -> Iterator[Array]:
-    """Yield, for each class but the last, its output less the largest of the others, where it changes sign."""
     for label in range(outputs.shape[2] - 1):
         margin = outputs[..., label] - np.delete(outputs, label, 2).max(2)
         if margin.min() < 0 < margin.max():

@@ -120,7 +120,6 @@ class Recorder:
         self._events.close()
 
     def _append_row(self) -> None:
-        """Write the newest row behind the others, if it has no new column."""
         if self.history[-1].keys() <= set(self._columns):
             with self._table.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(self.history[-1])
@@ -128,7 +127,6 @@ class Recorder:
             self._rewrite_table()
 
     def _rewrite_table(self) -> None:
-        """Write the whole of metrics.csv anew, columns in order of their appearance."""
         self._columns = list(dict.fromkeys(["epoch", *(key for row in self.history for key in row)]))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns)
@@ -138,7 +136,6 @@ class Recorder:
 
 
 def _weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of each layer that are no biases."""
     layers = {
         name or "model": [p for key, p in module.named_parameters(recurse=False) if not key.endswith("bias")]
         for name, module in model.named_modules()
@@ -147,7 +144,6 @@ def _weights(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def _to_host(*groups: Mapping[str, Tensor]) -> list[dict[str, np.ndarray]]:
-    """Return named vectors as arrays, in one transfer: each would wait for the device."""
     vectors = [vector for group in groups for vector in group.values()]
     if not vectors:
         return [{} for _ in groups]

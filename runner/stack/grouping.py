@@ -1,7 +1,5 @@
 """Which runs of a sweep are trained as one stack: a fixed rule, made from measurements, without torch."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -72,7 +70,6 @@ def stacks_of(runs: Sequence[Run], n_jobs: int, largest: int) -> tuple[list[Stac
 
 
 def _obstacle(config: Mapping[str, Any]) -> str | None:
-    """Return why a run is never trained in a stack, if that is so."""
     model, optimizer, augment = (config[group]["_target_"] for group in ("model", "optimizer", "augment"))
     others = [f"optimizer.{key}" for key in config["optimizer"] if key not in OPTIONS]
     facts = {
@@ -88,7 +85,6 @@ def _obstacle(config: Mapping[str, Any]) -> str | None:
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """Return what the configs of a stack have in common: all but some numbers."""
     fitted = any("_target_" in str(list(node.values())) for node in config["penalty"].values())  # to the training data
     own_data = config["data"]["_target_"] in SMALL and not fitted
     numbers = (*NUMBERS, *NUMBERS_OF_DATA) if own_data else NUMBERS
@@ -106,8 +102,6 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 def _placed(runs: Iterable[Run]) -> Stack:
-    """Return runs in the order of their places; those with equal options of the optimizer are beside each other."""
-
     def place(run: Run) -> str:
         options = {key: value for key, value in run.config["optimizer"].items() if key not in ("lr", "weight_decay")}
         return json.dumps([options, run.run_id], sort_keys=True)

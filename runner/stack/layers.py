@@ -1,7 +1,5 @@
 """One module that computes K models of one shape on K * B examples."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

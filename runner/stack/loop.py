@@ -1,7 +1,5 @@
 """The training of K models as one: the loop of one model, on stacked components."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch
@@ -60,7 +58,6 @@ class StackedLoop(Loop):
             self._check_each(objectives)
 
     def _check_each(self, objectives: Tensor) -> None:
-        """Have the loops check their objectives."""
         for number, loop in self._active_loops():
             loop.unchecked = list(objectives[:, number])
             loop.epoch, loop.batch = self.epoch, self.batch
@@ -76,7 +73,6 @@ class StackedLoop(Loop):
         return [(number, self.loops[number]) for number in self.is_active.nonzero().flatten().tolist()]
 
     def _gather(self, first: Loop) -> None:
-        """Go on where the loops are."""
         self.epoch, self.batch = first.epoch, first.batch
         self.means.counts = dict(first.means.counts)
         for name, total in first.means.sums.items():

@@ -1,7 +1,5 @@
 """Torch's own optimizers on stacked parameters."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -96,7 +94,6 @@ class StackedOptimizer(Optimizer):
         return param.grad.addcmul(param, for_models(group["weight_decay"], param))
 
     def _clip(self, clips: Tensor) -> None:
-        """Scale the gradient of each model down to the largest norm allowed, as torch's `clip_grad_norm_` does."""
         gradients = [param.grad for param in self.moves if param.grad is not None]
         squares = torch.stack([gradient.square().flatten(1).sum(1) for gradient in gradients]).sum(0)
         factors = (clips / (squares.sqrt() + 1e-6)).clamp(max=1.0)
@@ -129,7 +126,6 @@ class StackedOptimizer(Optimizer):
 
 
 def _tensor(values: Sequence[Any], like: Tensor) -> Tensor:
-    """Return numbers of the models, (K,), in the precision that Python computes them in."""
     return torch.tensor(values, dtype=torch.float64, device=like.device)
 
 
@@ -138,7 +134,6 @@ def _numbers(column: Sequence[dict[str, Any]], key: str, like: Tensor) -> Tensor
 
 
 def _runs(column: Sequence[dict[str, Any]]) -> Iterator[tuple[slice, dict[str, Any]]]:
-    """Yield the successive models of equal options, and these."""
     left_out = ("params", *FACTORS, *KERNELS)
     options = [{key: value for key, value in group.items() if key not in left_out} for group in column]
     for _, run in groupby(range(len(column)), key=options.__getitem__):
@@ -147,7 +142,6 @@ def _runs(column: Sequence[dict[str, Any]]) -> Iterator[tuple[slice, dict[str, A
 
 
 def _stacked(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the states of some models as one; counts of steps are the same in all that have any."""
     known = next(state for state in states if state)
     return {
         key: torch.stack([state.get(key, torch.zeros_like(value)) for state in states])
@@ -158,7 +152,6 @@ def _stacked(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of_one(value: Any, index: int, piece: _Piece) -> Any:
-    """Return a copy of what of a state belongs to one of the piece's models."""
     if not isinstance(value, Tensor):
         return value
     return (value[index] if value.shape == piece.move.shape else value).clone()

@@ -1,7 +1,5 @@
 """One session of a stack: the sessions of its runs, whose models are trained as one."""
 
-from __future__ import annotations
-
 import sys
 import time
 import traceback
@@ -72,7 +70,6 @@ def _prepared(run: Run, datasets: dict[str, Dataset], open_things: ExitStack) ->
 
 @contextmanager
 def _ending(run: Run) -> Iterator[None]:
-    """Record an error as the end of a run, unless another process trains it or it has ended before."""
     try:
         yield
     except Busy as busy:

@@ -1,7 +1,5 @@
 """Small files written whole or not at all: a kill, a crash or a full disk leaves the old one as it was."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -56,7 +54,6 @@ def replace(path: Path, data: bytes | memoryview, name: str | None = None) -> No
 
 
 def _flush_directory(directory: Path) -> None:
-    """Bring the entries of a directory to the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -113,7 +110,6 @@ def read_json(path: Path) -> Any:
 
 
 def _encode_nonfinite(value: Any) -> Any:
-    """Return a tree of plain values in which each number that JSON lacks is a string."""
     if isinstance(value, str) and value in NUMBERS:
         raise ValueError(f"the string {value!r} cannot be kept in JSON here, where it stands for the number: reword it")
     if isinstance(value, float) and not math.isfinite(value):
@@ -126,7 +122,6 @@ def _encode_nonfinite(value: Any) -> Any:
 
 
 def _decode_nonfinite(value: Any) -> Any:
-    """Return a tree in which the strings of `_encode_nonfinite` are numbers again."""
     if isinstance(value, dict):
         return {key: _decode_nonfinite(member) for key, member in value.items()}
     if isinstance(value, list):

@@ -4,8 +4,6 @@ A file is what `torch.save` makes and a line with the sha256 of it, since `torch
 (and passes over the line, so that it reads the file, too).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -130,7 +128,6 @@ def sound(path: Path) -> bool:
 
 
 def _checked_bytes(path: Path) -> memoryview:
-    """Return what `torch.save` made of a state, if the file is what was written."""
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
@@ -143,7 +140,6 @@ def _checked_bytes(path: Path) -> memoryview:
 
 
 def _unpacked(path: Path, payload: memoryview) -> dict[str, Any]:
-    """Return the state in verified bytes, which may still come from somebody who means harm."""
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # anything: the bytes may be made so that they raise what they please

@@ -110,7 +110,6 @@ class Run:
 
 
 def _directory_of(run_id: str, folder: Path) -> Path | None:
-    """Return the directory of a run in a folder, whatever stands before its id; None if there is none."""
     try:
         return _directories_in(folder, folder.stat().st_mtime_ns).get(run_id)
     except OSError:  # no such folder

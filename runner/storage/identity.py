@@ -8,8 +8,6 @@ spelling; a file's contents, not its path; the name of a class of ours, not its 
 does not count. A key that is added later needs a row in `NEUTRAL`, and changes no id.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -82,7 +80,6 @@ def _fits(path: str, pattern: str) -> bool:
 
 
 def _leaves(node: Mapping[str, Any], path: str = "", is_checked: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield the paths and values below a node, which belongs to a class of `CHECKED` or not."""
     if isinstance(target := node.get("_target_"), str):
         is_checked = target.partition(".")[0] in CHECKED
     for key, value in node.items():
@@ -106,7 +103,6 @@ def _in_one_spelling(value: Any, is_checked: bool) -> Any:
 
 
 def _read(text: str) -> Any:
-    """Return the number, true, false or null that a text reads as, or the text."""
     word = text.strip().lower()
     try:
         return float(word.replace(".inf", "inf"))
@@ -115,7 +111,6 @@ def _read(text: str) -> Any:
 
 
 def _contents(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sha256 of what the user's own files hold, by the keys that name them: other contents, another run."""
     named: dict[str, tuple[Callable[[Any], str], Any]] = {"init_from": (digest_at, config.get("init_from"))}
     if config["data"]["_target_"] == "data.Npz":
         named["data.path"] = _hash_at, config["data"].get("path")
@@ -157,7 +152,6 @@ def directory_name(config: Mapping[str, Any], run_id: str) -> str:
 
 
 def _label(config: Mapping[str, Any]) -> str:
-    """Return the options and values that differ from the defaults, readable, in a fixed order, safe as a file name."""
     defaults, leaves = default_options(), identity(config)
     # TensorBoard cuts long names: a penalty and its weight are one short word, at the beginning.
     names = sorted(config["penalty"])
@@ -177,12 +171,10 @@ def _label(config: Mapping[str, Any]) -> str:
 
 
 def _is_shown(path: str) -> bool:
-    """Tell whether a leaf stands in a label: no class, no probe; a weight stands there already."""
     return not (path in NAMED or re.search(r"^probe|_target_$|^penalty\.\w+\.weight$", path))
 
 
 def _word(path: str, value: Any) -> str:
-    """Return a value as it stands in a label: of the path of a file or folder its stem."""
     if isinstance(value, str):
         return Path(value).stem if "/" in value or path == "data.path" else value
     return as_yaml(value)

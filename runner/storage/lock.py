@@ -6,8 +6,6 @@ also writes who it is into the file `.holder`, and touches it every few seconds.
 is still being touched, the directory is busy; if it is not, its process has died.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -77,12 +75,6 @@ def require_locks(folder: Path) -> None:
 
 
 def _lock(file: IO[Any], path: Path) -> None:
-    """Take the system's lock of an open file.
-
-    Raises:
-        Busy: if another process holds it.
-        ConfigError: if the file system has none.
-    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -130,11 +122,7 @@ def _claimed(holder: Path) -> bool:
 
 
 def _await_silence(holder: Path) -> None:
-    """Return once the holder is known to be dead; one of this machine is, since we have the lock.
-
-    Raises:
-        Busy: if it is alive.
-    """
+    """Return once the holder is known to be dead; one of this machine is, since we have the lock."""
     try:
         found = read_json(holder)
     except (OSError, ValueError):  # it has just been made, or there was no room for what it says

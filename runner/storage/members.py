@@ -5,8 +5,6 @@ there for. The id is a hash of the command, so the same command finds its list a
 folder. The processes of a sweep know the file by an environment variable.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -62,7 +60,6 @@ def add_to_list(runs: Sequence[Run]) -> None:
 
 
 def _purpose_of(run: Run) -> dict[str, Any]:
-    """Return what a run is in its sweep for."""
     sweep, objective = run.config["sweep"], run.config["objective_metric"]
     if sweep["arm"] is None:
         return {"baseline": sweep["baseline"], "objective": objective}
@@ -73,7 +70,6 @@ def _purpose_of(run: Run) -> dict[str, Any]:
 
 
 def _is_below(key: str, others: Collection[str]) -> bool:
-    """Tell whether a key is one of the others or stands below one."""
     return any(key == other or key.startswith(f"{other}.") for other in others)
 
 
@@ -102,5 +98,4 @@ def last_members(folder: Path) -> list[Member]:
 
 
 def _lists_in(folder: Path) -> list[Path]:
-    """Return the lists of all sweeps in a folder, the one that was begun last at the end."""
     return sorted(folder.glob(".sweeps/*"), key=lambda path: (path.stat().st_mtime_ns, path.name))

@@ -1,7 +1,5 @@
 """What a result depends on beside its config."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from functools import cache

@@ -4,8 +4,6 @@ For some minutes (Slurm's MinJobAge, by default 5) the queue also knows the jobs
 all jobs of the user; it is repeated only after a few seconds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -152,7 +150,6 @@ def _settings() -> dict[str, str]:
 
 
 def _answer(*command: str) -> str:
-    """Return what one of Slurm's commands prints."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -182,7 +179,6 @@ def queued(folders: Sequence[Path]) -> dict[Path, Ticket]:
 
 
 def _state_of(ticket: Ticket) -> State | None:
-    """Return how a job stands, None if it is unknown on this cluster."""
     state = queue().state(ticket.job)  # first: it remembers if nobody answers
     return state if ticket.cluster == queue().cluster else None
 

@@ -52,13 +52,11 @@ def digest_at(source: str) -> str:
 
 
 def _digest(named: Iterable[tuple[str, Sequence[int], Any]]) -> str:
-    """Return the sha256 of names, shapes and bytes, in any order."""
     facts = sorted([name, list(shape), hashlib.sha256(content).hexdigest()] for name, shape, content in named)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _recorded_digest(run: Path) -> str:
-    """Return the digest that a run has recorded at its end."""
     try:
         result = read_json(run / "result.json")
     except FileNotFoundError:
@@ -143,7 +141,6 @@ def _times(tensor: Tensor) -> str:
 
 
 def _located(source: str) -> Path:
-    """Return the one directory or file that a path or pattern names."""
     try:
         path = Path(source).expanduser()
         found = [path] if path.exists() else [Path(name) for name in glob(str(path))]
@@ -156,7 +153,6 @@ def _located(source: str) -> Path:
 
 
 def _refusing(reader: Any, path: Path) -> Any:
-    """Return what a reader of safetensors makes of a file; an error of its own kind becomes a sentence."""
     from safetensors import SafetensorError
 
     try:
@@ -167,6 +163,5 @@ def _refusing(reader: Any, path: Path) -> Any:
 
 
 def _of_network(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the network's tensors of a file by their own names; all of them if it is another program's file."""
     own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
     return own or dict(tensors)

@@ -1,7 +1,5 @@
 """The answer of a comparison in words: what differs from the baseline, by how much, and what could have been missed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -78,7 +76,6 @@ def _verdict(each: Difference) -> str:
 
 
 def _verdicts(differences: Sequence[Difference], shown: int) -> list[str]:
-    """Return how many rows are not called different, or have no line, and what could have been missed."""
     sizes = [each.detectable for each in differences if _verdict(each) == SAME and each.detectable > 0]
     ends = " to ".join(dict.fromkeys(f"{size(sizes):.2g}" for size in (min, max))) if sizes else ""
     missed = f": differences below {ends} could have been missed (power {POWER:.0%})" if ends else ""
@@ -93,14 +90,12 @@ def _verdicts(differences: Sequence[Difference], shown: int) -> list[str]:
 
 
 def _tuned(summary: Summary, metric: str) -> list[str]:
-    """Return a line if the weights were tuned on another measure than the one that is compared, be it of any split."""
     tuned = summary.tuned_on or metric
     is_same_kind = tuned.rpartition("/")[2] == metric.rpartition("/")[2] and not metric.startswith("probe/")
     return [] if is_same_kind or tuned == metric else [f"The weights were tuned on {tuned}, not on {metric}."]
 
 
 def _notes(summary: Summary, differences: Sequence[Difference]) -> list[str]:
-    """Return what a reader of the intervals has to know, and which choices stand at the end of their range."""
     runs = [run for each in differences for row in (each.row, each.baseline) for run in row.done]
     has_splits = len({run.seeds[1] for run in runs}) > 1
     covered = "the seeds and the splits of the data" if has_splits else "the seeds, not other splits of the data"

@@ -1,7 +1,5 @@
 """The axis of a swept number: each value marked where it stands, by its logarithm where the values are spaced so."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -52,11 +50,9 @@ def are_log_spaced(numbers: Sequence[float]) -> bool:
 
 
 def _unevenness(ordered: Sequence[float]) -> float:
-    """Return the standard deviation of the gaps between sorted numbers, in units of their mean."""
     gaps = [b - a for a, b in pairwise(ordered)]
     return statistics.pstdev(gaps) / statistics.fmean(gaps)
 
 
 def _thinned(places: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
-    """Return as many of the ticks as can be read."""
     return places[:: math.ceil(len(places) / MOST_TICKS)]

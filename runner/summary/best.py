@@ -1,7 +1,5 @@
 """Which of several is the best: one rule for the rows of a table, the trials of a search, and those of an arm."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Is a row different from the baseline? Differences paired by seed, their intervals, and Holm's correction."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -72,7 +70,6 @@ def differences_of(summary: Summary, metric: str | None) -> list[Difference]:
 
 
 def _compared(pairs: Sequence[tuple[Row, Row, np.ndarray]]) -> list[Difference]:
-    """Return the differences of rows on the same data, corrected for their number."""
     intervals = [t_interval(values) for _, _, values in pairs]
     corrected = holm([interval.p for interval in intervals])
     rows = sum(not math.isnan(p) for p in corrected)

@@ -67,7 +67,6 @@ def curves(epochs: pandas.DataFrame, metric: str, group: str = "setting", band: 
 
 
 def _over_seeds(runs: pandas.DataFrame, metric: str, band: Band) -> pandas.DataFrame:
-    """Return mean, low, high and the number of runs of a group by epoch."""
     table = runs.groupby("epoch")[metric].agg(["mean", "std", "min", "max", "count"])
     spread = table["std"].fillna(0.0)
     low, high = (table["min"], table["max"]) if band == "range" else (table["mean"] - spread, table["mean"] + spread)
@@ -75,13 +74,11 @@ def _over_seeds(runs: pandas.DataFrame, metric: str, band: Band) -> pandas.DataF
 
 
 def _last(table: pandas.DataFrame) -> float:
-    """Return a mean of the last epoch that sorts; what is not finite is large."""
     value = float(table["mean"].iloc[-1])
     return value if math.isfinite(value) else math.inf
 
 
 def _draw(axes: Axes, table: pandas.DataFrame, name: str, index: int) -> None:
-    """Draw mean and band of one group, in a style of its own."""
     color, step = COLORS[index % len(COLORS)], max(1, len(table) // MARKS)
     axes.plot(
         table.index,
@@ -98,6 +95,5 @@ def _draw(axes: Axes, table: pandas.DataFrame, name: str, index: int) -> None:
 
 
 def _is_wide(tables: dict[str, pandas.DataFrame]) -> bool:
-    """Tell whether the means are positive and spread over such ratios that a linear scale would hide the small ones."""
     means = [value for table in tables.values() for value in table["mean"] if math.isfinite(value)]
     return bool(means) and min(means) > 0 and max(means) / min(means) > LOG_RATIO

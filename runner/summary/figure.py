@@ -3,8 +3,6 @@
 One swept number: lines, with all seeds as dots. Two swept keys: a heat map. Anything else: a row for each group.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

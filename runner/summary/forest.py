@@ -1,7 +1,5 @@
 """The picture of a comparison: each row's differences to the baseline, paired by seed, with their intervals, sorted."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -70,7 +68,6 @@ def _draw(axes: Axes, place: int, each: Difference, metric: str, limit: float) -
 
 
 def _limit(shown: Sequence[Difference]) -> float:
-    """Return how far the axis reaches: all, unless a few rows lie so far out that the others could not be seen."""
     reaches = [max(abs(end) for end in each.interval[:3] if not math.isnan(end)) for each in shown if each.n]
     usual = float(np.median(reaches)) if reaches else math.inf
     inside = [reach for reach in reaches if reach <= REACH * usual]
@@ -78,7 +75,6 @@ def _limit(shown: Sequence[Difference]) -> float:
 
 
 def _label(summary: Summary, each: Difference) -> str:
-    """Return a row's label, what its trials have chosen, and how many of its runs diverged."""
     diverged, label = each.row.diverged, summary.short_label(each.row)
     chosen = str(each.row.keys.get("chosen", "")).replace(f"{label}.", "")
     failures = f"({diverged} of {len(each.row.runs)} diverged)" if diverged else ""

@@ -60,7 +60,6 @@ def summarize(*folders: Path, members: Sequence[Member] | None = None, baseline:
 
 
 def _baselines(summary: Summary) -> list[str]:
-    """Return all that the rows may be compared with, as it is typed."""
     if "arm" in summary.columns:
         return list(dict.fromkeys(row.typed("arm") for row in summary.rows))
     columns = [column for column in summary.columns if column != "sweep"]
@@ -68,12 +67,10 @@ def _baselines(summary: Summary) -> list[str]:
 
 
 def _agreed(named: set[str | None]) -> str | None:
-    """Return what the sweeps of some runs name; None if they name nothing, or different things."""
     return named.pop() if len(named) == 1 else None
 
 
 def _grouped(runs: Sequence[RunRecord], members: Sequence[Member]) -> dict[_Group, list[RunRecord]]:
-    """Return the runs that have a result, by their groups."""
     purposes = {member.path.resolve(): member for member in members}
     found = {(run.path.parent, run.result["run_id"]): run for run in runs if "group_id" in run.result}
     known = list(found.values())  # a run counts once, though it be in two directories side by side
@@ -122,14 +119,12 @@ def _rows(groups: Mapping[_Group, tuple[dict[str, Any], list[RunRecord]]], basel
 
 
 def _with_path(baseline: str | None, names: Mapping[str, str]) -> str | None:
-    """Return KEY=VALUE with the whole path of its key, which may be the name of a column."""
     key, equals, value = (baseline or "").partition("=")
     paths = [path for path, name in names.items() if key in (path, name)]
     return f"{paths[0]}={value}" if equals and paths else baseline
 
 
 def _tuned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers that trials may have chosen, by path: the weights of the penalties and `sweep.ranges`."""
     weights = [f"penalty.{name}.weight" for name in config.get("penalty", {})]
     ranges = config.get("sweep", {}).get("ranges") or {}
     values = values_that_count(config)
@@ -137,7 +132,6 @@ def _tuned(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _varied(arms: Sequence[str], values: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """Return the paths whose values tell the rows of an arm apart, by arm."""
     seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for arm, own in zip(arms, values, strict=True):
         for path, value in own.items():
@@ -146,7 +140,6 @@ def _varied(arms: Sequence[str], values: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], baseline: str | None) -> tuple[str, bool]:
-    """Return what a row must share with those it is compared with, and whether it is what they are compared with."""
     if group.arm:
         return json.dumps([group.folder, group.setting]), group.arm == (baseline or "none")
     key, _, value = (baseline or "").partition("=")
@@ -158,14 +151,12 @@ def _place(group: _Group, config: Mapping[str, Any], own: Mapping[str, Any], bas
 
 
 def _is_same(value: Any, typed: str) -> bool:
-    """Tell whether a value is what somebody has typed; 0.10 and 1e-1 are the number 0.1."""
     with suppress(ValueError):
         return bool(float(typed) == value)
     return as_typed(value) == typed
 
 
 def _family_of(group: _Group, config: Mapping[str, Any]) -> str:
-    """Return the folder and the data of a row: all options of `data` but the seed, and how inputs are scaled."""
     own = {path: value for path, value in values_that_count(config).items() if path.startswith("data.")}
     return json.dumps(
         [group.folder, {path: own[path] for path in own.keys() - {"data.seed", "data.normalize"}}], sort_keys=True
@@ -173,7 +164,6 @@ def _family_of(group: _Group, config: Mapping[str, Any]) -> str:
 
 
 def _criterion_of(config: Mapping[str, Any]) -> str:
-    """Return what a loss of a run means: the class and the options of its criterion, less its weight."""
     options = {path: value for path, value in values_that_count(config).items() if path.startswith("loss.")}
     return json.dumps({path: value for path, value in options.items() if path != "loss.weight"}, sort_keys=True)
 

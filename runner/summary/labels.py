@@ -1,7 +1,5 @@
 """Short names of rows and folders: what tells one from the others, in few characters."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 

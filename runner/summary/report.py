@@ -1,7 +1,5 @@
 """The report of some runs: a table and an answer on the terminal, and files of numbers and pictures."""
 
-from __future__ import annotations
-
 import csv
 import io
 import warnings
@@ -64,7 +62,6 @@ def report(
 
 
 def _unfinished(summary: Summary, missing: Sequence[Member]) -> list[str]:
-    """Return a line, which stands in the place of the answer, if runs have not ended."""
     counts = Counter(run.status for run in summary.others if run.status in table.UNFINISHED)
     counts += Counter({"not started": len(missing)})
     if not counts:
@@ -76,7 +73,6 @@ def _unfinished(summary: Summary, missing: Sequence[Member]) -> list[str]:
 
 
 def _draw(summary: Summary, found: Sequence[Difference], out: Path, metric: str | None) -> None:
-    """Write the pictures for which there is something to show."""
     _write(figure.figure_of(summary, metric), out / "summary.png")
     if found:
         _write(forest.figure_of(summary, found, str(metric)), out / "differences.png")
@@ -110,7 +106,6 @@ def _values_of(path: Path, metric: str) -> list[tuple[float, float]]:
 
 
 def _write(picture: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all."""
     png = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks

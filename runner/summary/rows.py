@@ -1,7 +1,5 @@
 """The rows of a table of runs: their numbers over the seeds, their labels, and which of them is the best."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

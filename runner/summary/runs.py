@@ -1,7 +1,5 @@
 """What can be known of runs from `result.json` and `config.yaml` in their directories, whatever state these are in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +74,6 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _unfinished(path: Path, result: Mapping[str, Any]) -> RunRecord:
-    """Return what is known of a run that has not ended, and of its job if it has one."""
     where = f"epoch {result.get('epoch')} of {result.get('epochs')}"
     if job := standing(path):
         status, reason = job

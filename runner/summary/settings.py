@@ -4,8 +4,6 @@ A choice from a config group (the optimizer, the penalties) is one column with i
 have a column only where somebody set them to something else than the group's file under conf/ says.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +58,6 @@ def group_name(values: Mapping[str, Any], group_id: str) -> str:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """Return what can change the result, by path, less the seed; the choices stand first, under their groups' names."""
     choices = {group: "+".join(chosen_options(group, config)) or "none" for group in GROUPS}
     leaves = {
         path: value
@@ -71,7 +68,6 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _is_choice(path: str) -> bool:
-    """Tell whether a path is the class of a choice, which stands in the column of its group."""
     depth = 2 if path.startswith(("penalty.", "probe.")) else 1
     return path.endswith("._target_") and path.count(".") == depth
 

@@ -1,7 +1,5 @@
 """A summary in words and numbers: on the terminal, as Markdown for people, as CSV, with everything, for programs."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys
@@ -127,7 +125,6 @@ def notes_on_best(summary: Summary) -> list[str]:
 
 
 def _doubt_of(monitor: str, objective: str | None) -> str:
-    """Return why the metric of the best row is not one of validation, if that is so."""
     if monitor == objective:
         is_test = monitor.startswith(("test/", "best/test/"))
         return ", as objective_metric says" + (": the test set has chosen, its errors are too low" if is_test else "")
@@ -135,7 +132,6 @@ def _doubt_of(monitor: str, objective: str | None) -> str:
 
 
 def _note_on_luck(summary: Summary) -> list[str]:
-    """Return what to know of the best of many rows, and the command that measures it anew."""
     rows = [row for row in summary.rows if row.done]
     if len(rows) < MANY or summary.trials or not summary.best:
         return []
@@ -187,7 +183,6 @@ def show(summary: Summary, folder: Path, metric: str | None, console: Console | 
 
 
 def _counts(summary: Summary) -> str:
-    """Return how many runs stand how, those that choose among them."""
     found = Counter(run.status for run in summary.others)
     found["done"] = sum(len(row.done) for row in (*summary.rows, *summary.trials))
     order = ["done", *GOING_ON, "lost"]

@@ -1,7 +1,5 @@
 """The picture of the trials: what validation measured for each arm over its weight, beside the baseline as a band."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import defaultdict
@@ -48,7 +46,6 @@ def figure_of(summary: Summary) -> Figure | None:
 
 
 def _panels(trials: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Return the rows of each arm, by its name and the key that was tuned, in the order of the arms."""
     panels: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in trials:
         for key, value in row.options.items():
@@ -62,7 +59,6 @@ def _has(rows: Sequence[Row], metric: str) -> bool:
 
 
 def _band(summary: Summary, metric: str) -> tuple[float, float] | None:
-    """Return mean ± deviation of the baseline on the comparison's seeds; None without a baseline."""
     found = [row.metrics[metric] for row in summary.rows if row.is_baseline and metric in row.metrics]
     if not found:
         return None
@@ -71,7 +67,6 @@ def _band(summary: Summary, metric: str) -> tuple[float, float] | None:
 
 
 def _limits(trials: Sequence[Row], metric: str) -> tuple[float, float]:
-    """Return the least value, and the largest one that is not far beyond the usual ones."""
     values = [value for row in trials if metric in row.metrics for value in row.metrics[metric].values]
     return min(values), max(value for value in values if value <= BEYOND * statistics.median(values))
 
@@ -103,7 +98,6 @@ def _draw(
 
 
 def _mark_chosen(axes: Axes, compared: Sequence[Row], key: str, trials: Sequence[Row], metric: str) -> None:
-    """Draw a ring around the trial whose number the comparison took."""
     chosen = {row.options.get(key) for row in compared}
     for row in trials:
         if row.options[key] in chosen:

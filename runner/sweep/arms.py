@@ -5,8 +5,6 @@ tried on the tuning seeds; the least mean of what validation measures chooses on
 seeds of the comparison. Test numbers choose nothing.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -82,14 +80,12 @@ Choice = tuple[str, ...]  # overrides that are tried
 
 
 def _words_for(choice: Choice, means: Mapping[Choice, Tried]) -> str:
-    """Return what was chosen, with what was measured of it and of the next best trial."""
     others = sorted(tried.value for other, tried in means.items() if other != choice)
     beside = f", the next best {others[0]:.4g}" if others else ""
     return f"{' '.join(choice)}, {means[choice].metric} {means[choice].value:.4g}{beside}"
 
 
 def _ties_with(choice: Choice, means: Mapping[Choice, Tried]) -> str:
-    """Return how many trials are as good but for one example, and what has chosen among equal ones; "" if none is."""
     value, _, metric, step = means[choice]
     near = sum(tried.value <= value + step * (1 + TIE) for tried in means.values())
     equal = len(least(list(means), lambda other: means[other].value))
@@ -163,7 +159,6 @@ def points(ranges: Sequence[Sequence[float]], count: int) -> list[tuple[float, .
 
 
 def _between(low: float, high: float, place: float) -> float:
-    """Return the number at a place between two others (0 to 1) by the logarithm, with 3 digits for people to read."""
     return float(f"{low * (high / low) ** place:.3g}")
 
 
@@ -192,7 +187,6 @@ def points_of(sweep: dict[str, Any], shared: Sequence[str], composer: Composer) 
 
 
 def _check_choosing(config: dict[str, Any]) -> None:
-    """Exit with code 2 if there is nothing by which trials may choose."""
     metric = config["objective_metric"]
     if problems := problems_of_choosing(metric):
         exit_with_problems(problems)
@@ -201,7 +195,6 @@ def _check_choosing(config: dict[str, Any]) -> None:
 
 
 def _has_validation(data: dict[str, Any]) -> bool:
-    """Tell whether there will be validation examples, as far as the options say; the data may be too few."""
     if data["validation_size"] is None:  # a tenth of the training examples
         return data["train_size"] is None or data["train_size"] >= 10
     return data["validation_size"] > 0
@@ -219,7 +212,6 @@ def ranges_of(config: dict[str, Any], given: set[str]) -> dict[str, Sequence[flo
 
 
 def _check_seeds(points: Sequence[Point], tuning: Sequence[int], composer: Composer) -> None:
-    """Exit with code 2 if a seed of the comparison is one of the trials, whose choice has seen it."""
     compared = {composer.compose(job).values["seed"] for point in points for job in point.comparison(())}
     if both := sorted(compared & set(tuning)):
         exit_with_problems([f"sweep.tuning_seeds must be other seeds than those of the comparison, got {both} in both"])

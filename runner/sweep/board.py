@@ -1,7 +1,5 @@
 """A sweep in TensorBoard: for each group of seeds a run with its means, and a row of what differs between groups."""
 
-from __future__ import annotations
-
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -66,7 +64,6 @@ def hyperparameters(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> d
 
 
 def _groups_of(paths: Sequence[Path]) -> dict[str, list[RunRecord]]:
-    """Return the runs that can be read, by the id of their group."""
     groups: dict[str, list[RunRecord]] = defaultdict(list)
     for run in map(read_run, paths):
         if "group_id" in run.result:
@@ -75,7 +72,6 @@ def _groups_of(paths: Sequence[Path]) -> dict[str, list[RunRecord]]:
 
 
 def _write_group(folder: Path, group: str, values: Mapping[str, Any], runs: Sequence[RunRecord]) -> None:
-    """Write the row of a group, with the number n of its runs that are done, and the means over these."""
     directory = folder / group_name(values, group)
     for other in set(folder.glob(f"*_{group}")) - {directory}:  # from when less differed
         shutil.rmtree(other)

@@ -3,8 +3,6 @@
 What differs from cluster to cluster is an `Engine` and its `Job`s. How a run stands, its own directory says.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence

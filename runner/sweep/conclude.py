@@ -1,7 +1,5 @@
 """Before a sweep, check every config; after it, report each run and print the table. Independent of the launcher."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -64,7 +62,6 @@ def checked_runs(loader: ConfigLoader, config: DictConfig, batch: Sequence[Seque
 
 
 def _problems_of_leaving(composed: Composed) -> list[str]:
-    """Return a sentence if the jobs are to be left alone where that cannot be."""
     if composed.values["sweep"]["wait"]:
         return []
     if composed.hydra["launcher"]["_target_"] != SLURM:
@@ -137,13 +134,11 @@ def sweep_report(folder: Path) -> Iterator[None]:
 
 
 def _collect_command(folder: Path) -> str:
-    """Return the command that shows how the runs of a sweep stand, as it can be typed."""
     script = os.path.relpath(CONF.parent / "scripts" / "summarize.py")
     return shlex.join([*(uv_prefix() or ["python"]), script, str(folder)])
 
 
 def _prepare_environment() -> None:
-    """Set variables for the processes that a launcher starts."""
     # They find our packages, wherever the command was given.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
     # Numpy starts threads as soon as it is imported, and no job is to be forked beside threads.
@@ -160,7 +155,6 @@ def _final_status(member: Member) -> str:
 
 
 def _recorded_status(path: Path) -> str:
-    """Return the status in a run's directory, corrected where its process died."""
     if not path.exists():  # to lock it would make it
         print(f"failed: {path.name}: its process ended before it wrote anything", file=sys.stderr)
         return Status.FAILED
@@ -180,14 +174,12 @@ def _recorded_status(path: Path) -> str:
 
 
 def _exit_code_of(statuses: list[str]) -> int:
-    """Return the exit code of a sweep whose runs ended like this."""
     if set(statuses) - {Status.DONE, Status.PRUNED, Status.BUSY}:
         return FAILED
     return BUSY if Status.BUSY in statuses else 0
 
 
 def _show_table(members: Sequence[Member], folder: Path) -> None:
-    """Print the table of some runs, if any, and write its files into a folder; a sweep does not fail for it."""
     try:
         from runner.summary.report import report  # late: matplotlib takes half a second
         from runner.sweep.board import write_groups

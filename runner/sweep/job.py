@@ -1,7 +1,5 @@
 """One job of a sweep, under any launcher. An exception is recorded in its directory and never stops other jobs."""
 
-from __future__ import annotations
-
 import ctypes
 import faulthandler
 import os
@@ -79,11 +77,6 @@ def train_in_engines_process(run: Run, folder: Path, threads: int) -> None:
 
 
 def _train_stacked_jobs(runs: Sequence[Run]) -> None:
-    """Train the jobs of a stack, each with its lines in its own log; errors become statuses there.
-
-    Raises:
-        Interrupted: after a signal, with the states saved.
-    """
     from runner.stack.session import train_stack
 
     faulthandler.enable()
@@ -165,6 +158,5 @@ def record_exit(run: Run, exit_code: int, reason: str, stopping: bool = False, p
 
 
 def _is_recorded(run: Run, error: Exception | SystemExit) -> bool:
-    """Tell whether the run itself has recorded what ended it."""
     result = run.result()
     return result.get("status") == Status.FAILED and result.get("reason") == reason_of(error, run)

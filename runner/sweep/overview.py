@@ -115,7 +115,6 @@ def name_of(runs: Sequence[Run]) -> str:
 
 
 def _numbers_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return what some runs that are done have come to: the ends of what was measured, and the longest time."""
     monitor = results[0].get("best/by", "")
     values = [result.get(monitor, math.nan) for result in results]
     ends = dict.fromkeys(f"{value:.4g}" for value in (min(values), max(values)))
@@ -123,12 +122,10 @@ def _numbers_of(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _epoch_of(run: Run) -> int:
-    """Return the last epoch that a run has recorded, 0 before that."""
     result = run.result()
     return 0 if run.config["force"] and result.get("status") != Status.RUNNING else result.get("epoch", 0)
 
 
 def _clock(seconds: float) -> str:
-    """Return a duration as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -5,8 +5,6 @@ hundredths of a second instead of seconds. (After a torch operation the parent's
 child, which would hang; so would a CUDA context.)
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -103,7 +101,6 @@ def _import_all(runs: Sequence[Run]) -> None:
 
 
 def _check_metric(run: Run) -> None:
-    """Exit with code 2 if the first job does not measure what it is to minimise: a child tells, before all training."""
     if run.config["objective_metric"] is not None:
         sys.stdout.flush()
         child = multiprocessing.get_context("fork").Process(target=_build, args=(run,))
@@ -114,7 +111,6 @@ def _check_metric(run: Run) -> None:
 
 
 def _build(run: Run) -> None:
-    """Build the components of a run, in a child; any other mistake than in the metric its job will tell."""
     from runner.run import built
 
     try:

@@ -5,8 +5,6 @@ depends on what the run has recorded, not on when it is looked at: a run that ca
 end, belongs to a pruned trial all the same.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterator, Sequence
@@ -87,14 +85,12 @@ class Pruning:
         return self.reasons.get(run.path)
 
     def _has_changed(self, path: Path) -> bool:
-        """Tell whether a file is not as it was at the last call."""
         before = self.seen.get(path)
         with suppress(FileNotFoundError):
             self.seen[path] = path.stat().st_mtime_ns
         return self.seen.get(path) != before
 
     def _report(self, trial: Trial, run: Run) -> None:
-        """Report the epochs that a trial does not have yet, up to one that ends it."""
         known = max(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values, default=0)
         metric = self.metric or run.result().get("best/by", "")
         for epoch, value in _epochs(run.path / "metrics.csv", metric):
@@ -107,7 +103,6 @@ class Pruning:
 
 
 def _epochs(path: Path, metric: str) -> Iterator[tuple[int, float]]:
-    """Yield the epochs of a run, the untrained one left out, with the metric where it is finite."""
     with path.open(newline="") as file:
         whole = [line for line in file if line.endswith("\n")]  # the last one may be being written
     for row in csv.DictReader(whole):

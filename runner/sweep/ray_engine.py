@@ -72,7 +72,6 @@ class RayEngine:
         return {}
 
     def _needs_of(self, run: Run) -> dict[str, float]:
-        """Return what the job of a run needs of one machine, by Ray's names."""
         said = {"num_gpus": run.config["resources"]["gpus"], "mem_gb": run.config["resources"]["mem_gb"]}
         needs = self.usual | {key: value for key, value in said.items() if value is not None}
         return {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"] or 0, "memory": (needs["mem_gb"] or 0) * 2**30}
@@ -89,11 +88,7 @@ class RayEngine:
 
 
 def _connect(address: str | None) -> None:
-    """Connect to a cluster, whose processes are to find all packages that this one finds.
-
-    Raises:
-        Refused: if there is none.
-    """
+    """Connect to a cluster, whose processes are to find all packages that this one finds."""
     path = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
     where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     try:
@@ -110,7 +105,6 @@ def _connect(address: str | None) -> None:
 
 
 def _require(needs: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> None:
-    """Raise Refused if no machine has what a job needs."""
     if any(all(machine.get(name, 0) >= number for name, number in needs.items()) for machine in machines):
         return
     most = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in needs}
@@ -121,7 +115,6 @@ def _require(needs: Mapping[str, float], machines: Sequence[Mapping[str, float]]
 
 
 def _words(resources: Mapping[str, float]) -> str:
-    """Return resources of a machine in words."""
     return f"{resources['CPU']:g} CPU, {resources['GPU']:g} GPU, {resources['memory'] / 2**30:.3g} GB"
 
 
@@ -164,7 +157,6 @@ class RayJob:
 
 
 def _end_of(error: RayError) -> End:
-    """Return how a job ended that did not return."""
     known = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), None)
     code = STOP_CODES[0] if isinstance(error, TaskCancelledError) else FAILED
     return End(code, known or _first_line(error))

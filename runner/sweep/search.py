@@ -5,8 +5,6 @@ died, the trial is run again with the same values, by whoever sees it first; run
 The same command continues the study, and a search ends when no trial of its folder is left running.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import time
@@ -99,7 +97,6 @@ def run_search(
 
 
 def _problems_of_search(options: Options, first: Run, launcher: str) -> list[str]:
-    """Return all that is wrong with the options of a search, a sentence each."""
     names, problems = options.objectives or (), list[str]()
     for name in names:
         problems += problems_of_metric("hydra.sweeper.objectives", name, first.config)
@@ -111,7 +108,6 @@ def _problems_of_search(options: Options, first: Run, launcher: str) -> list[str
 
 
 def _this_process(folder: Path) -> dict[str, Any]:
-    """Return who we are, and where our runs lie: on another machine the same path may be another folder."""
     process = os.getpid()
     place = f"{folder.stat().st_ino}:{folder}"
     return {"machine": machine(), "pid": process, "birth": birth_of(process), "folder": place}
@@ -167,27 +163,22 @@ class _Search:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     def _is_here(self, trial: FrozenTrial) -> bool:
-        """Tell whether a trial's run lies in our folder."""
         return trial.user_attrs.get(OWNER, {}).get("folder") == self.owner["folder"]
 
     def _is_whole(self, trial: FrozenTrial) -> bool:
-        """Tell whether a trial has all its values, and an owner."""
         return OWNER in trial.user_attrs and trial.params.keys() == self.space.axes.keys()
 
     def _list_runs(self) -> None:
-        """Write all runs of the study that lie here into the sweep's list."""
         ours = [trial.params for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)]
         add_to_list([run for run in map(self._run_of, ours) if run.path.exists()])  # some may have been deleted
 
     def _repeat_failed(self) -> None:
-        """Put what failed in an earlier session into the queue of the study, once."""
         repeated = {trial.user_attrs.get(REPEATS) for trial in self._trials()}
         for trial in self._trials(TrialState.FAIL):
             if trial.number not in repeated and self._is_here(trial):
                 self.study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
 
     def _taken_over(self) -> list[Trial]:
-        """Take over the trials whose process has died."""
         running, end = self._trials(TrialState.RUNNING), time.monotonic() + GRACE_SECONDS
         while not all(map(self._is_whole, running)) and time.monotonic() < end:
             time.sleep(GRACE_SECONDS / 100)
@@ -195,7 +186,6 @@ class _Search:
         return [self._own(Trial(self.study, trial._trial_id)) for trial in running if self._is_orphan(trial)]
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
-        """Tell whether the process that began a trial has died; one that lacks its values has had the time."""
         owner = trial.user_attrs.get(OWNER)
         if owner is None:
             return True
@@ -204,17 +194,12 @@ class _Search:
         return self._is_here(trial) and not (self._is_whole(trial) and is_held(self._run_of(trial.params).path))
 
     def _own(self, trial: Trial) -> Trial:
-        """Make a trial ours, and give it the values that it lacks."""
         trial.set_user_attr(OWNER, self.owner)
         self.space.suggest(trial)
         return trial
 
     def _proposed(self, after_a_kill: bool) -> list[Trial]:
-        """Return new trials, as many as belong together.
-
-        Args:
-            after_a_kill: others are to be run again; then only what was missing of their batch is proposed.
-        """
+        """Return new trials, as many as belong together."""
         trials = self._trials()
         queued = sum(trial.state == TrialState.WAITING for trial in trials)
         wanted = queued + max(0, self.n_trials - place_of(self.study, len(trials)))
@@ -270,7 +255,6 @@ class _Search:
         write_atomic(self.folder / "optimization_results.yaml", yaml.safe_dump(result))
 
     def _best(self) -> list[FrozenTrial]:
-        """Return the trials with the least value; of equal ones those with the least loss, as in the table."""
         complete = self._trials(TrialState.COMPLETE)
 
         def loss(trial: FrozenTrial) -> float:
@@ -280,7 +264,6 @@ class _Search:
         return least(complete, lambda trial: trial.values[0], loss)
 
     def _print_best(self, trial: FrozenTrial) -> None:
-        """Print a trial, with four digits of each number."""
         monitor = self._run_of(trial.params).result().get("best/by", "objective")
         names = [metric or monitor for metric in self.metrics]
         found = self.space.values(trial.params) | dict(zip(names, trial.values, strict=True))

@@ -4,8 +4,6 @@ The job of a run writes who it is into the run's directory, so that the same com
 preempted or meets its time limit is queued again by submitit, and resumes from its checkpoint.
 """
 
-from __future__ import annotations
-
 import io
 import signal
 import time
@@ -47,20 +45,17 @@ class _Training(submitit.helpers.Checkpointable):
 
 
 def _resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run needs as options of submitit's."""
     if (wanted["gpus"] or 0) % 1:
         raise Refused(f"resources.gpus must be a whole number under this launcher, got {wanted['gpus']}")
     return {"gpus_per_node": wanted["gpus"], "mem_gb": wanted["mem_gb"]}
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return what sbatch says of a failure, without the prefixes of its lines."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in str(error).splitlines()]
     return "; ".join(filter(None, lines))
 
 
 def _groups(runs: Sequence[Run], largest: int) -> Iterator[list[Run]]:
-    """Yield the runs that need the same resources, at most so many together."""
     groups = defaultdict(list)
     for run in runs:
         groups[tuple(run.config["resources"].items())].append(run)
@@ -132,11 +127,7 @@ class SlurmEngine:
                 yield run, _SlurmJob(self.queue, ticket)
 
     def _submit_array(self, runs: Sequence[Run]) -> list[submitit.Job[None]]:
-        """Submit an array of jobs that need the same resources.
-
-        Raises:
-            Refused: with what sbatch says.
-        """
+        """Submit an array of jobs that need the same resources."""
         wanted = runs[0].config["resources"]
         options = self.options | {key: value for key, value in _resources(wanted).items() if value is not None}
         given = {key if key in GENERIC else f"slurm_{key}": value for key, value in options.items()}

@@ -1,7 +1,5 @@
 """Where the trials of a search are stored: a journal in the sweep's folder, or a database that machines share."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re
@@ -58,7 +56,6 @@ def open_study(url: str | None, folder: Path, name: str, searched: str, objectiv
 
 
 def _opened(storage: BaseStorage, name: str, objectives: int, anew: bool) -> optuna.Study:
-    """Return the study of that name, which may be new."""
     if anew:
         with suppress(KeyError):
             optuna.delete_study(study_name=name, storage=storage)
@@ -67,7 +64,6 @@ def _opened(storage: BaseStorage, name: str, objectives: int, anew: bool) -> opt
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what a storage raises if it is not there, damaged, or just being created."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return OptunaError, SQLAlchemyError, OSError, RuntimeError, ValueError
@@ -88,7 +84,6 @@ def exit_if_lost() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says; a database's own error says more than that of the library above it."""
     return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
 
 
@@ -106,7 +101,6 @@ def _database(url: str) -> BaseStorage:
 
 
 def _journal(path: Path) -> BaseStorage:
-    """Return a journal, a file of one line for each operation."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
 
 

@@ -1,7 +1,5 @@
 """Facts about sweeps in runs/, for the matrices of scripts/clusters.sh: `facts.py WHAT NAME [ARGUMENT]`."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -16,7 +14,6 @@ def results(name: str) -> dict[str, dict[str, Any]]:
 
 
 def times(name: str) -> str:
-    """Return how often the runs were trained to their ends."""
     logs = [path.read_text() for path in Path("runs", name).glob("*/train.log")]
     counts = Counter(len(re.findall("(?:error|loss), last", log)) for log in logs)
     return ", ".join(f"{number} trained {count} times" for count, number in counts.items())
@@ -51,7 +48,6 @@ def submitted(name: str, which: str) -> str:
 
 
 def counts(name: str) -> str:
-    """Return the line of scripts/summarize.py about how the runs stand."""
     script = Path(__file__).parent.parent / "summarize.py"
     said = subprocess.run([sys.executable, script, f"runs/{name}"], capture_output=True, text=True).stdout
     lines = [line for line in said.splitlines() if re.match(r"\d+ (done|running|waiting|lost)", line)]

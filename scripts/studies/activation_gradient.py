@@ -1,7 +1,5 @@
 """The forum question on activation gradients: do they get smaller, from which weight on, and does the error change?"""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -16,7 +14,6 @@ BATCH = 50
 
 
 def numbers(folders: Folders) -> pd.DataFrame:
-    """Return a row for each run; `penalty` is none, example, or batch (the question's scale)."""
     columns = (*ERRORS.values(), *VALUES.values())
     tables = []
     for name, folder in folders.items():
@@ -27,7 +24,6 @@ def numbers(folders: Folders) -> pd.DataFrame:
 
 
 def settings(runs: pd.DataFrame) -> list[tuple[str, float]]:
-    """Return penalty and weight of each row of the table: without it first, the question's scale last."""
     found = {name: sorted(own["weight"].unique()) for name, own in runs.groupby("penalty")}
     return [(name, weight) for name in ("none", "example", "batch") for weight in found.get(name, [])]
 

@@ -1,7 +1,5 @@
 """All penalties against none, and against what else is done: on scikit-learn's digits, and on 1,000 digits of MNIST."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -102,7 +100,6 @@ def table_of_errors(runs: pd.DataFrame) -> list[str]:
 
 
 def at_end(arm: str, chosen: str) -> str:
-    """Return a remark if the number that an arm's trials chose stands at an end of the range that was tried."""
     own = conf_files.load(conf_files.file_of("sweep", "compare_penalties"))["sweep"]["arms"].get(arm, {})
     options = conf_files.load(conf_files.file_of("penalty", own.get("penalty", "none"))).get(arm, {})
     ranges = own.get("sweep.ranges") or {"": options.get("weight_range")}
@@ -111,7 +108,6 @@ def at_end(arm: str, chosen: str) -> str:
 
 
 def rows_of_means(runs: pd.DataFrame, metrics: Iterable[str], form: str) -> list[tuple[str, ...]]:
-    """Return a row for none and each arm that has them all: means, with an arrow where it is called different."""
     found, means = {metric: differences(runs, metric) for metric in metrics}, runs.groupby("arm")[list(metrics)].mean()
     return [
         (arm, *(f"{means.loc[arm, metric]:{form}}{arrow(found[metric], arm)}" for metric in metrics))
@@ -132,7 +128,6 @@ def table_of_readme(runs: pd.DataFrame) -> list[str]:
 
 
 def arrow(found: pd.DataFrame, arm: str) -> str:
-    """Return which way an arm differs from none; nothing if no difference is found."""
     if arm not in found.index or not found.p[arm] <= LEVEL:
         return ""
     return " ↓" if found["mean"][arm] < 0 else " ↑"
@@ -169,7 +164,6 @@ def findings(runs: pd.DataFrame) -> Text:
 
 
 def scattered(runs: pd.DataFrame, metric: str) -> str:
-    """Return the arms whose mean is far from that of none and yet not called different, in a sentence."""
     found, means = differences(runs, metric), runs.groupby("arm")[metric].mean()
     far = [
         f"{arm} ({means[arm]:.3g})"

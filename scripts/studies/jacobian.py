@@ -1,7 +1,5 @@
 """The Jacobian penalty: the example of its package, and the paper's tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -29,7 +27,6 @@ LARGER = "jacobian_larger"
 
 
 def in_order(runs: pd.DataFrame) -> list[str]:
-    """Return the arms in the order in which the paper lists them."""
     return [arm for arm in (*PAPERS_ARMS, LARGER) if arm in set(runs["arm"])]
 
 
@@ -159,7 +156,6 @@ def few_text(runs: pd.DataFrame) -> Text:
 
 
 def few_failures(runs: pd.DataFrame) -> Text:
-    """Return the runs that failed, in words."""
     failed = runs[runs["train/error"] > 0.1]
     named = [f"`{row['arm']}` with {row['data.per_class']} digits, seed {row['seed']}" for _, row in failed.iterrows()]
     return [

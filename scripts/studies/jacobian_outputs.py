@@ -1,7 +1,5 @@
 """The cost of the Jacobian penalty with many outputs."""
 
-from __future__ import annotations
-
 import benchmark_steps
 import pandas as pd
 from matplotlib.figure import Figure

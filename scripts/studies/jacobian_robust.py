@@ -1,7 +1,5 @@
 """The Jacobian penalty under noise and attacks, and decision regions in the plane through three images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch
@@ -156,7 +154,6 @@ def draw_regions(axes: Axes, classes: Tensor, x: Tensor, y: Tensor) -> None:
 
 
 def mark_image(axes: Axes, place: Tensor, distance: float) -> None:
-    """Mark an image, and the largest circle about it within its region, with its radius."""
     axes.plot(*place, "k.", markersize=6)
     turn = np.linspace(0, 2 * np.pi, 100)
     axes.plot(place[0] + distance * np.cos(turn), place[1] + distance * np.sin(turn), "k--", linewidth=0.9)

@@ -1,7 +1,5 @@
 """Large margin (Elsayed et al. 2018): the public code's set-up, and wrong training labels."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -32,23 +30,19 @@ ATTACKED = {
 
 
 def difference(runs: pd.DataFrame, metric: str) -> Interval:
-    """Return how much larger a metric is with the large margin than with cross-entropy, paired by seed."""
     return paired(runs, metric, runs["arm"] == MARGIN, runs["arm"] == ENTROPY)
 
 
 def rate(runs: pd.DataFrame) -> str:
-    """Return the learning rate that was chosen, with a remark if it stands at an end of those tried."""
     (chosen,) = runs["optimizer.lr"].unique()
     return f"{chosen:g}{range_end(chosen, *map(float, RATES))}"
 
 
 def middle(errors: pd.Series) -> str:
-    """Return the median, which one failed run does not rule, and mean with deviation."""
     return f"{errors.median():.4f}; {spread(errors)}"
 
 
 def verdict(found: Interval) -> str:
-    """Return what an interval of a difference of errors says."""
     if found.low <= 0 <= found.high:
         return "no difference found"
     return "lower with the large margin" if found.high < 0 else "higher with the large margin"
@@ -67,7 +61,6 @@ def reference_numbers(folders: Folders) -> pd.DataFrame:
 
 
 def lost_classes(path: str, test: Split) -> int:
-    """Return the number of classes of which a trained network recognises less than a tenth."""
     model = load_model(path)
     with torch.no_grad():
         right = torch.cat([model(inputs) for inputs in test.inputs.split(1000)]).argmax(1) == test.targets
@@ -138,7 +131,6 @@ def noise_text(runs: pd.DataFrame) -> Text:
 
 
 def _norms(runs: pd.DataFrame) -> Text:
-    """Return a table of the norms with 80 % wrong labels."""
     runs = runs[runs["data.label_noise"] == NORMS_AT]
     rows = []
     for norm, arm in NORMS.items():

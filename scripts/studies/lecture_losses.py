@@ -1,7 +1,5 @@
 """Lecture 5.1: what cross-entropy and the squared error ask of the outputs, and how networks train with them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +16,6 @@ SHOWN = ((0, 0), (1, 0), (2, 0), (4, 0), (4, -4), (0.4, 0.6), (-4, 4))  # logits
 
 
 def surfaces(folders: Folders) -> pd.DataFrame:
-    """Return both losses for each pair of logits of a grid; the first class is the right one."""
     right, wrong = (grid.flatten() for grid in np.meshgrid(LOGITS, LOGITS, indexing="ij"))
     outputs = torch.from_numpy(np.stack([right, wrong], 1))
     targets = torch.zeros(len(outputs), dtype=torch.long)

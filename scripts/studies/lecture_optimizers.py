@@ -1,7 +1,5 @@
 """Lecture 5.2: the noise of mini-batches, a narrow valley; with 5.3: all optimizers on digits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -47,7 +45,6 @@ class Point(nn.Module):
 
 
 def optimizer_node(name: str, *overrides: str) -> Mapping[str, Any]:
-    """Return a config with an optimizer as its file in conf/optimizer has it."""
     return project_composer().compose([f"optimizer={name}", *overrides]).values
 
 
@@ -78,7 +75,6 @@ def in_valley(place: Tensor) -> Tensor:
 
 
 def until_settled(points: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield the points until f is below the bound, or has grown beyond all measure."""
     for point in points:
         yield point
         if not BOUND <= height(point) < 1e6:

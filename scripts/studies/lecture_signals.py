@@ -1,7 +1,5 @@
 """Lecture 5.5: what the initialisation does to activations and gradients, layer by layer, and normalised inputs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -89,7 +87,6 @@ def ratio_means(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def deviations(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return how much the means of `FORMS` differ from their closed forms, as parts of these."""
     means = ratio_means(numbers).loc[list(FORMS)]
     expected = means["closed_form"]
     found = {"forward": means["forward"] / expected, "backward": means["backward"] / expected}

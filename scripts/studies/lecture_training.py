@@ -1,7 +1,5 @@
 """Lecture 5.6: a learning rate that falls, why the test loss rises while the error falls, and capacity."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -50,7 +48,6 @@ def recorded_losses(path: str) -> Iterator[tuple[str, int, HistogramProto]]:
 
 
 def typical_losses(path: str) -> pd.DataFrame:
-    """Return the geometric mean of the losses by epoch, a column for each split."""
     rows = [(path, epoch, f"{split}/typical", 10 ** (h.sum / h.num)) for split, epoch, h in recorded_losses(path)]
     found = pd.DataFrame(rows, columns=["path", "epoch", "tag", "loss"])
     return found.pivot(index=["path", "epoch"], columns="tag", values="loss").reset_index()
@@ -147,7 +144,6 @@ def explanation(falling: pd.DataFrame) -> Text:
 
 
 def by_epoch(falling: pd.DataFrame) -> list[str]:
-    """Return a table of the means over the seeds, with the falling learning rate."""
     tags = ("train/error", "test/error", "test/loss", "test/loss_right", "test/loss_wrong", "test/typical")
     names = ("train error", "test error", "test loss", "of the right", "of the wrong", "geometric mean")
     epochs = falling.groupby("epoch")
@@ -204,7 +200,6 @@ def right_and_wrong(numbers: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _with_enough_wrong(rows: pd.DataFrame, split: str) -> list[int]:
-    """Return the epochs at which each seed has wrong images enough for their mean loss to say something."""
     wrong = rows[f"{split}/error"] * IMAGES[split]
     fewest = wrong.groupby(rows["epoch"]).min()
     return list(fewest.index[fewest >= FEWEST_WRONG])

@@ -1,7 +1,5 @@
 """Lecture 5.4: the tables of L2 and L1 weights, what the networks' weights look like, and why only L1 gives zeros."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +48,6 @@ def histograms(folder: Path, key: str) -> Figure:
 
 
 def errors(runs: pd.DataFrame, key: str, published: Mapping[str, Mapping[float, float]]) -> Figure:
-    """Draw training and test error over the weight: the seeds, their median, and the published numbers."""
     figure, ((axes,),) = style.figure()
     for index, (metric, numbers) in enumerate(published.items()):
         style.over_values(axes, runs, key, metric, metric, index, "median")
@@ -107,7 +104,6 @@ def l1_text(runs: pd.DataFrame) -> Text:
 
 
 def _typical(runs: pd.DataFrame) -> tuple[str, str]:
-    """Return the median test error, which one failed run does not rule, and how many runs are above twice of it."""
     errors = runs["test/error"]
     return f"{errors.median():.4f}", f"{(errors > 2 * errors.median()).sum()} of {len(errors)}"
 

@@ -1,7 +1,5 @@
 """A toy set in the plane: where cross-entropy and the large margin put the boundary."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch
@@ -29,7 +27,6 @@ SHOWN = 3  # seeds in the picture
 
 
 def classes_on_the_grid(path: str) -> np.ndarray:
-    """Return which class a trained network predicts at each point of the grid, (len(Y), len(X))."""
     grid = np.stack(np.meshgrid(X, Y), -1).reshape(-1, 2)
     with torch.no_grad():
         outputs = load_model(path)(torch.from_numpy(grid).float())
@@ -112,7 +109,6 @@ def picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _regions(axes: Axes, classes: np.ndarray, points: np.ndarray, labels: np.ndarray) -> None:
-    """Draw the predicted classes in grey and white, and the training points."""
     axes.grid(visible=False)
     axes.contourf(X, Y, classes, levels=[0.5, 1.5], colors=["0.85"])
     axes.contour(X, Y, classes, levels=[0.5], colors=["black"], linewidths=1.2)

@@ -1,7 +1,5 @@
 """The forum question "Implementation of Large Margin Deep Networks for Classification", with its own settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """One section of docs/results.md: the sweeps that are run, the numbers kept of them, the text and the pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +61,6 @@ def studies_of(file: str, **functions: tuple[Any, Any, Any]) -> dict[str, Study]
 
 
 def directories_of(folder: Path) -> list[Path]:
-    """Return the directories of the runs of the last command in a sweep's folder, which may hold others' runs, too."""
     return [member.path for member in last_members(folder)]
 
 

@@ -1,7 +1,5 @@
 """One style for all pictures of docs/: sizes, colours that also differ in grey, bands over seeds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,7 +66,6 @@ def band(
 
 
 def log_errors(axes: Axes) -> None:
-    """Put errors, or other numbers of few decades, on a log axis, with labels such as 0.02."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     few = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8) if high / low < 5 else (1, 2, 5)
@@ -100,7 +97,6 @@ def over_values(axes: Axes, runs: pd.DataFrame, key: str, metric: str, label: st
 def published(
     axes: Axes, values: Sequence[float], numbers: Mapping[float, float], aside: float = 0, **look: Any
 ) -> None:
-    """Mark the published numbers of the values that have one, at their places beside each other."""
     found = [(place + aside, numbers[value]) for place, value in enumerate(values) if value in numbers]
     axes.plot([place for place, _ in found], [number for _, number in found], **look | {"linestyle": ""})
 
@@ -111,7 +107,6 @@ def legend_below(made: Figure, axes: Axes, columns: int = 3) -> None:
 
 
 def boxes(axes: Axes, samples: Sequence[Sequence[float]], labels: Sequence[str]) -> None:
-    """Draw samples beside each other: all values as dots, mean and standard deviation as a bar."""
     for place, values in enumerate(samples):
         axes.plot([place] * len(values), values, ".", color="0.6", markersize=5)
         axes.errorbar(place + 0.15, np.mean(values), np.std(values, ddof=1), fmt="o", color="black", markersize=4)

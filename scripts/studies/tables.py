@@ -1,7 +1,5 @@
 """Tables of docs/results.md in Markdown, made from the numbers of the runs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ REVIEW = Path(__file__).resolve().parents[2] / "docs" / "results" / "review_2026
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Return a table; the first column is left-aligned, the others right-aligned."""
     lines = [" | ".join(header), "|".join(["---", *["--:"] * (len(header) - 1)])]
     lines += [" | ".join(map(str, row)) for row in rows]
     return [f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines]
@@ -91,18 +88,15 @@ def missed(found: pd.DataFrame, seeds: int) -> tuple[float, float]:
 
 
 def range_end(value: float, low: float, high: float) -> str:
-    """Return a remark if a chosen number, of three digits, stands at an end of the range that was tried."""
     return " (end of its range)" if any(math.isclose(value, end, rel_tol=0.01) for end in (low, high)) else ""
 
 
 def claims_of(section: str = "") -> pd.DataFrame:
-    """Return the claims that the review of December 2026 trained again: those of a section of results.md, or all."""
     claims = pd.read_csv(REVIEW, dtype=str, keep_default_na=False)
     return claims[claims["section"] == section] if section else claims
 
 
 def review_of(section: str) -> list[str]:
-    """Return what the review found of a section's claims; nothing for most of them."""
     lines = [
         f"- {claim.claim}: {claim.new}{f' [{claim.low}, {claim.high}]' if claim.low else ''}"
         f"{f', {claim.n} seeds' if claim.n else ''} ({claim.source}).{f' Above: {claim.old}.' if claim.old else ''}"

@@ -1,7 +1,5 @@
 """Tangent Prop on curves: plateaus on a line, values with derivatives, and tangents against distorted points."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -31,7 +29,6 @@ def slopes(path: str, x: np.ndarray) -> np.ndarray:
 
 
 def first_epoch(epochs: pd.DataFrame, holds: pd.Series) -> pd.Series:
-    """Return for each run, by its path, the first evaluated epoch at which something holds."""
     return epochs[holds].groupby("path")["epoch"].min()
 
 
@@ -166,7 +163,6 @@ def fit_picture(runs: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _draw_tangents(axes: Axes, places: np.ndarray, values: np.ndarray, given: np.ndarray) -> None:
-    """Draw a short line of the given slope through each point."""
     for number, (place, value, slope) in enumerate(zip(places, values, given, strict=True)):
         half = 0.15 / math.hypot(1, slope / 2)
         label = None if number else "given derivatives"
@@ -187,7 +183,6 @@ TUNED = "optimizer.lr"
 
 
 def variance() -> float:
-    """Return the variance of the targets, in which errors are counted."""
     return Plateaus().load().test.targets.double().var(correction=0).item()
 
 
@@ -206,13 +201,11 @@ def plateaus_numbers(folders: Folders) -> pd.DataFrame:
 
 
 def ratios(runs: pd.DataFrame, level: float) -> Interval:
-    """Return the log of how many times more epochs the distorted points need, paired by seed, with its interval."""
     counts = runs.pivot(index="seed", columns="arm", values=f"sweeps to {level:g}")
     return t_interval(np.log(counts["distorted_points"] / counts["tangent_prop"]).dropna().to_numpy())
 
 
 def times(found: Interval, factor: float = 1.0) -> str:
-    """Return a ratio with its interval from that of its logarithm."""
     mean, low, high = (factor * math.exp(value) for value in (found.mean, found.low, found.high))
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 

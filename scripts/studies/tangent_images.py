@@ -1,7 +1,5 @@
 """Tangent Prop on images: what the seven tangents are, and the test error against the number of training digits."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch
@@ -52,7 +50,6 @@ class Transformations:
         return f"{amount * scale:g} {UNITS[name]}".replace(" °", "°")
 
     def both(self, name: str, factor: float) -> tuple[Tensor, Tensor]:
-        """Return image + a * tangent, with the a that comes nearest to the transformed image, and the latter."""
         amounts = torch.zeros(len(self.images), len(UNITS))
         index = self.distortion.names.index(name)
         amounts[:, index] = factor * self.distortion.amounts[index]
@@ -188,7 +185,6 @@ def _about_strengths(tuning: pd.DataFrame, runs: pd.DataFrame) -> Text:
 
 
 def _why(tuning: pd.DataFrame) -> Text:
-    """Say with which size of distortion the images are worth what the tangents are."""
     errors = tuning.groupby(["arm", "strength"])["validation/error"].mean()
     images, tangents = errors["distorted_images"], errors["seven_tangents"].min()
     best = f"{images.idxmin():g} times as large {images.min():.4f}"

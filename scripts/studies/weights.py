@@ -1,7 +1,5 @@
 """Each penalty over its weight: what it makes smaller, and what that does to the error."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd
@@ -28,7 +26,6 @@ PENALTIES = (
 
 
 def numbers(folders: Folders) -> pd.DataFrame:
-    """Return a row for each run: the penalty, its weight, the errors and the value of the penalty."""
     (folder,) = folders.values()
     keys = [f"penalty.{name}.weight" for name in sorted(set(runs_of(folder)["arm"]))]
     runs = runs_of(folder, *keys, "train/error", ERROR, "probe/penalty_value/train", VALUE)
@@ -73,7 +70,6 @@ def picture(name: str, runs: pd.DataFrame, folders: Folders) -> Figure:
 
 
 def _cut(axes: Axes, errors: pd.Series) -> None:
-    """Cut off errors that are far above that at weight 0, and write them at the edge."""
     top = 2.5 * errors.iloc[0]
     if errors.max() > top:
         axes.set_ylim(-0.05 * top, top)
