@@ -23,6 +23,7 @@ from .known import (
     lost_in,
     mixed_in,
     moves,
+    no_derivative,
     signs_like,
 )
 from .passes import (
@@ -135,6 +136,9 @@ class EagerForward(Forward):
         create_graph: bool = True,
     ) -> tuple[Tensor, ...]:
         points = [self.point(name) for name in at]
+        for name, point in zip(at, points, strict=True):
+            if not point.requires_grad:
+                raise ValueError(no_derivative(name))
         with recording() if torch.is_inference_mode_enabled() else nullcontext():
             products = derivative([self.point(of)], points, [cotangent], create_graph)
         return tuple(
@@ -246,8 +250,6 @@ class EagerForward(Forward):
     def _zero(self, name: str, of: str) -> Tensor:
         """Return the zero that stands for a derivative without a path; raise ValueError if it is no zero."""
         point = self.point(name)
-        if not (point.is_floating_point() or point.is_complex()):
-            raise ValueError(f"{name} are integers, which have no derivative: name a layer behind them, at=embedding")
         if (of, name) not in self._known.constant:
             if moves(partial(self._moved, name, of), point):
                 place = lost_in(self.model, self.inputs) if name in self._points else name

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_map
 
 from .eager import EagerForward, as_module
 from .forward import Forward
-from .known import check_losses, known_of, signs_like
-from .passes import Inputs, Watch, points_of, run, undisturbed
+from .known import check_losses, known_of, no_derivative, signs_like
+from .passes import Inputs, Watch, points_of, run, undisturbed, with_points
 from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 
@@ -40,11 +40,12 @@ class FunctionalForward(Forward):
         self.model, self.criterion, self._output = as_module(model), criterion, output
         self.inputs, self.targets, self.generator = inputs, targets, generator
         self.params, self._owners = dict(params), owners_of(self.model)
-        if any_differentiates(penalties) and not known_of(self.model).passes:
+        if any_differentiates(penalties) and not known_of(self.model).is_seen_eager:
             self._look(penalties)
         self.tangents = declared_tangents(penalties, self)
         self.taps = self._zeros(layers_of(penalties))
-        record, self._pullback = torch.func.vjp(self._run, self.params, inputs, self.taps)  # type: ignore[misc]
+        points = {name: t for name, t in points_of(inputs).items() if t.is_floating_point() or t.is_complex()}
+        record, self._pullback = torch.func.vjp(self._run, self.params, points, self.taps)  # type: ignore[misc]
         self.outputs, self.activations = record["outputs"], record["activations"]
         self.losses = criterion(self.outputs, targets)
         check_losses(self.losses, self.rows)
@@ -57,6 +58,9 @@ class FunctionalForward(Forward):
         create_graph: bool = True,
     ) -> tuple[Tensor, ...]:
         products = self._pulled_back(cotangent, of)
+        for name in at:
+            if name not in products:
+                raise ValueError(no_derivative(name))
         return tuple(products[name] if create_graph else products[name].detach() for name in at)
 
     def jvp(self, direction: Tensor, of: str = "outputs", create_graph: bool = True, at: str = "inputs") -> Tensor:
@@ -87,23 +91,24 @@ class FunctionalForward(Forward):
             "activations": {name: torch.zeros_like(tap) for name, tap in self.taps.items()},
         }
         (cotangents if of == "outputs" else cotangents["activations"])[of] = cotangent
-        by_params, by_inputs, by_taps = self._pullback(cotangents)
-        return {**points_of(by_inputs), **by_params, **by_taps}
+        by_params, by_points, by_taps = self._pullback(cotangents)
+        return {**by_points, **by_params, **by_taps}
 
     def _zeros(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return a zero for each layer, added to its activation: the derivative by it is that by the activation."""
         if not layers:
             return {}
         with undisturbed(self.model, self._first.device):
-            activations = self._run(self.params, self.inputs, dict.fromkeys(layers))["activations"]
+            activations = self._run(self.params, {}, dict.fromkeys(layers))["activations"]
         return {name: torch.zeros_like(activation) for name, activation in activations.items()}
 
-    def _run(self, params: Mapping[str, Tensor], inputs: Inputs, taps: Mapping[str, Tensor | None]) -> dict:
+    def _run(self, params: Mapping[str, Tensor], points: dict[str, Tensor], taps: Mapping[str, Tensor | None]) -> dict:
         tensors = {name: params[owner] for name, owner in self._owners.items() if owner in params}
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(self.model, tensors, args, kwargs, tie_weights=False)
 
+        inputs = with_points(self.inputs, points_of(self.inputs) | points)
         with Watch():
             outputs, activations = run(self.model, inputs, tuple(taps), self._output, call, taps)
         return {"outputs": outputs, "activations": activations}
@@ -134,6 +139,7 @@ class FunctionalForward(Forward):
         thread.join()
         if errors:
             raise errors[0]
+        known_of(self.model).is_seen_eager = True
 
 
 def plain(tensor: Tensor) -> Tensor | None:

@@ -30,6 +30,7 @@ class Known:
         needs_formulas: it calls functions that lack a derivative, which a formula replaces.
         apart: whether the derivative of one example's outputs by another example is zero; None: not seen yet.
         constant: pairs (of, point) of which the first does not depend on the second.
+        is_seen_eager: a functional pass had it looked at by an eager one, paths included.
     """
 
     passes: int = 0
@@ -37,6 +38,7 @@ class Known:
     needs_formulas: bool = False
     apart: bool | None = None
     constant: set[tuple[str, str]] = field(default_factory=set)
+    is_seen_eager: bool = False
 
     @property
     def is_watched(self) -> bool:
@@ -99,7 +101,7 @@ def derivative(
     Raises:
         ValueError: for a model that torch cannot differentiate, in one sentence.
     """
-    if not all(tensor.requires_grad for tensor in of):
+    if not at or not all(tensor.requires_grad for tensor in of):
         return (None,) * len(at)
     cotangents = [tensor.clone() if tensor.is_inference() else tensor for tensor in cotangents]
     try:
@@ -126,6 +128,11 @@ FIXES = {
     "once_differentiable": "write that function's backward without once_differentiable, from differentiable operations",
     "Inference tensors": "make the model and its inputs outside of torch.inference_mode()",
 }
+
+
+def no_derivative(name: str) -> str:
+    """Return the sentence for a point that is made of integers."""
+    return f"{name} are integers, which have no derivative: name a layer behind them, such as at=embedding"
 
 
 def check_twice_differentiable(outputs: Tensor, at: Sequence[Tensor], params: Sequence[Tensor]) -> None:
