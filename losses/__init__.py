@@ -27,3 +27,4 @@ from .verify import verify as verify
 from .weights import L1 as L1
 from .weights import L2 as L2
 from .weights import ElasticNet as ElasticNet
+from .weights import weights_of as weights_of

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from .passes import points_of
 
@@ -25,6 +25,7 @@ class Forward(ABC):
     """The record of one forward pass.
 
     Attributes:
+        model: the module.
         inputs: (B, *I), or a tuple or a dict of such.
         targets: (B,) class labels or (B, C) values.
         outputs: (B, C), or of any shape (B, *O) where the criterion takes it.
@@ -36,6 +37,7 @@ class Forward(ABC):
         generator: the source of `normal` and `signs`, on the device of the inputs; None for torch's own.
     """
 
+    model: nn.Module
     inputs: Any
     targets: Tensor
     outputs: Tensor

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from data import Augmentation, Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
+from models.batch_norm import keep_in_evaluation
 from runner.compatibility import (
     check_augment,
     check_criterion,
@@ -213,12 +215,24 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         seed_torch(stream_seed(config["seed"], "init"), device)
         network = construct(config["model"], input_shape=tuple(input_shape), outputs=outputs)
+        _settle(network, input_shape)
         if dataset is not None:
             construct(config["init"], dataset)(network)
     network.to(device)
     if config["precision"] == "bf16":
         _use_bfloat16(network, device)
     return network
+
+
+def _settle(network: nn.Module, input_shape: Sequence[int]) -> None:
+    """Have lazy layers draw their weights now, from the run's seed; parts in evaluation mode are their owner's wish."""
+    owned = [module for module in network.modules() if not module.training]
+    if any(isinstance(param, UninitializedParameter) for param in network.parameters()):
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *input_shape))
+        network.train()
+    for module in owned:
+        keep_in_evaluation(module)
 
 
 def _start_from(source: str | None, model: nn.Module) -> None:
