@@ -122,8 +122,8 @@ def weights_of(model: nn.Module) -> list[nn.Parameter]:
     By their owner: no biases; nothing of a normalisation layer, whatever its shape; of a weight norm the direction, not
     the length; of a user's own module what is called weight, or has two sizes above 1 (so no layer scale (C, 1, 1)).
     """
-    named = dict(model.named_parameters())
-    return [named[name] for name in _weight_names(model)]
+    names = _weight_names(model)
+    return [param for name, param in model.named_parameters() if name in names]
 
 
 _NAMES: WeakKeyDictionary[nn.Module, tuple[int, frozenset[str]]] = WeakKeyDictionary()
