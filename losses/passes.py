@@ -51,16 +51,16 @@ class TorchDraws:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Have the model as it was, after the context: its draws, buffers, attributes; the user's hooks are not called.
+def undisturbed(model: nn.Module, device: torch.device, hooks: bool = False) -> Iterator[None]:
+    """Have the model as it was, after the context: its draws, buffers and attributes.
 
-    For a pass beside that of the step, which a user must not be able to tell.
+    For a pass beside that of the step, which a user must not be able to tell: his hooks are called only with `hooks`.
     """
     draws = TorchDraws(device)
     saved = [(module, dict(vars(module))) for module in model.modules()]
     try:
         for module, attributes in saved:
-            vars(module).update({name: _own_copy(name, value) for name, value in attributes.items()})
+            vars(module).update({name: _own_copy(name, value, hooks) for name, value in attributes.items()})
         with draws.replayed():
             yield
     finally:
@@ -69,11 +69,11 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
             vars(module).update(attributes)
 
 
-def _own_copy(name: str, value: Any) -> Any:
+def _own_copy(name: str, value: Any, hooks: bool) -> Any:
     """Return a copy of what a pass may change in place; of hooks those of torch alone, such as those of weight norm."""
     if name == "_buffers":
         return {key: None if buffer is None else buffer.clone() for key, buffer in value.items()}
-    if name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+    if name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks") and not hooks:
         torchs = {key: hook for key, hook in value.items() if type(hook).__module__.startswith("torch.nn.utils")}
         return type(value)(torchs)
     if name == "_modules" or not isinstance(value, list | dict | set):
@@ -188,7 +188,7 @@ def recorded(
         def record(module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
             check_recordable(name, output, batch, is_known=name in activations)
             tap = taps.get(name) if taps else None
-            if not output.requires_grad and output.is_floating_point() and torch.is_grad_enabled():
+            if taps is None and not output.requires_grad and output.is_floating_point() and torch.is_grad_enabled():
                 output = output.detach().requires_grad_()  # of frozen layers and token ids: a point all the same
             activations[name] = output if tap is None else output + tap
             return activations[name].clone()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from losses import EagerForward
-from losses.passes import TorchDraws
+from losses.passes import TorchDraws, undisturbed
 from runner.build import Components
 from runner.metrics import Means
-from runner.optimizers import evaluates_once
+from runner.optimizers import evaluates_once, is_known
 from runner.seeds import seed_torch, stream_seed
 from runner.term import Term
 
@@ -45,6 +45,7 @@ class Loop:
         seed_torch(stream_seed(config["seed"], "model"), components.device)
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
         self.evaluates_once = evaluates_once(components.optimizer)
+        self.looks_first = False if is_known(components.optimizer) else None  # at gradients; None: not known yet
         self.full_gradient = config["optimizer"]["gradient"] == "full"
         self.steps_per_epoch = 1 if self.full_gradient else -(-len(components.dataset.train) // config["batch_size"])
         self.has_one_order = not config["shuffle"] or len(components.dataset.train) <= config["batch_size"]
@@ -98,8 +99,13 @@ class Loop:
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            if trials and draws:  # the same function in each trial: the same random numbers
+            if trials and draws:  # the same function in each trial: the same random numbers, statistics counted once
                 draws.restore()
+                with undisturbed(self.components.model, self.components.device, hooks=True):
+                    return evaluated()
+            return evaluated()
+
+        def evaluated() -> Tensor:
             self.components.optimizer.zero_grad()
             objectives = []
             for number, indices in enumerate(batches):
@@ -114,7 +120,18 @@ class Loop:
             trials.append(reduce(torch.add, objectives))
             return trials[-1]
 
-        self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
+        if self.looks_first is not False:  # an optimizer of the user's may want the gradients before it asks for them
+            closure()
+        before = [param.detach().clone() for param in self.params] if self.looks_first is None else []
+
+        def asked() -> Tensor:
+            if self.looks_first is None:  # one that has moved the weights has looked at the gradients
+                moved = zip(self.params, before, strict=True)
+                self.looks_first = not all(torch.equal(param, values) for param, values in moved)
+            return closure()
+
+        self.components.optimizer.step(asked)  # type: ignore[arg-type]  # annotated as a float
+        self.looks_first = True if self.looks_first is None else self.looks_first  # it has never asked
         self.unchecked.append(trials[0])
         self.means.add("train/objective", trials[0])
         for term in self.components.terms:
