@@ -100,8 +100,8 @@ class Loop:
 
         def closure() -> Tensor:
             if trials and draws:  # the same function in each trial: the same random numbers, statistics counted once
-                draws.restore()
                 with undisturbed(self.components.model, self.components.device, hooks=True):
+                    draws.restore()
                     return evaluated()
             return evaluated()
 
