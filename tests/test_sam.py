@@ -119,9 +119,9 @@ def with_optimizer(make: Callable[[Any], Optimizer], *words: str) -> Loop:
 @pytest.mark.parametrize("words", [(), ("penalty=jacobian",), ("model.dropout=0.5",), ("optimizer.clip=0.1",)])
 def test_the_public_sam_trains_as_ours(words: tuple[str, ...]) -> None:
     ours = loop_of("optimizer=sam", "optimizer.rho=0.1", *words)
+    ours.run_epoch()
     public = with_optimizer(lambda params: PublicSAM(params, lr=0.1, rho=0.1), *words)
-    for loop in (ours, public):
-        loop.run_epoch()
+    public.run_epoch()
     torch.testing.assert_close(weights(public), weights(ours), rtol=1e-4, atol=1e-6)
     assert public.looks_first is True
     assert public.read_means()["train/objective"] == pytest.approx(ours.read_means()["train/objective"], rel=1e-5)
