@@ -54,28 +54,30 @@ def verify(
         ValueError: in one sentence: the penalty, the layer or the weight, got, expected, the cause to look for.
     """
     module = as_module(model)
-    few, wanted = tree_map(lambda tensor: tensor[:examples].detach(), (inputs, targets))
-    device = next(iter(points_of(few).values())).device
+    few = tree_map(lambda tensor: tensor[:examples].detach(), (inputs, targets))
     for penalty in penalties:
         with recording():
-            try:
-                with _in_float64(module, device):
-                    check = _Check(module, criterion, tree_map(_moved, few), _wide(wanted), penalty, output)
-                    check.model()
-                    check.penalty()
-            except (RuntimeError, TypeError):  # a network or a penalty for one precision alone: its rows can be seen
-                with undisturbed(module, device):
-                    check = _Check(module, criterion, few, wanted, penalty, output)
-                    check.value(check.forward(check.inputs))
+            _verify_one(module, criterion, *few, penalty, output)
         mode = known_of(module)
         mode.passes = 0  # the next penalty, and the training, ask for other things
         if mode.apart is False and penalty.per_example and penalty.tolerates_batch_norm:
+            place = mixed_in(module, tree_map(tracked, few[0]))
             name = type(penalty).__name__
-            warnings.warn(
-                f"{name}: the examples of a batch mix in {mixed_in(module, tree_map(tracked, few))}, so that the "
-                "derivatives are those of the batch",
-                stacklevel=2,
-            )
+            sentence = f"{name}: the examples of a batch mix in {place}, so that the derivatives are those of the batch"
+            warnings.warn(sentence, stacklevel=2)
+
+
+def _verify_one(module: nn.Module, criterion: Any, few: Inputs, wanted: Tensor, penalty: Penalty, output: Any) -> None:
+    device = next(iter(points_of(few).values())).device
+    try:
+        with _in_float64(module, device):
+            check = _Check(module, criterion, tree_map(_moved, few), _wide(wanted), penalty, output)
+            check.model()
+            check.penalty()
+    except (RuntimeError, TypeError):  # a network or a penalty for one precision alone: its rows can be seen
+        with undisturbed(module, device):
+            check = _Check(module, criterion, few, wanted, penalty, output)
+            check.value(check.forward(check.inputs))
 
 
 class _Check:

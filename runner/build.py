@@ -91,10 +91,7 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     )
     _check_together(config, components, problems)
     _freeze(config, components, problems)
-    for term in (term for term in components.terms if term.weight):
-        with problems.at(f"penalty.{term.name}"):
-            check_derivatives(term.penalty, components, config)
-    problems.raise_if_any()
+    _verify(config, components, problems)
     return components
 
 
@@ -103,6 +100,13 @@ def _freeze(config: Mapping[str, Any], components: Components, problems: Problem
         with problems.at("batch_norm"):
             freeze_batch_norm(components.model, components.dataset.train.inputs)
         problems.raise_if_any()
+
+
+def _verify(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
+    for term in (term for term in components.terms if term.weight):
+        with problems.at(f"penalty.{term.name}"):
+            check_derivatives(term.penalty, components, config)
+    problems.raise_if_any()
 
 
 def _check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:

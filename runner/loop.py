@@ -120,24 +120,30 @@ class Loop:
             trials.append(reduce(torch.add, objectives))
             return trials[-1]
 
-        if self.looks_first is not False:  # an optimizer of the user's may want the gradients before it asks for them
-            closure()
-        before = [param.detach().clone() for param in self.params] if self.looks_first is None else []
-
-        def asked() -> Tensor:
-            if self.looks_first is None:  # one that has moved the weights has looked at the gradients
-                moved = zip(self.params, before, strict=True)
-                self.looks_first = not all(torch.equal(param, values) for param, values in moved)
-            return closure()
-
-        self.components.optimizer.step(asked)  # type: ignore[arg-type]  # annotated as a float
-        self.looks_first = True if self.looks_first is None else self.looks_first  # it has never asked
+        self.optimize(closure)
         self.unchecked.append(trials[0])
         self.means.add("train/objective", trials[0])
         for term in self.components.terms:
             if term.is_proximal and term.weight:
                 for group in self.components.optimizer.param_groups:
                     term.penalty.prox_(group["params"], term.weight_at(epoch), group["lr"])
+
+    def optimize(self, closure: Callable[[], Tensor]) -> None:
+        """Let the optimizer make its step; one of the user's may look at gradients before it asks for them.
+
+        Whether it does shows when it first asks: it has then moved the weights.
+        """
+        if self.looks_first is not False:
+            closure()
+        before = [param.detach().clone() for param in self.params] if self.looks_first is None else []
+
+        def asked() -> Tensor:
+            if self.looks_first is None:
+                self.looks_first = not all(map(torch.equal, self.params, before))
+            return closure()
+
+        self.components.optimizer.step(asked)  # type: ignore[arg-type]  # annotated as a float
+        self.looks_first = True if self.looks_first is None else self.looks_first  # it has never asked
 
     def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float, means: Means) -> Tensor:
         """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass.
