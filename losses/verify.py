@@ -32,18 +32,16 @@ def verify(
 ) -> None:
     """Check that penalties, and their gradients by the weights, are right on this model; raise ValueError if not.
 
-    On the first few examples, in float64, inputs and weights a little moved (off kinks, and off weights of zero):
+    In float64, inputs and weights a little moved (off kinks, and off weights of zero), for fixed v, t, u and draws:
 
         rows       outputs, losses and the penalty's values have one for each example, and examples do not mix
         model      v^T J t by autograd                   = (v^T f(x + h t) - v^T f(x - h t)) / 2 h
         penalty    <d value / d w, u> by autograd        = (value(w + h u) - value(w - h u)) / 2 h
         functional the same value by `FunctionalForward` = by `EagerForward`
 
-    for fixed v, t, u and random numbers. Since a kink of a ReLU or of a hinge may lie between two points, a derivative
-    is refused only if two of three h agree with each other and none with it. The model is left as it was: weights,
-    buffers, mode, and torch's draws. A penalty that leaves a part out of its gradient on purpose says so
-    (`holds_constant`), and its gradient is not looked at; nor is it where a pass changes the next one's function, as
-    with spectral norm, whose own gradient is right in the limit alone.
+    A derivative is refused only if two of three h agree with each other and none with it: a kink may lie between two
+    points. The model is left as it was. The gradient is not looked at of a penalty that `holds_constant`, nor where a
+    pass changes the next one's function, as with spectral norm, whose own gradient is right in the limit alone.
 
     Args:
         model, criterion, inputs, targets, output: as in `EagerForward`.
@@ -54,17 +52,14 @@ def verify(
         ValueError: in one sentence: the penalty, the layer or the weight, got, expected, the cause to look for.
     """
     module = as_module(model)
-    few = tree_map(lambda tensor: tensor[:examples].detach(), (inputs, targets))
+    few, wanted = tree_map(lambda tensor: tensor[:examples].detach(), (inputs, targets))
     for penalty in penalties:
         with recording():
-            _verify_one(module, criterion, *few, penalty, output)
-        mode = known_of(module)
-        mode.passes = 0  # the next penalty, and the training, ask for other things
-        if mode.apart is False and penalty.per_example and penalty.tolerates_batch_norm:
-            place = mixed_in(module, tree_map(tracked, few[0]))
-            name = type(penalty).__name__
-            sentence = f"{name}: the examples of a batch mix in {place}, so that the derivatives are those of the batch"
-            warnings.warn(sentence, stacklevel=2)
+            _verify_one(module, criterion, few, wanted, penalty, output)
+        known_of(module).passes = 0  # the next penalty, and the training, ask for other things
+        if known_of(module).apart is False and penalty.per_example and penalty.tolerates_batch_norm:
+            mixing = f"the examples of a batch mix in {mixed_in(module, tree_map(tracked, few))}"
+            warnings.warn(f"{type(penalty).__name__}: {mixing}: the derivatives are those of the batch", stacklevel=2)
 
 
 def _verify_one(module: nn.Module, criterion: Any, few: Inputs, wanted: Tensor, penalty: Penalty, output: Any) -> None:

@@ -91,8 +91,7 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     )
     _check_together(config, components, problems)
     _freeze(config, components, problems)
-    _verify(config, components, problems)
-    return components
+    return _verified(config, components, problems)
 
 
 def _freeze(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
@@ -102,11 +101,12 @@ def _freeze(config: Mapping[str, Any], components: Components, problems: Problem
         problems.raise_if_any()
 
 
-def _verify(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
+def _verified(config: Mapping[str, Any], components: Components, problems: Problems) -> Components:
     for term in (term for term in components.terms if term.weight):
         with problems.at(f"penalty.{term.name}"):
             check_derivatives(term.penalty, components, config)
     problems.raise_if_any()
+    return components
 
 
 def _check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
