@@ -12,7 +12,7 @@ from losses import EagerForward
 from losses.passes import TorchDraws, undisturbed
 from runner.build import Components
 from runner.metrics import Means
-from runner.optimizers import evaluates_once, is_known
+from runner.optimizers import evaluates_once, make_step
 from runner.seeds import seed_torch, stream_seed
 from runner.term import Term
 
@@ -45,7 +45,6 @@ class Loop:
         seed_torch(stream_seed(config["seed"], "model"), components.device)
         self.base_lrs = [group["lr"] for group in components.optimizer.param_groups]
         self.evaluates_once = evaluates_once(components.optimizer)
-        self.looks_first = False if is_known(components.optimizer) else None  # at gradients; None: not known yet
         self.full_gradient = config["optimizer"]["gradient"] == "full"
         self.steps_per_epoch = 1 if self.full_gradient else -(-len(components.dataset.train) // config["batch_size"])
         self.has_one_order = not config["shuffle"] or len(components.dataset.train) <= config["batch_size"]
@@ -120,30 +119,13 @@ class Loop:
             trials.append(reduce(torch.add, objectives))
             return trials[-1]
 
-        self.optimize(closure)
+        make_step(self.components.optimizer, closure)
         self.unchecked.append(trials[0])
         self.means.add("train/objective", trials[0])
         for term in self.components.terms:
             if term.is_proximal and term.weight:
                 for group in self.components.optimizer.param_groups:
                     term.penalty.prox_(group["params"], term.weight_at(epoch), group["lr"])
-
-    def optimize(self, closure: Callable[[], Tensor]) -> None:
-        """Let the optimizer make its step; one of the user's may look at gradients before it asks for them.
-
-        Whether it does shows when it first asks: it has then moved the weights.
-        """
-        if self.looks_first is not False:
-            closure()
-        before = [param.detach().clone() for param in self.params] if self.looks_first is None else []
-
-        def asked() -> Tensor:
-            if self.looks_first is None:
-                self.looks_first = not all(map(torch.equal, self.params, before))
-            return closure()
-
-        self.components.optimizer.step(asked)  # type: ignore[arg-type]  # annotated as a float
-        self.looks_first = True if self.looks_first is None else self.looks_first  # it has never asked
 
     def objective(self, indices: Tensor, terms: Sequence[Term], epoch: float, means: Means) -> Tensor:
         """Return loss.weight * mean loss + sum of weight * penalty of one mini-batch, from one forward pass.

@@ -123,7 +123,6 @@ def test_the_public_sam_trains_as_ours(words: tuple[str, ...]) -> None:
     public = with_optimizer(lambda params: PublicSAM(params, lr=0.1, rho=0.1), *words)
     public.run_epoch()
     torch.testing.assert_close(weights(public), weights(ours), rtol=1e-4, atol=1e-6)
-    assert public.looks_first is True
     assert public.read_means()["train/objective"] == pytest.approx(ours.read_means()["train/objective"], rel=1e-5)
 
 
@@ -134,9 +133,122 @@ def test_who_calls_the_closure_first_pays_for_one_evaluation() -> None:
     for loop in (usual, plain):
         loop.run_epoch()
     torch.testing.assert_close(weights(usual), weights(plain))
-    assert usual.looks_first is False
     assert usual.components.optimizer.calls == 3
-    assert len(passes) == 3 + 1  # the first step has looked at who comes first
+    assert len(passes) == 3
+
+
+class Reader(Usual):
+    """Compares the gradients that are there with those of its closure, and moves no weight in between."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> None:  # type: ignore[override]
+        params = [param for group in self.param_groups for param in group["params"]]
+        there = [param.grad.clone() for param in params]
+        with torch.enable_grad():
+            closure()
+        assert all(torch.equal(one, param.grad) for one, param in zip(there, params, strict=True))
+        for param in params:
+            param.add_(param.grad, alpha=-self.param_groups[0]["lr"])
+
+
+class LateReader(Reader):
+    """Calls its closure first, but for the later steps."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> None:  # type: ignore[override]
+        self.calls += 1
+        (Usual if self.calls == 1 else Reader).step(self, closure)
+
+
+class Ignorant(Usual):
+    """Takes the gradients to be there, and lets its closure be."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.add_(param.grad, alpha=-group["lr"])
+
+
+class Closureless(Ignorant):
+    def step(self) -> None:  # type: ignore[override]
+        Ignorant.step(self)
+
+
+class Recordless(Usual):
+    """Calls its closure where no graph is recorded."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> None:  # type: ignore[override]
+        closure()
+        Ignorant.step(self)
+
+
+@pytest.mark.parametrize("kind", [Reader, LateReader, Ignorant, Closureless, Recordless])
+@pytest.mark.parametrize("words", [(), ("penalty=jacobian", "model.dropout=0.5")])
+def test_gradients_are_those_of_the_weights_whoever_asks_for_them(kind: type[Usual], words: tuple[str, ...]) -> None:
+    own = with_optimizer(lambda params: kind(params, lr=0.1), *words)
+    own.run_epoch()
+    plain = loop_of("optimizer=sgd", *words)
+    plain.run_epoch()
+    torch.testing.assert_close(weights(own), weights(plain), rtol=1e-6, atol=1e-8)
+    assert own.read_means() == plain.read_means()
+
+
+def test_the_public_sam_is_not_misled_by_a_first_gradient_of_zero() -> None:
+    public = with_optimizer(lambda params: PublicSAM(params, lr=0.1, rho=0.1))
+    ours = loop_of("optimizer=sam", "optimizer.rho=0.1")
+    for loop in (public, ours):
+        loop.config["loss"]["weight"] = 0
+        loop.run_epoch()
+        loop.config["loss"]["weight"] = 1
+        loop.run_epoch()
+    torch.testing.assert_close(weights(public), weights(ours), rtol=1e-4, atol=1e-6)
+
+
+def test_an_optimizer_that_does_nothing_is_recorded_all_the_same() -> None:
+    class Idle(Usual):
+        def step(self, closure: Any = None) -> None:
+            pass
+
+    loop = with_optimizer(lambda params: Idle(params, lr=0.1))
+    loop.run_epoch()
+    assert loop.read_means()["train/objective"] > 0
+
+
+def test_groups_have_radii_of_their_own() -> None:
+    values = [nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([3.0]))]
+    optimizer = SAM([{"params": values[:1], "rho": 0.0}, {"params": values[1:]}], rho=0.5)
+    points = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        points.append([value.detach().clone() for value in values])
+        objective = sum(value.square().sum() for value in values) / 2
+        objective.backward()
+        return objective
+
+    optimizer.step(closure)
+    assert torch.equal(points[1][0], points[0][0])
+    torch.testing.assert_close(points[1][1], 3 + 0.5 * torch.tensor([3.0]) / 14**0.5)
+    with pytest.raises(ValueError, match=r"rho must be at least 0 and finite, got -1"):
+        SAM([{"params": values, "rho": -1}])
+
+
+def test_weights_are_not_left_at_the_worst_point() -> None:
+    value = nn.Parameter(torch.ones(2))
+    calls: list[int] = []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        value.square().sum().backward()
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        SAM([value]).step(closure)
+    assert torch.equal(value, torch.ones(2))
 
 
 def test_statistics_are_counted_once_a_step() -> None:
