@@ -50,23 +50,38 @@ class TorchDraws:
             yield
 
 
+State = list[tuple[nn.Module, dict[str, Any]]]  # the attributes of each module
+
+
+def state_of(model: nn.Module) -> State:
+    """Return a model's buffers and attributes as they are now; parameters stay the model's own."""
+    return [(module, _own_copies(vars(module), hooks=True)) for module in model.modules()]
+
+
 @contextmanager
-def undisturbed(model: nn.Module, device: torch.device, hooks: bool = False) -> Iterator[None]:
+def undisturbed(
+    model: nn.Module, device: torch.device, hooks: bool = False, start: State | None = None
+) -> Iterator[None]:
     """Have the model as it was, after the context: its draws, buffers and attributes.
 
     For a pass beside that of the step, which a user must not be able to tell: his hooks are called only with `hooks`.
+    It begins from the state `start` (null: that of now).
     """
     draws = TorchDraws(device)
     saved = [(module, dict(vars(module))) for module in model.modules()]
     try:
-        for module, attributes in saved:
-            vars(module).update({name: _own_copy(name, value, hooks) for name, value in attributes.items()})
+        for module, attributes in start or saved:
+            vars(module).update(_own_copies(attributes, hooks))
         with draws.replayed():
             yield
     finally:
         for module, attributes in saved:
             vars(module).clear()
             vars(module).update(attributes)
+
+
+def _own_copies(attributes: Mapping[str, Any], hooks: bool) -> dict[str, Any]:
+    return {name: _own_copy(name, value, hooks) for name, value in attributes.items()}
 
 
 def _own_copy(name: str, value: Any, hooks: bool) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losses import EagerForward
-from losses.passes import TorchDraws, undisturbed
+from losses.passes import TorchDraws, state_of, undisturbed
 from runner.build import Components
 from runner.metrics import Means
 from runner.optimizers import evaluates_once, make_step
@@ -95,11 +95,12 @@ class Loop:
         due = [term for term in self.components.terms if term.is_due(self.steps_done)]
         generators = self.generator, self.augment_generator
         draws = None if self.evaluates_once else TorchDraws(self.components.device, *generators)
+        start = None if self.evaluates_once else state_of(self.components.model)
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
             if trials and draws:  # the same function in each trial: the same random numbers, statistics counted once
-                with undisturbed(self.components.model, self.components.device, hooks=True):
+                with undisturbed(self.components.model, self.components.device, hooks=True, start=start):
                     draws.restore()
                     return evaluated()
             return evaluated()

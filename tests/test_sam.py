@@ -216,6 +216,37 @@ def test_an_optimizer_that_does_nothing_is_recorded_all_the_same() -> None:
     assert loop.read_means()["train/objective"] > 0
 
 
+class Counter(nn.Module):
+    """What it gives depends on how often it was called: by a buffer, an attribute and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("buffer", torch.zeros(()))
+        self.attribute, self.entries, self.seen = 0, [0], nn.Module()
+        self.seen.calls = lambda: None  # survives: a function is no state
+        self.seen.calls.log = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.buffer += 1
+        self.attribute += 1
+        self.entries.append(0)
+        self.seen.calls.log.append((int(self.buffer), self.attribute, len(self.entries) - 1))
+        return inputs * self.attribute
+
+
+@pytest.mark.parametrize("words", [("optimizer=sam",), ("optimizer=lbfgs", "optimizer.max_iter=3")])
+def test_all_evaluations_of_a_step_see_the_same_function(words: tuple[str, ...]) -> None:
+    loop = loop_of(*words)
+    counter = Counter()
+    loop.components.model.add_module("counter", counter)
+    loop.run_epoch()
+    log = counter.seen.calls.log
+    assert len(log) >= 6
+    assert log == sorted(log)
+    assert set(log) == {(1, 1, 1), (2, 2, 2), (3, 3, 3)}
+    assert (counter.buffer, counter.attribute, len(counter.entries)) == (3, 3, 4)
+
+
 def test_groups_have_radii_of_their_own() -> None:
     values = [nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([3.0]))]
     optimizer = SAM([{"params": values[:1], "rho": 0.0}, {"params": values[1:]}], rho=0.5)
