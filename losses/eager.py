@@ -15,6 +15,7 @@ from .known import (
     PASSES,
     cannot,
     carries_rightly,
+    check_criterion,
     check_losses,
     check_rows,
     check_twice_differentiable,
@@ -83,7 +84,7 @@ class EagerForward(Forward):
         output: str | int | None = None,
     ) -> None:
         self.model, self.targets, self.generator = as_module(model), targets, generator
-        self.tangents, self.activations, self._output = {}, {}, output
+        self.tangents, self.activations, self._output, self._criterion = {}, {}, output, criterion
         self._is_differentiable = any_differentiates(penalties)
         if self._is_differentiable:
             with recording():
@@ -100,27 +101,29 @@ class EagerForward(Forward):
     def _differentiable_pass(self, penalties: Sequence[Penalty]) -> None:
         self.tangents = declared_tangents(penalties, self)
         self._layers, self._known = layers_of(penalties), known_of(self.model)
+        self._takes_each = any(penalty.per_example for penalty in penalties)
         self._carried: tuple[Tensor, str, dict[str, Tensor | None]] | None = None
         self._pulled: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         tangent = next(iter(self.tangents.values()), None)
-        if tangent is not None and not self._known.passes:
+        if tangent is not None and self._known.carries and not self._known.carried:
             self._try_forward_mode(tangent, penalties)
         if tangent is not None and self._known.carries:
             self._carry(tangent)
         else:
             self.outputs, self.activations = self._run(self.inputs)
-        if self._known.passes < PASSES:
+        if not self._is_known(penalties):
             self._look(penalties)
 
     def _try_forward_mode(self, tangent: Tangent, penalties: Sequence[Penalty]) -> None:
         """Find out whether the model has one: there is none if the pass fails, or when its graph is used."""
+        passes = self._known.passes
         with undisturbed(self.model, tangent.direction.device):
             try:
                 self._carry(tangent)
                 self._look(penalties)
             except (RuntimeError, ValueError):  # a mistake of another kind comes again
                 self._known.carries = False
-        self._carried, self._known.passes = None, 0
+        self._carried, self._known.passes, self._known.carried = None, passes, 0
         self._pulled.clear()
 
     @cached_property
@@ -156,6 +159,11 @@ class EagerForward(Forward):
     def loss_gradient(self) -> Tensor:
         with recording() if torch.is_inference_mode_enabled() else nullcontext():
             (gradient,) = derivative([self.losses], [self.outputs], [torch.ones_like(self.losses)], create_graph=True)
+        if self._is_differentiable and self._known.criterion != id(self._criterion):
+            moved = lambda change: self._criterion(self.outputs + change, self.targets)  # noqa: E731
+            with recording():
+                check_criterion(moved, self.outputs, self._takes_each)
+            self._known.criterion = id(self._criterion)
         return torch.zeros_like(self.outputs) if gradient is None else gradient
 
     def point(self, name: str) -> Tensor:
@@ -202,6 +210,17 @@ class EagerForward(Forward):
         self._known.carries = watch.is_carried
         self._carried = (direction, tangent.at, products) if watch.is_carried else None
 
+    def _is_known(self, penalties: Sequence[Penalty]) -> bool:
+        """Tell whether what this pass needs was looked at: earlier ones may have needed less."""
+        known = self._known
+        if known.passes < PASSES or (self._carried and known.carried < PASSES):
+            return False
+        return all(
+            known.apart and (known.is_twice_differentiable or penalty.holds_constant)
+            for penalty in penalties
+            if penalty.per_example
+        )
+
     def _look(self, penalties: Sequence[Penalty]) -> None:
         """Learn from one of the first passes what holds for all; raise ValueError for what cannot be right."""
         known = self._known
@@ -211,9 +230,11 @@ class EagerForward(Forward):
             known.apart = check_rows(self.outputs, points)
         if apart and known.apart is False:
             self._refuse_mixed(apart)
-        if not known.passes and any(not penalty.holds_constant for penalty in apart):
+        if not known.is_twice_differentiable and any(not penalty.holds_constant for penalty in apart):
             check_twice_differentiable(self.outputs, points, list(self.params.values()))
-        if self._carried:
+            known.is_twice_differentiable = True
+        if self._carried and known.carried < PASSES:
+            known.carried += 1
             known.carries = all(self._carries(of, product) for of, product in self._carried[2].items())
             self._carried = self._carried if known.carries else None
         known.passes += 1

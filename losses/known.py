@@ -26,17 +26,23 @@ class Known:
 
     Attributes:
         passes: how many were looked at.
+        carried: how many of these carried a tangent.
         carries: its forward mode can be trusted.
         needs_formulas: it calls functions that lack a derivative, which a formula replaces.
+        is_twice_differentiable: so far as autograd says; it raises an error else.
         apart: whether the derivative of one example's outputs by another example is zero; None: not seen yet.
+        criterion: the identity of the one that was looked at last.
         constant: pairs (of, point) of which the first does not depend on the second.
         is_seen_eager: a functional pass had it looked at by an eager one, paths included.
     """
 
     passes: int = 0
+    carried: int = 0
     carries: bool = True
     needs_formulas: bool = False
+    is_twice_differentiable: bool = False
     apart: bool | None = None
+    criterion: int = 0
     constant: set[tuple[str, str]] = field(default_factory=set)
     is_seen_eager: bool = False
 
@@ -66,6 +72,26 @@ def check_losses(losses: Tensor, batch: int) -> None:
         fix = 'write reduction="none"' if losses.ndim == 0 else "take its mean over the rest, losses.flatten(1).mean(1)"
         raise ValueError(
             f"the criterion must return the loss of each example, ({batch},), got shape {tuple(losses.shape)}: {fix}"
+        )
+
+
+def check_criterion(compute: Callable[[Tensor], Tensor], outputs: Tensor, takes_each: bool) -> None:
+    """Raise ValueError, in one sentence, if losses mix examples, or move with the outputs and have no derivative.
+
+    Args:
+        compute: gives the losses of outputs to which a change is added.
+        takes_each: a penalty takes each example by itself, which must not mix then.
+    """
+    losses = compute(torch.zeros_like(outputs))
+    if takes_each and check_rows(losses, [outputs]) is False:
+        raise ValueError(
+            "the criterion must take the loss of each example from its own outputs, and mixes them: take what is of "
+            "the batch, such as a mean, out of it"
+        )
+    if not losses.requires_grad and moves(compute, outputs):
+        raise ValueError(
+            "the derivative of the losses by the outputs is lost in the criterion: write it from differentiable "
+            "operations, without no_grad, detach or argmax"
         )
 
 

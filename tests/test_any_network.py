@@ -137,6 +137,16 @@ def test_what_torch_cannot_do_takes_another_way(twin: str, penalty: str, dtype: 
     same(Net(function, dtype), Net(plain, dtype), ALL[penalty], X.to(dtype))
 
 
+@pytest.mark.parametrize("twin", ["script", "softmax", "layer norm"])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_it_does_so_after_passes_without_tangents(twin: str) -> None:
+    model, plain = (Net(function, torch.float64) for function in TWINS[twin])
+    for _ in range(4):
+        EagerForward(model, CrossEntropy(), X.double(), Y, [REVERSE])
+    same(model, plain, TANGENT, X.double())
+    same(model, plain, FORWARD, X.double())
+
+
 class Last(nn.Module):
     def __init__(self, kind: type[nn.RNNBase], dtype: torch.dtype) -> None:
         super().__init__()
@@ -236,6 +246,42 @@ def test_examples_that_mix_are_refused(mixing: str, penalty: str, build: str) ->
     EagerForward(model, CrossEntropy(), X.double(), Y, [WeightGradient()])
 
 
+@pytest.mark.parametrize("earlier", [WeightGradient(), LargeMargin()], ids=["weight gradient", "large margin"])
+@pytest.mark.parametrize("penalty", ALL)
+def test_passes_for_other_penalties_hide_no_mixing(earlier: Penalty, penalty: str) -> None:
+    model = Net(MIXING["batch norm"])
+    for _ in range(4):
+        EagerForward(model, CrossEntropy(), X.double(), Y, [earlier])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the examples of a batch mix in"):
+            EagerForward(model, CrossEntropy(), X.double(), Y, [ALL[penalty]])
+
+
+def test_a_criterion_that_mixes_examples_is_refused() -> None:
+    def centred(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = CrossEntropy()(outputs, targets)
+        return losses - losses.mean()
+
+    for penalty in (InputGradient(), ActivationGradient(layers=["first"])):
+        with pytest.raises(ValueError, match="criterion must take the loss of each example from its own outputs"):
+            penalty(EagerForward(Net(torch.tanh), centred, X.double(), Y, [penalty]))
+    whole = WeightGradient()
+    assert whole(EagerForward(Net(torch.tanh), centred, X.double(), Y, [whole])).item() < 1e-20
+
+
+def test_a_criterion_without_derivative_is_no_zero() -> None:
+    def lost(outputs: Tensor, targets: Tensor) -> Tensor:
+        return CrossEntropy()(outputs.detach(), targets)
+
+    def step(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) != targets).to(outputs)
+
+    for penalty in (InputGradient(), ActivationGradient(layers=["first"]), WeightGradient()):
+        with pytest.raises(ValueError, match="is lost in the criterion: write it from differentiable"):
+            penalty(EagerForward(Net(torch.tanh), lost, X.double(), Y, [penalty]))
+        assert penalty(EagerForward(Net(torch.tanh), step, X.double(), Y, [penalty])).sum().item() == 0
+
+
 def test_a_mixing_layer_is_named() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
     with pytest.raises(ValueError, match=r"mix in 1 \(BatchNorm1d\): put a batch norm into evaluation mode"):
@@ -300,8 +346,11 @@ class Sine(torch.autograd.Function):
 
 @pytest.mark.parametrize("penalty", ALL)
 def test_a_function_without_second_derivative_is_named(penalty: str) -> None:
+    model = Net(Sine.apply)
+    for _ in range(4):
+        EagerForward(model, CrossEntropy(), X.double(), Y, [WeightGradient()])
     with pytest.raises(ValueError, match="Sine has a backward marked once_differentiable"):
-        EagerForward(Net(Sine.apply), CrossEntropy(), X.double(), Y, [ALL[penalty]])
+        EagerForward(model, CrossEntropy(), X.double(), Y, [ALL[penalty]])
 
 
 class NoForward(torch.autograd.Function):
