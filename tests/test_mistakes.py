@@ -391,6 +391,6 @@ def test_a_criterion_with_a_mean_is_refused(model, batch):
     """Mistake 4 cannot happen with a criterion of the user's own either."""
     for penalty in (InputGradient(), ActivationGradient(layers=["relu1", "relu2"]), WeightGradient(), L2()):
         for criterion in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")):
-            with pytest.raises(ValueError, match=r"must return the loss of each example, \(8,\), got the shape \(\)"):
+            with pytest.raises(ValueError, match=r"must return the loss of each example, \(8,\), got shape \(\)"):
                 EagerForward(model, criterion, *batch, [penalty])
         EagerForward(model, nn.CrossEntropyLoss(reduction="none"), *batch, [penalty])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -206,7 +207,10 @@ def test_batch_norm_in_evaluation_mode_stays_so_and_no_penalty_is_refused(
     own: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)  # another test's
     (path,) = own("Pretrained", "penalty=jacobian")
     norm = load_model(path.parent, allow_targets=["mine"]).network.trunk[2]
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_mean, torch.full((8,), 0.5))
+    del sys.modules["mine"]
