@@ -15,6 +15,11 @@ from .eager import EagerForward as EagerForward
 from .forward import Forward as Forward
 from .forward import Tangent as Tangent
 from .functional import FunctionalForward as FunctionalForward
+from .functions import input_gradients as input_gradients
+from .functions import jacobian as jacobian
+from .functions import jacobian_norm as jacobian_norm
+from .functions import per_example_gradients as per_example_gradients
+from .functions import tangent_derivative as tangent_derivative
 from .gradients import ActivationGradient as ActivationGradient
 from .gradients import InputGradient as InputGradient
 from .gradients import WeightGradient as WeightGradient
@@ -23,6 +28,8 @@ from .jacobian import JacobianSpectral as JacobianSpectral
 from .large_margin import LargeMargin as LargeMargin
 from .penalty import Penalty as Penalty
 from .tangent_prop import TangentProp as TangentProp
+from .verify import verify as verify
 from .weights import L1 as L1
 from .weights import L2 as L2
 from .weights import ElasticNet as ElasticNet
+from .weights import weights_of as weights_of

@@ -5,26 +5,30 @@ Shapes, here and in all of `losses`: B batch, C outputs, D inputs, K tangents, *
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+
+from .passes import points_of
 
 
 class Tangent(NamedTuple):
     """A direction in input space for each example, and the derivative wanted of the outputs along it."""
 
     direction: Tensor  # (B, *I)
-    derivative: Tensor | float = 0.0  # (B, C), or one number for all
+    derivative: Tensor | float = 0.0  # (B, *O), or one number for all
+    at: str = "inputs"  # or "inputs.NAME", one of several inputs
 
 
 class Forward(ABC):
     """The record of one forward pass.
 
     Attributes:
-        inputs: (B, *I).
+        model: the module.
+        inputs: (B, *I), or a tuple or a dict of such.
         targets: (B,) class labels or (B, C) values.
-        outputs: (B, C).
+        outputs: (B, C), or of any shape (B, *O) where the criterion takes it.
         losses: (B,), the criterion of each example.
         params: the model's trainable parameters by name.
         activations: layer name -> (B, *H), for the layers that some penalty asked for.
@@ -33,7 +37,8 @@ class Forward(ABC):
         generator: the source of `normal` and `signs`, on the device of the inputs; None for torch's own.
     """
 
-    inputs: Tensor
+    model: nn.Module
+    inputs: Any
     targets: Tensor
     outputs: Tensor
     losses: Tensor
@@ -45,7 +50,16 @@ class Forward(ABC):
     @property
     def batch_size(self) -> int:
         """The number of examples B of which the objective takes the mean."""
-        return len(self.inputs)
+        return self.rows
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the inputs."""
+        return len(self._first)
+
+    @property
+    def _first(self) -> Tensor:
+        return self.inputs if isinstance(self.inputs, Tensor) else next(iter(points_of(self.inputs).values()))
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over the examples, or over whatever else there is: a scalar."""
@@ -54,6 +68,10 @@ class Forward(ABC):
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the entries of a parameter, or of its gradient: a scalar."""
         return values.sum()
+
+    @abstractmethod
+    def point(self, name: str) -> Tensor:
+        """Return a point of differentiation: "inputs", "inputs.NAME", a recorded layer, a parameter, or "outputs"."""
 
     @abstractmethod
     def vjp(
@@ -70,21 +88,24 @@ class Forward(ABC):
 
         Args:
             cotangent: shaped like `of`.
-            at: points of differentiation: "inputs", names of recorded layers, names of parameters.
+            at: points of differentiation: "inputs", or "inputs.NAME" for one of several (by position "inputs.0"), names
+                of recorded layers, names of parameters.
             of: what is differentiated: "outputs" or a recorded layer.
             create_graph: False for a value that is to be held constant (a stopped gradient).
         """
 
     @abstractmethod
-    def jvp(self, direction: Tensor, of: str = "outputs", create_graph: bool = True) -> Tensor:
-        """Return the Jacobian-vector products (d of / d x_n) t_n, shaped like `of`.
+    def jvp(self, direction: Tensor, of: str = "outputs", create_graph: bool = True, at: str = "inputs") -> Tensor:
+        """Return the Jacobian-vector products (d of / d point_n) t_n, shaped like `of`.
 
-        Free for the direction of the first tangent in `tangents`; a forward-mode pass for any other.
+        Free for the direction of the first tangent in `tangents`. Any other takes two reverse passes, J t being the
+        derivative of v^T J t by v; the first of them serves all directions, and the model is not called again.
 
         Args:
-            direction: (B, *I).
+            direction: shaped like the point.
             of: what is differentiated: "outputs" or a recorded layer.
             create_graph: False for a value that is to be held constant.
+            at: the point: "inputs", "inputs.NAME" or a recorded layer.
         """
 
     @abstractmethod
@@ -100,9 +121,10 @@ class Forward(ABC):
         return self._signs((count, self.batch_size), self.generator)
 
     def _normal(self, size: Sequence[int], generator: Generator | None) -> Tensor:
-        dtype = torch.promote_types(self.inputs.dtype, torch.float32)
-        return torch.randn(size, dtype=dtype, device=self.inputs.device, generator=generator)
+        dtype = torch.promote_types(self._first.dtype, torch.float32)
+        return torch.randn(size, dtype=dtype, device=self._first.device, generator=generator)
 
     def _signs(self, size: Sequence[int], generator: Generator | None) -> Tensor:
-        bits = torch.randint(2, size, generator=generator, device=self.inputs.device)
-        return (2 * bits - 1).to(self.inputs.dtype)
+        bits = torch.randint(2, size, generator=generator, device=self._first.device)
+        dtype = self._first.dtype if self._first.is_floating_point() else torch.float32
+        return (2 * bits - 1).to(dtype)

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from .forward import Forward
-from .penalty import Penalty, one_of, squared_norm, total
+from .penalty import Penalty, of_layers, one_of, square, squared_norm, total
 
 
 class InputGradient(Penalty):
@@ -15,6 +15,10 @@ class InputGradient(Penalty):
     Of each example's own loss: the gradients of the mean loss would be B times smaller, their squares B^2
     times. It vanishes on examples fitted with confidence; `Jacobian` does not.
 
+    Args:
+        at: what it is taken by: "inputs", one of several inputs, "inputs.NAME", or a layer, such as the embedding of
+            token ids.
+
     Source: Drucker and LeCun 1992 (double backpropagation); Ross and Doshi-Velez 2018, arXiv 1711.09404.
     """
 
@@ -22,8 +26,11 @@ class InputGradient(Penalty):
     wants_smooth = True
     prefers_contiguous = True
 
+    def __init__(self, *, at: str = "inputs") -> None:
+        self.at, self.layers = at, of_layers(at)
+
     def __call__(self, forward: Forward) -> Tensor:
-        (gradient,) = forward.vjp(forward.loss_gradient())
+        (gradient,) = forward.vjp(forward.loss_gradient(), (self.at,))
         return squared_norm(gradient)
 
 
@@ -49,6 +56,7 @@ class ActivationGradient(Penalty):
             raise ValueError(f"layers must be a list of at least one layer name, got {layers!r}")
         one_of("reduction", reduction, ("example", "batch"))
         self.layers, self.reduction = tuple(layers), reduction
+        self.at = self.layers[0]
 
     def __call__(self, forward: Forward) -> Tensor:
         gradients = forward.vjp(forward.loss_gradient(), at=self.layers)
@@ -66,4 +74,4 @@ class WeightGradient(Penalty):
 
     def __call__(self, forward: Forward) -> Tensor:
         cotangent = forward.loss_gradient() / forward.batch_size
-        return total(forward.sum(gradient.square()) for gradient in forward.vjp(cotangent, at=tuple(forward.params)))
+        return total(forward.sum(square(gradient)) for gradient in forward.vjp(cotangent, at=tuple(forward.params)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .forward import Forward, Tangent
-from .penalty import Penalty, one_of, positive_or_null, squared_norm, total
+from .penalty import Penalty, is_input, of_layers, one_of, positive_or_null, squared_norm, total
 
 Noise = Literal["rademacher", "sphere", "orthonormal"]
 SECOND_DERIVATIVE = (
@@ -34,6 +34,8 @@ class Jacobian(Penalty):
         of: what J is the Jacobian of: "outputs" (logits) or the name of a layer, flattened.
         mode: "reverse", "forward", or "auto": forward where D < C, and for D = 1, where forward mode is exact
             in the one pass that the data loss needs anyway.
+        at: what it is taken by: "inputs", one of several inputs, "inputs.NAME", or a layer, such as the embedding of
+            token ids.
 
     Raises:
         ValueError: for a value out of range.
@@ -53,33 +55,37 @@ class Jacobian(Penalty):
         noise: Noise | None = None,
         of: str = "outputs",
         mode: Literal["auto", "reverse", "forward"] = "auto",
+        at: str = "inputs",
     ) -> None:
         positive_or_null("projections", projections)
         one_of("noise", noise, ("rademacher", "sphere", "orthonormal", None))
         one_of("mode", mode, ("auto", "reverse", "forward"))
         if of == "inputs":
             raise ValueError("of must be outputs or the name of a layer, got inputs")
-        self.projections, self.of, self.mode = projections, of, mode
+        self.projections, self.of, self.mode, self.at = projections, of, mode, at
         self.noise = noise or ("rademacher" if projections == 1 else "orthonormal")
-        self.layers = () if of == "outputs" else (of,)
+        self.layers = of_layers(of, at)
 
     def tangent(self, forward: Forward) -> Tangent | None:
         """Declare a tangent if the value needs exactly one forward-mode direction."""
-        size = forward.inputs[0].numel()
+        if not is_input(self.at):
+            return None
+        point = forward.point(self.at)
+        size = point[0].numel()
         forward_mode = self.mode == "forward" or (self.mode == "auto" and size == 1)
         if not (forward_mode and 1 in (size, self.projections)):
             return None
-        return Tangent(next(self._directions(forward, forward.inputs)))
+        return Tangent(next(self._directions(forward, point)), at=self.at)
 
     def __call__(self, forward: Forward) -> Tensor:
         if self in forward.tangents:
-            return squared_norm(forward.jvp(forward.tangents[self].direction, self.of))
-        inputs, values = forward.inputs, forward.outputs if self.of == "outputs" else forward.activations[self.of]
-        if self.mode == "forward" or (self.mode == "auto" and inputs[0].numel() < values[0].numel()):
-            tangents = self._directions(forward, inputs)
-            return total(squared_norm(forward.jvp(tangent, self.of)) for tangent in tangents)
+            return squared_norm(forward.jvp(forward.tangents[self].direction, self.of, at=self.at))
+        point, values = forward.point(self.at), forward.point(self.of)
+        if self.mode == "forward" or (self.mode == "auto" and point[0].numel() < values[0].numel()):
+            tangents = self._directions(forward, point)
+            return total(squared_norm(forward.jvp(tangent, self.of, at=self.at)) for tangent in tangents)
         cotangents = self._directions(forward, values)
-        return total(squared_norm(forward.vjp(v, of=self.of)[0]) for v in cotangents)
+        return total(squared_norm(forward.vjp(v, (self.at,), self.of)[0]) for v in cotangents)
 
     def _directions(self, forward: Forward, values: Tensor) -> Iterator[Tensor]:
         """Yield v_i shaped like `values` (B, *H) with sum_i v_i v_i^T = I, at least in expectation."""
@@ -101,6 +107,7 @@ class JacobianSpectral(Penalty):
 
     Args:
         iterations: steps of power iteration, >= 1, or null: exact, by the Gram matrix (best for few outputs).
+        at: as in `Jacobian`.
 
     Raises:
         ValueError: for a value out of range.
@@ -113,26 +120,29 @@ class JacobianSpectral(Penalty):
     wants_smooth = True
     prefers_contiguous = True
 
-    def __init__(self, *, iterations: int | None = None) -> None:
+    def __init__(self, *, iterations: int | None = None, at: str = "inputs") -> None:
         positive_or_null("iterations", iterations)
-        self.iterations = iterations
+        self.iterations, self.at, self.layers = iterations, at, of_layers(at)
+        self.holds_constant = iterations is not None  # of the singular vector, which is not exact then
 
     def __call__(self, forward: Forward) -> Tensor:
         direction = self._leading(forward) if self.iterations is None else self._iterated(forward, self.iterations)
         direction = HeldConstant.apply(direction, forward.outputs)
-        return squared_norm(forward.vjp(direction)[0])
+        return squared_norm(forward.vjp(direction, (self.at,))[0])
 
     def _leading(self, forward: Forward) -> Tensor:
-        rows = [forward.vjp(unit, create_graph=False)[0].flatten(1) for unit in unit_vectors(forward.outputs)]
-        jacobian = torch.stack(rows, dim=1)  # (B, C, D)
+        outputs = forward.outputs
+        products = (forward.vjp(unit, (self.at,), create_graph=False)[0] for unit in unit_vectors(outputs))
+        jacobian = torch.stack([product.reshape(len(product), -1) for product in products], dim=1)  # (B, C, D)
         gram = (jacobian @ jacobian.mT).nan_to_num(0, 0, 0)  # of a run that diverges: its loss tells, eigh would raise
-        return torch.linalg.eigh(gram).eigenvectors[:, :, -1]
+        wide = gram.to(torch.promote_types(gram.dtype, torch.float32))  # eigh knows no half precision
+        return torch.linalg.eigh(wide).eigenvectors[:, :, -1].to(outputs.dtype).view(outputs.shape)
 
     def _iterated(self, forward: Forward, iterations: int) -> Tensor:
         (direction,) = random_directions(forward, forward.outputs, 1, "sphere")
         for _ in range(iterations):
-            tangent = unit_length(forward.vjp(direction, create_graph=False)[0])
-            direction = unit_length(forward.jvp(tangent, create_graph=False))
+            tangent = unit_length(forward.vjp(direction, (self.at,), create_graph=False)[0])
+            direction = unit_length(forward.jvp(tangent, create_graph=False, at=self.at))
         return direction
 
 
@@ -185,7 +195,7 @@ class Zero(torch.autograd.Function):
 
 def unit_length(values: Tensor) -> Tensor:
     """Return each example's vector (B, ...) scaled to length 1, however short it is; zeros stay."""
-    largest = values.abs().flatten(1).amax(1).view(-1, *[1] * (values.ndim - 1))
+    largest = values.abs().reshape(len(values), -1).amax(1).view(-1, *[1] * (values.ndim - 1))
     scaled = values / largest.where(largest > 0, 1)
     length = squared_norm(scaled).sqrt().view_as(largest)
     return scaled / length.where(length > 0, 1)

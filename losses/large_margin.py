@@ -87,6 +87,7 @@ class LargeMargin(Penalty):
         self.order, self.differentiate_norm = DUAL[norm], differentiate_norm
         self.low, self.gamma, self.eps = gamma * (1 - alpha), gamma, eps
         self.prefers_contiguous = differentiate_norm
+        self.at, self.holds_constant = self.layers[0], not differentiate_norm
         self._distances: Tensor | None = None
 
     def __call__(self, forward: Forward) -> Tensor:

@@ -24,9 +24,11 @@ class Penalty(ABC):
     """
 
     layers: tuple[str, ...] = ()  # activations to record in the forward pass
+    at: str = "inputs"  # the point of differentiation: the inputs, "inputs.NAME" of several, or one of `layers`
     in_objective: bool = True  # False: acts through `prox_`; its value is reported, not differentiated
     of_weights: bool = False  # depends on the weights alone: counts once per step, and calls neither vjp nor jvp
     per_example: bool = False  # differentiates each example by itself: wrong where batch norm mixes them
+    holds_constant: bool = False  # its gradient leaves a part of the value out on purpose: not that of the value
     tolerates_batch_norm: bool = False  # per example, but its reference uses batch norm all the same: a warning
     prefers_contiguous: bool = False  # slower channels last: the double backward of max-pooling leaves that layout
     wants_smooth: bool = False  # shapes slopes, which a piecewise linear model cannot bend: a warning
@@ -90,7 +92,17 @@ def squared_norm(tensor: Tensor) -> Tensor:
 
     Squared on purpose: the first derivative of sqrt(sum) and the second one of norm() are NaN at 0.
     """
-    return tensor.square().flatten(1).sum(1)
+    return square(tensor).flatten(1).sum(1) if tensor.ndim > 1 else square(tensor)
+
+
+def square(tensor: Tensor) -> Tensor:
+    """Return |x|^2 of each entry, real also of complex numbers."""
+    return tensor.real.square() + tensor.imag.square() if tensor.is_complex() else tensor.square()
+
+
+def of_layers(*points: str) -> tuple[str, ...]:
+    """Return those of some points that are layers, each once."""
+    return tuple(dict.fromkeys(name for name in points if name != "outputs" and not is_input(name)))
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
@@ -111,4 +123,9 @@ def any_differentiates(penalties: Sequence[Penalty]) -> bool:
 
 def layers_of(penalties: Sequence[Penalty]) -> tuple[str, ...]:
     """Return the layers that the penalties ask for, each once, without the inputs."""
-    return tuple(dict.fromkeys(name for p in penalties for name in p.layers if name != "inputs"))
+    return tuple(dict.fromkeys(name for p in penalties for name in p.layers if not is_input(name)))
+
+
+def is_input(name: str) -> bool:
+    """Tell whether a point is the inputs, or one of several, "inputs.NAME"."""
+    return name == "inputs" or name.startswith("inputs.")

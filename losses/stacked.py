@@ -29,7 +29,7 @@ class StackedForward(EagerForward):
 
     @property
     def batch_size(self) -> int:
-        return len(self.inputs) // len(self.generator)
+        return self.rows // len(self.generator)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over each model's examples, (K,); what is of one model already, (K,), stays."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .forward import Forward, Tangent
-from .penalty import Penalty, squared_norm, total
+from .penalty import Penalty, is_input, of_layers, squared_norm, total
 
 
 class TangentProp(Penalty):
@@ -21,7 +21,8 @@ class TangentProp(Penalty):
         tangents: inputs (B, *I) -> tangents (K, B, *I). If it has K as its `len` and a method
             `combined(inputs, signs (K, B))` -> (B, *I), that gives the mixture, which may cost less than its
             terms. If it has `derivatives_at(inputs)` -> (K, B, C) or (K, B, 1) or None, that gives K_k.
-        exact: the sum over k by K forward-mode passes, without random signs.
+        exact: the sum over k by K products, without random signs.
+        at: what is moved along the tangents: "inputs", one of several inputs, "inputs.NAME", or a layer.
 
     Raises:
         ValueError: for a value out of range; in use, for tangents or derivatives of another shape.
@@ -32,31 +33,33 @@ class TangentProp(Penalty):
     per_example = True
     wants_smooth = True
 
-    def __init__(self, *, tangents: Any, exact: bool = False) -> None:
-        self.tangents, self.exact = tangents, exact
+    def __init__(self, *, tangents: Any, exact: bool = False, at: str = "inputs") -> None:
+        self.tangents, self.exact, self.at, self.layers = tangents, exact, at, of_layers(at)
 
     def tangent(self, forward: Forward) -> Tangent | None:
-        if self.exact:
-            return None
-        inputs = forward.inputs
+        return None if self.exact or not is_input(self.at) else self._mixed(forward)
+
+    def _mixed(self, forward: Forward) -> Tangent:
+        """Return the tangents mixed with random signs, and the derivative wanted along the mixture."""
+        inputs = forward.point(self.at)
         if hasattr(self.tangents, "combined"):
-            signs = mixing_signs(forward, len(self.tangents))
+            signs = mixing_signs(forward, inputs, len(self.tangents))
             direction = self.tangents.combined(inputs, signs)
             check_shape(direction.unsqueeze(0), inputs)
         else:
             tangents = self._tangents(inputs)
-            signs = mixing_signs(forward, len(tangents))
+            signs = mixing_signs(forward, inputs, len(tangents))
             direction = torch.einsum("kb,kb...->b...", signs, tangents)
-        return Tangent(direction, torch.einsum("kb,kbc->bc", signs, self._derivatives(inputs, len(signs))))
+        return Tangent(direction, torch.einsum("kb,kb...->b...", signs, self._derivatives(inputs, len(signs))), self.at)
 
     def __call__(self, forward: Forward) -> Tensor:
         if not self.exact:
-            direction, derivative = forward.tangents[self]
-            return squared_norm(forward.jvp(direction) - derivative)
-        tangents = self._tangents(forward.inputs)
-        derivatives = self._derivatives(forward.inputs, len(tangents))
-        pairs = zip(tangents, derivatives, strict=True)
-        return total(squared_norm(forward.jvp(t) - derivative) for t, derivative in pairs)
+            direction, derivative, at = forward.tangents[self] if self in forward.tangents else self._mixed(forward)
+            return squared_error(forward.jvp(direction, at=at), derivative)
+        point = forward.point(self.at)
+        tangents = self._tangents(point)
+        pairs = zip(tangents, self._derivatives(point, len(tangents)), strict=True)
+        return total(squared_error(forward.jvp(t, at=self.at), derivative) for t, derivative in pairs)
 
     def _tangents(self, inputs: Tensor) -> Tensor:
         return check_shape(self.tangents(inputs.detach()), inputs)
@@ -72,9 +75,15 @@ class TangentProp(Penalty):
         return given
 
 
-def mixing_signs(forward: Forward, count: int) -> Tensor:
+def squared_error(products: Tensor, derivative: Any) -> Tensor:
+    """Return ||J t - K||^2 of each example, for J t (B, *O) and K (B, C) or (B, 1), C the number of outputs."""
+    flat = products.reshape(len(products), -1)
+    return squared_norm(flat - derivative.reshape(len(products), -1))
+
+
+def mixing_signs(forward: Forward, inputs: Tensor, count: int) -> Tensor:
     """Return e_k for each example, +-1, (K, B); for one tangent, whose sign is idle, ones that cost no draw."""
-    return forward.signs(count) if count > 1 else forward.inputs.new_ones(1, len(forward.inputs))
+    return forward.signs(count) if count > 1 else inputs.new_ones(1, len(inputs))
 
 
 def check_shape(tangents: Tensor, inputs: Tensor) -> Tensor:

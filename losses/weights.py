@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .forward import Forward
-from .penalty import Penalty, at_least, one_of, total
+from .penalty import Penalty, at_least, one_of, square, total
 from .stacked import StackedParameter, for_models
 
 
@@ -17,7 +20,7 @@ class L2(Penalty):
     No factor 1/2: plain SGD with weight lam is the same as `weight_decay=2*lam`.
 
     Args:
-        biases: count the parameters of one dimension (biases, batch-norm gains) too.
+        biases: count too what no layer multiplies by (`weights_of` tells which): biases, gains of norms.
 
     Source: Hoerl and Kennard 1970; lecture EE-559 5.4.
     """
@@ -28,7 +31,7 @@ class L2(Penalty):
         self.biases = biases
 
     def __call__(self, forward: Forward) -> Tensor:
-        return total(forward.sum(param.square()) for param in chosen(forward.params.values(), self.biases))
+        return total(forward.sum(square(param)) for param in chosen_of(forward, self.biases))
 
 
 class L1(Penalty):
@@ -42,7 +45,7 @@ class L1(Penalty):
     Args:
         method: "proximal" or "subgradient".
         scale_by_lr: multiply the threshold by the learning rate (proximal only).
-        biases: count the parameters of one dimension too.
+        biases: as in `L2`.
 
     Source: Tibshirani 1996; Daubechies, Defrise, De Mol 2004 (ISTA); lecture EE-559 5.4.
     """
@@ -61,7 +64,7 @@ class L1(Penalty):
         self.scale_by_lr, self.biases = scale_by_lr, biases
 
     def __call__(self, forward: Forward) -> Tensor:
-        return total(forward.sum(param.abs()) for param in chosen(forward.params.values(), self.biases))
+        return total(forward.sum(param.abs()) for param in chosen_of(forward, self.biases))
 
     def prox_(self, params: Iterable[Tensor], weight: float | Tensor, lr: float | Tensor) -> None:
         if not self.in_objective:
@@ -90,8 +93,8 @@ class ElasticNet(Penalty):
         self.l1, self.l2, self.scale_by_lr, self.biases = l1, l2, scale_by_lr, biases
 
     def __call__(self, forward: Forward) -> Tensor:
-        params = chosen(forward.params.values(), self.biases)
-        return total(self.l1 * forward.sum(param.abs()) + self.l2 * forward.sum(param.square()) for param in params)
+        params = chosen_of(forward, self.biases)
+        return total(self.l1 * forward.sum(param.abs()) + self.l2 * forward.sum(square(param)) for param in params)
 
     @torch.no_grad()
     def prox_(self, params: Iterable[Tensor], weight: float | Tensor, lr: float | Tensor) -> None:
@@ -103,16 +106,72 @@ class ElasticNet(Penalty):
 
 @torch.no_grad()
 def soft_threshold_(params: list[Tensor], threshold: float | Tensor) -> None:
-    """w <- sign(w) * max(|w| - threshold, 0) in place: w less its projection onto [-threshold, threshold]."""
+    """w <- w / |w| * max(|w| - threshold, 0) in place; of real w: less its projection onto [-threshold, threshold]."""
+    for param in [param for param in params if param.is_complex()]:
+        param.mul_((1 - threshold / param.abs().clamp(min=torch.finfo(param.real.dtype).tiny)).clamp(min=0))
+    params = [param for param in params if not param.is_complex()]
     if params:
         clamped = torch._foreach_clamp_max(params, _for_each(params, threshold))
         torch._foreach_clamp_min_(clamped, _for_each(params, -threshold))
         torch._foreach_sub_(params, clamped)
 
 
+def weights_of(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters by which a layer multiplies, each once: what `biases=False` leaves in a penalty.
+
+    By their owner: no biases; nothing of a normalisation layer, whatever its shape; of a weight norm the direction, not
+    the length; of a user's own module what is called weight, or has two sizes above 1 (so no layer scale (C, 1, 1)).
+    """
+    names = _weight_names(model)
+    return [param for name, param in model.named_parameters() if name in names]
+
+
+_NAMES: WeakKeyDictionary[nn.Module, tuple[int, frozenset[str]]] = WeakKeyDictionary()
+_IS_WEIGHT = WeakTensorKeyDictionary()  # what was learned of each parameter: `prox_` is given tensors alone
+
+
+def _weight_names(model: nn.Module) -> frozenset[str]:
+    params = dict(model.named_parameters())
+    if _NAMES.get(model, (-1,))[0] != len(params):
+        for name, param in params.items():
+            owner = model.get_submodule(name.rpartition(".")[0])
+            _IS_WEIGHT[param] = _is_weight(model, owner, name, param)
+        _NAMES[model] = len(params), frozenset(name for name, param in params.items() if _IS_WEIGHT[param])
+    return _NAMES[model][1]
+
+
+def _is_weight(model: nn.Module, owner: nn.Module, path: str, param: Tensor) -> bool:
+    parent, _, name = path.rpartition(".")
+    siblings = dict(owner.named_parameters(recurse=False))
+    if isinstance(owner, ParametrizationList):  # at X.parametrizations.weight.original1, of the layer X
+        name, owner = parent.rpartition(".")[2], model.get_submodule(parent.rpartition(".parametrizations")[0])
+        if param.numel() < max(one.numel() for one in siblings.values()):  # the length of a weight norm
+            return False
+    if "bias" in name or any("norm" in kind.__name__.lower() for kind in type(owner).__mro__):
+        return False
+    if (name.endswith("_g") and f"{name[:-1]}v" in siblings) or _dimensions(param) < 2:
+        return False
+    sizes = param.shape[isinstance(param, StackedParameter) :]
+    return "weight" in name or sum(size > 1 for size in sizes) > 1
+
+
+def chosen_of(forward: Forward, biases: bool) -> list[Tensor]:
+    """Return the trained parameters of a pass, without biases and gains unless they are asked for."""
+    params = {name: param for name, param in forward.params.items() if not is_frozen(param)}
+    if biases:
+        return [*params.values()]
+    names = _weight_names(forward.model)
+    return [param for name, param in params.items() if name in names]
+
+
 def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
-    """Return the parameters, those of one dimension (biases, gains) only if asked for, and no frozen ones."""
-    return [param for param in params if (biases or _dimensions(param) > 1) and not is_frozen(param)]
+    """Return the same of parameters alone: as learned from their model's passes, else by their dimensions."""
+    return [param for param in params if not is_frozen(param) and (biases or _counts(param))]
+
+
+def _counts(param: Tensor) -> bool:
+    known = _IS_WEIGHT.get(param)
+    return _dimensions(param) > 1 if known is None else known
 
 
 def _dimensions(param: Tensor) -> int:

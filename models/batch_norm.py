@@ -33,7 +33,7 @@ def freeze_batch_norm(model: nn.Module, inputs: Tensor) -> None:
         ValueError: a batch norm is used more than once in a pass: one pair of statistics cannot serve both uses.
     """
     for norm in _batch_norms(model).values():
-        _keep_in_evaluation(norm)
+        keep_in_evaluation(norm)
     model.eval()
     for norm in _in_order_of_use(model, inputs[:2]):
         norm.running_mean, norm.running_var = _statistics_at(norm, model, inputs)
@@ -76,6 +76,6 @@ def _statistics_at(norm: _BatchNorm, model: nn.Module, inputs: Tensor) -> tuple[
     return mean.to(inputs.dtype), (squares / count - mean.square()).clamp(min=0).to(inputs.dtype)
 
 
-def _keep_in_evaluation(module: nn.Module) -> None:
+def keep_in_evaluation(module: nn.Module) -> None:
     module.eval()
     module.train = lambda mode=True: module  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -259,12 +260,35 @@ def fan_out(weight: Tensor) -> int:
 
 
 def weights_with_zero_biases(model: nn.Module) -> Iterator[Tensor]:
-    """Each linear and convolutional layer's weight, after its bias was set to 0."""
-    for layer in model.modules():
+    """Yield each linear and convolutional layer's weight, to be drawn anew, after its bias was set to 0.
+
+    Raises:
+        ValueError: a weight is computed from other parameters (spectral norm), and cannot be what was drawn.
+    """
+    for name, layer in model.named_modules():
         if isinstance(layer, WEIGHTED):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-            yield layer.weight
+            weight = layer.weight
+            yield weight
+            if not isinstance(weight, nn.Parameter):  # a temporary one, of a parametrisation
+                _assign(name, layer, weight.detach())
+
+
+def _assign(name: str, layer: nn.Module, drawn: Tensor) -> None:
+    problem = ""
+    if not is_parametrized(layer, "weight"):
+        problem = "a hook computes"
+    else:
+        try:
+            layer.weight = drawn
+        except (NotImplementedError, ValueError, RuntimeError) as error:
+            problem = f"its parametrisation cannot take ({str(error).splitlines()[0]})"
+        else:
+            if not torch.allclose(layer.weight, drawn, rtol=1e-4, atol=1e-6):
+                problem = "its parametrisation changes"
+    if problem:
+        raise ValueError(f"init must be torch for a layer such as {name}, whose weight {problem}: add init=torch")
 
 
 def check_positive(name: str, value: float) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from data import Augmentation, Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
+from models.batch_norm import keep_in_evaluation
 from runner.compatibility import (
     check_augment,
     check_criterion,
+    check_derivatives,
     check_last_batch,
     check_layers,
     check_metric,
@@ -88,7 +91,7 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     )
     _check_together(config, components, problems)
     _freeze(config, components, problems)
-    return components
+    return _verified(config, components, problems)
 
 
 def _freeze(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
@@ -96,6 +99,14 @@ def _freeze(config: Mapping[str, Any], components: Components, problems: Problem
         with problems.at("batch_norm"):
             freeze_batch_norm(components.model, components.dataset.train.inputs)
         problems.raise_if_any()
+
+
+def _verified(config: Mapping[str, Any], components: Components, problems: Problems) -> Components:
+    for term in (term for term in components.terms if term.weight):
+        with problems.at(f"penalty.{term.name}"):
+            check_derivatives(term.penalty, components, config)
+    problems.raise_if_any()
+    return components
 
 
 def _check_together(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
@@ -112,7 +123,7 @@ def _check_together(config: Mapping[str, Any], components: Components, problems:
             check_last_batch(config, components.model, components.dataset)
     for term in components.terms:
         with problems.at(f"penalty.{term.name}"):
-            check_penalty(term.penalty, config, components.model, components.dataset)
+            check_penalty(term.penalty, components.model, components.dataset)
             if term.weight:
                 warn_of_options(term.penalty, config, components.model, components.dataset, components.schedule)
     for name, probe in components.probes.items():
@@ -208,12 +219,24 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         seed_torch(stream_seed(config["seed"], "init"), device)
         network = construct(config["model"], input_shape=tuple(input_shape), outputs=outputs)
+        _settle(network, input_shape)
         if dataset is not None:
             construct(config["init"], dataset)(network)
     network.to(device)
     if config["precision"] == "bf16":
         _use_bfloat16(network, device)
     return network
+
+
+def _settle(network: nn.Module, input_shape: Sequence[int]) -> None:
+    """Have lazy layers draw their weights now, from the run's seed; parts in evaluation mode are their owner's wish."""
+    owned = [module for module in network.modules() if not module.training]
+    if any(isinstance(param, UninitializedParameter) for param in network.parameters()):
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *input_shape))
+        network.train()
+    for module in owned:
+        keep_in_evaluation(module)
 
 
 def _start_from(source: str | None, model: nn.Module) -> None:

@@ -1,9 +1,11 @@
 """Do the components of a run fit together? Reported before training starts, and before anything is written."""
 
 import copy
+import hashlib
 import traceback
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Augmentation, Dataset
-from losses import EagerForward, Penalty
+from losses import EagerForward, Penalty, verify
 from losses.criterion import Criterion
 from runner.config.objective import is_measured
 from runner.config.text import near
 from runner.evaluation.evaluate import MOST_OUTPUTS
 from runner.evaluation.probes import Probe, Subject
 from runner.schedule import Schedule
+
+EXAMPLES = 4  # on which derivatives are looked at
+VERIFIED: str | None = None  # a folder of the sweep's, in its jobs: a file for each kind of penalty and model looked at
 
 
 def checked_schedule(schedule: Schedule, epochs: int) -> Schedule:
@@ -108,15 +113,13 @@ def numbers_of_probe(probe: Probe, dataset: Dataset, model: nn.Module, criterion
     return [name for name, value in found.items() if not isinstance(value, Tensor)]
 
 
-def check_penalty(penalty: Penalty, config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
-    """Raise ValueError for layers that are not there, batch norm where examples must not mix, slopes in other units."""
+def check_penalty(penalty: Penalty, model: nn.Module, dataset: Dataset) -> None:
+    """Raise ValueError for layers that are not there, or for slopes in other units."""
     check_layers(penalty, model)
     if dataset.target_scale.dim() and getattr(getattr(penalty, "tangents", None), "derivatives", None):
         raise ValueError(
             "tangents.derivatives are slopes in the data's units, and the targets are scaled: add data.normalize=none"
         )
-    if config["batch_norm"] == "batch" and any(isinstance(module, _BatchNorm) for module in model.modules()):
-        check_batch_norm(penalty)
 
 
 def check_last_batch(config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> None:
@@ -166,18 +169,25 @@ def warn_of_options(
         warn(f"{name}: a piecewise linear network cannot bend between the points: choose model.activation=tanh")
 
 
-def check_batch_norm(penalty: Penalty) -> None:
-    """Raise ValueError, or warn, if a penalty differentiates each example by itself where batch norm mixes them."""
-    if penalty.per_example and not penalty.tolerates_batch_norm:
-        raise ValueError(
-            "it differentiates each example by itself, and batch norm mixes them in training: "
-            "add batch_norm=frozen, or choose a model without batch norm"
-        )
-    if penalty.per_example:
-        warn(
-            f"{type(penalty).__name__}: batch norm mixes the examples, so that the derivatives are those of the batch, "
-            "as in the reference; batch_norm=frozen makes them each example's own"
-        )
+def check_derivatives(penalty: Penalty, components: Any, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if a penalty's derivatives on this model are not right; once a sweep for what is of one kind.
+
+    Found on a few training examples, in training mode. Jobs of a sweep find in `VERIFIED` what others have looked at.
+    """
+    dataset = components.dataset
+    kind = [config["model"], config["loss"]["_target_"], type(penalty).__qualname__, _not_numbers(vars(penalty))]
+    kind += [dataset.shape, dataset.outputs, config["batch_norm"], config["precision"]]
+    marker = VERIFIED and Path(VERIFIED, hashlib.sha256(repr(kind).encode()).hexdigest())
+    if not (marker and marker.exists()):
+        few = dataset.train[:EXAMPLES]
+        verify(components.model, components.criterion, few.inputs, few.targets, [penalty])
+        if marker:
+            marker.touch()
+
+
+def _not_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that choose what is computed: no coefficients, nothing that was computed."""
+    return {key: value for key, value in options.items() if isinstance(value, str | tuple | bool)}
 
 
 def warn(sentence: str) -> None:

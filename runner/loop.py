@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from losses import EagerForward
-from losses.passes import TorchDraws
+from losses.passes import TorchDraws, state_of, undisturbed
 from runner.build import Components
 from runner.metrics import Means
-from runner.optimizers import evaluates_once
+from runner.optimizers import evaluates_once, make_step
 from runner.seeds import seed_torch, stream_seed
 from runner.term import Term
 
@@ -95,11 +95,17 @@ class Loop:
         due = [term for term in self.components.terms if term.is_due(self.steps_done)]
         generators = self.generator, self.augment_generator
         draws = None if self.evaluates_once else TorchDraws(self.components.device, *generators)
+        start = None if self.evaluates_once else state_of(self.components.model)
         trials: list[Tensor] = []  # LBFGS evaluates several times: the first trial is the step's record
 
         def closure() -> Tensor:
-            if trials and draws:  # the same function in each trial: the same random numbers
-                draws.restore()
+            if trials and draws:  # the same function in each trial: the same random numbers, statistics counted once
+                with undisturbed(self.components.model, self.components.device, hooks=True, start=start):
+                    draws.restore()
+                    return evaluated()
+            return evaluated()
+
+        def evaluated() -> Tensor:
             self.components.optimizer.zero_grad()
             objectives = []
             for number, indices in enumerate(batches):
@@ -114,7 +120,7 @@ class Loop:
             trials.append(reduce(torch.add, objectives))
             return trials[-1]
 
-        self.components.optimizer.step(closure)  # type: ignore[arg-type]  # annotated as a float
+        make_step(self.components.optimizer, closure)
         self.unchecked.append(trials[0])
         self.means.add("train/objective", trials[0])
         for term in self.components.terms:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import losses
-from data import Split
 from losses import EagerForward, FunctionalForward, Penalty
-from runner.compatibility import value_of
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 OUTPUTS = 3
@@ -256,10 +253,6 @@ def test_torchvision(torchvision_net: Callable[[str], nn.Module], net: str, name
     check(torchvision_net(net), images(), TORCHVISION[net], name)
 
 
-# They train on a forward-mode derivative, and that of torch's softmax cannot be differentiated.
-FORWARD_MODE = ["jacobian forward", "jacobian 2 forward of a layer", "tangent_prop", "tangent_prop exact"]
-
-
 def transformer() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """A model with attention, and a batch."""
     torch.manual_seed(0)
@@ -269,23 +262,13 @@ def transformer() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return model, (inputs, torch.arange(4) % OUTPUTS)
 
 
-@pytest.mark.parametrize("name", [name for name in PENALTIES if name not in FORWARD_MODE])
+@pytest.mark.parametrize("name", PENALTIES)
 def test_attention(name: str) -> None:
     """Its fast kernels have neither a second derivative nor a forward-mode one; they are on again afterwards."""
     model, batch = transformer()
     check(model, batch, "0", name)
     assert torch.backends.cuda.flash_sdp_enabled()
     assert torch.backends.mha.get_fastpath_enabled()
-
-
-@pytest.mark.parametrize("name", FORWARD_MODE)
-def test_what_torch_cannot_differentiate_is_told_before_training(name: str) -> None:
-    model, (inputs, targets) = transformer()
-    dataset: Any = SimpleNamespace(train=Split(inputs, targets))
-    with pytest.raises(ValueError, match=r"^torch cannot differentiate this model as the penalty needs it: one of the"):
-        value_of(PENALTIES[name][0]("0"), model, CRITERION, dataset)
-    assert value_of(losses.InputGradient(), model, CRITERION, dataset) > 0
-    assert model.training
 
 
 # --- random architectures ---

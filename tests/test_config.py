@@ -180,7 +180,8 @@ def test_a_file_cannot_allow_targets(refused: Refused, tmp_path_factory: pytest.
         (["data=line", "model=mlp", "loss=mse", "probe=shift"], "shift is about classes"),
         (
             ["model=large_margin_convnet", "penalty=jacobian"],
-            "batch norm mixes them in training: add batch_norm=frozen, or choose a model without batch norm",
+            "the examples of a batch mix in norm1 (BatchNorm2d): put a batch norm into evaluation mode (in the runner "
+            "batch_norm=frozen), or take a layer that treats each example by itself",
         ),
     ],
 )

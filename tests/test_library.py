@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from support.markdown import coordinates, fitted, library_snippets, run, stand_i
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-PLAIN, GAN, LIGHTNING = library_snippets()
+PLAIN, GAN, LIGHTNING, VERIFY, FUNCTIONS, PRECISION, CHECKPOINT, COMPILED, PARALLEL = library_snippets()
 LR = 0.1
 
 
@@ -112,8 +113,65 @@ def test_a_lightning_module(given: dict[str, Any], monkeypatch: pytest.MonkeyPat
     check_steps(model, copy, by_hand())
 
 
+def test_derivatives_alone(given: dict[str, Any]) -> None:
+    run(VERIFY, **given)
+    found = run(FUNCTIONS, **given)
+    inputs, targets = given["batches"][0]
+    rows = jacobians(given["model"], inputs)
+    torch.testing.assert_close(found["rows"], rows)
+    torch.testing.assert_close(found["squares"], rows.square().sum((1, 2)))
+    torch.testing.assert_close(found["slopes"], rows.sum(2))
+    given["model"].zero_grad()
+    cross_entropy(given["model"](inputs), targets, reduction="sum").backward()
+    for name, param in given["model"].named_parameters():
+        torch.testing.assert_close(found["by_weight"][name].sum(0), param.grad)
+    assert found["gradients"].shape == inputs.shape
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A group of processes with this one alone, which is what DistributedDataParallel needs at least."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("snippet", "rel"),
+    [(PRECISION, 0.02), (CHECKPOINT, 1e-5), (PARALLEL, 1e-5)],
+    ids=["bf16", "checkpoint", "parallel"],
+)
+def test_other_loops_train_as_the_plain_one(given: dict[str, Any], snippet: str, rel: float, group: None) -> None:
+    model, copy = given["model"], surroundings()["model"]
+    torch.manual_seed(1)
+    run(PLAIN, **{**given, "model": copy}, optimizer=optimizer_of(copy))
+    torch.manual_seed(1)
+    run(snippet, **given, optimizer=optimizer_of(model))
+    for ours, theirs in zip(model.parameters(), copy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rel, atol=rel)
+    assert (next(model.parameters()) - next(surroundings()["model"].parameters())).norm() > 1e-3
+
+
+def test_a_compiled_model_is_for_steps_without_a_penalty(given: dict[str, Any]) -> None:
+    model, copy = given["model"], surroundings()["model"]
+    torch.manual_seed(1)
+    run(COMPILED, **given, optimizer=optimizer_of(model))
+
+    def by_hand() -> Iterator[Tensor]:
+        torch.manual_seed(1)
+        for step, (inputs, targets) in enumerate(given["batches"]):
+            objective = cross_entropy(copy(inputs), targets)
+            if step % 2 == 0:
+                signs = torch.randn(len(inputs), 3, 1).sign().squeeze(2)
+                squares = torch.einsum("bc,bcd->bd", signs, jacobians(copy, inputs)).square().sum(1)
+                objective = objective + 0.02 * squares.mean()
+            yield objective
+
+    check_steps(model, copy, by_hand())
+
+
 def test_the_snippets_are_short() -> None:
-    for snippet in (PLAIN, GAN, LIGHTNING):
+    for snippet in library_snippets():
         assert sum(bool(line.strip()) for line in snippet.splitlines()) <= 20
 
 

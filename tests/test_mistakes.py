@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses import (
+    L2,
     ActivationGradient,
     EagerForward,
     InputGradient,
@@ -386,8 +387,10 @@ def test_a_penalty_read_from_grad_is_that_of_the_sum_without_zero_grad(model, ba
     model.zero_grad()  # which breaks the cycles of graph and gradient that the warning is about
 
 
-def test_a_criterion_with_a_mean_makes_gradients_b_squared_times_too_small(model, batch):
-    """docs/mistakes.md and docs/library.md warn of it: mistake 4 can happen with a criterion of the user's own."""
-    for penalty in (InputGradient(), ActivationGradient(layers=["relu1", "relu2"]), WeightGradient()):
-        forward = EagerForward(model, nn.CrossEntropyLoss(), *batch, [penalty])
-        torch.testing.assert_close(penalty(forward).mean() * BATCH**2, value_of(penalty, model, *batch))
+def test_a_criterion_with_a_mean_is_refused(model, batch):
+    """Mistake 4 cannot happen with a criterion of the user's own either."""
+    for penalty in (InputGradient(), ActivationGradient(layers=["relu1", "relu2"]), WeightGradient(), L2()):
+        for criterion in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")):
+            with pytest.raises(ValueError, match=r"must return the loss of each example, \(8,\), got shape \(\)"):
+                EagerForward(model, criterion, *batch, [penalty])
+        EagerForward(model, nn.CrossEntropyLoss(reduction="none"), *batch, [penalty])

@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, tuple[str, ...]]] = {
         **{name: (*LINE, f"loss={name}") for name in ("mse", "sum_of_squares", "l1")},
     },
     "optimizer": dict.fromkeys(("sgd", "momentum", "nesterov", "adam", "adamw", "adamax", "nadam"), SMALL)
-    | dict.fromkeys(("rmsprop", "rmsprop_tensorflow", "adagrad", "adadelta", "lbfgs"), SMALL),
+    | dict.fromkeys(("rmsprop", "rmsprop_tensorflow", "adagrad", "adadelta", "lbfgs", "sam"), SMALL),
     "scheduler": dict.fromkeys(("constant", "step", "geometric", "staircase", "cosine"), SMALL),
     "augment": dict.fromkeys(("none", "noise", "distortion", "adversarial"), SMALL),
     "penalty": dict.fromkeys(("l2", "l1", "elastic_net"), (*SMALL, "optimizer=sgd"))

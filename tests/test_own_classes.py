@@ -43,7 +43,7 @@ def test_each_command_of_the_page_trains(forks: Forks, page: Path, line: str) ->
 
 def test_the_page_has_an_example_of_each(page: Path) -> None:
     groups = {path.parent.name for path in (page / "myconf").rglob("*.yaml")}
-    assert groups == {"model", "data", "loss", "penalty", "probe"}
+    assert groups == {"model", "data", "loss", "penalty", "probe", "optimizer"}
     options = {path.stem for path in (page / "myconf").rglob("*.yaml")}
     assert all(any(option in line for line in COMMANDS) for option in options)
 
@@ -51,7 +51,7 @@ def test_the_page_has_an_example_of_each(page: Path) -> None:
 def test_they_must_be_allowed(forks: Forks, page: Path) -> None:
     (line,) = [line for line in COMMANDS if line.startswith("-m")]
     assert forks.run(*(word for word in shlex.split(line) if word != "allow_targets=[mine]")) == 2
-    assert forks.said().count("add allow_targets=[its_package]") == 5
+    assert forks.said().count("add allow_targets=[its_package]") == 6
     assert not (page / "runs").exists()
 
 

@@ -31,13 +31,19 @@ OPTIMIZERS = {
     "momentum": ("optimizer=momentum",),
     "adam": ("optimizer=adam",),
     "lbfgs": ("optimizer=lbfgs", "optimizer.max_iter=3"),
+    "sam": ("optimizer=sam", "optimizer.momentum=0.9"),
 }
 PENALTIES = {
     "none": (),
     "jacobian": ("penalty=[jacobian,large_margin]", "penalty.jacobian.weight=0.1", "penalty.large_margin.weight=1e-5"),
 }
 WHOLE = list(itertools.product(MODELS, OPTIMIZERS, PENALTIES))
-SAMPLE = [("mlp", "adam", "jacobian"), ("mnist_convnet", "momentum", "jacobian"), ("cifar10_convnet", "lbfgs", "none")]
+SAMPLE = [
+    ("mlp", "adam", "jacobian"),
+    ("mnist_convnet", "momentum", "jacobian"),
+    ("cifar10_convnet", "lbfgs", "none"),
+    ("mlp", "sam", "jacobian"),
+]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data import Split
-from losses.passes import AffineTangents
+from losses.passes import Watch
 from losses.stacked import StackedParameter
 from runner.build import Components, build
 from runner.config.compose import Composer, project_composer
@@ -323,7 +323,7 @@ def test_tangents_of_stacked_layers(dual: str) -> None:
     tangents = {name: tangent for name, tangent in tangents.items() if name in dual}
 
     def layers(given: dict[str, Tensor]) -> Tensor:
-        with AffineTangents():
+        with Watch():
             return torch.baddbmm(*{**values, **given}.values())
 
     found = torch.func.jvp(layers, ({name: values[name] for name in tangents},), (tangents,))

@@ -35,6 +35,7 @@ NEUTRAL: tuple[tuple[str, Any], ...] = (
     ("data.channels", None),
     ("optimizer.groups", None),
     ("optimizer.groups", {}),
+    ("penalty.*.at", "inputs"),
     ("penalty.*.weight", 1),
     ("penalty.*.every", 1),
     ("penalty.*.warmup", 0),

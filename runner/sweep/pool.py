@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -61,10 +62,13 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
     if waiting:
         _import_all(waiting)
         _check_metric(waiting[0])
+        from runner import compatibility
+
         share_with_forks()
         groups = [*stacks, *([run] for runs in alone.values() for run in runs)]
         pool = _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason)
-        pool.run(groups, waiting)
+        with tempfile.TemporaryDirectory() as compatibility.VERIFIED:
+            pool.run(groups, waiting)
     return [objective(run) for run in runs]
 
 

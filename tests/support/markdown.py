@@ -25,11 +25,10 @@ def blocks(text: str, heading: str = "", language: str = r"\w+") -> list[str]:
     return re.findall(rf"^```(?:{language})\n(.*?)^```$", section, re.M | re.S)
 
 
-def library_snippets() -> tuple[str, str, str]:
-    """Return the README's plain loop, and of docs/library.md a GAN's discriminator's step and the Lightning module."""
+def library_snippets() -> list[str]:
+    """Return the README's plain loop, and the snippets of docs/library.md in their order."""
     (plain,) = blocks((ROOT / "README.md").read_text(), "### From your own loop", "python")
-    gan, lightning = blocks((ROOT / "docs" / "library.md").read_text(), language="python")
-    return plain, gan, lightning
+    return [plain, *blocks((ROOT / "docs" / "library.md").read_text(), language="python")]
 
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
@@ -47,6 +46,7 @@ def surroundings() -> dict[str, Any]:
         "generator": generator,
         "batches": batches,
         "real_batches": [inputs for inputs, _ in batches],
+        "torch": torch,
     }
 
 
@@ -86,15 +86,17 @@ def fitted(module: Any, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor
 
 
 def main() -> None:
-    """Run all three."""
-    plain, gan, lightning = library_snippets()
+    """Run those that need neither a compiler nor other processes."""
+    plain, gan, lightning, *others = library_snippets()
     given = surroundings()
     run(plain, **given, optimizer=torch.optim.SGD(given["model"].parameters(), lr=0.1))
     run(gan, **given, optimizer=torch.optim.SGD(given["discriminator"].parameters(), lr=0.1))
+    for other in others[:4]:
+        run(other, **given, optimizer=torch.optim.SGD(given["model"].parameters(), lr=0.1))
     if not find_spec("lightning"):
         sys.modules["lightning"] = stand_in_for_lightning()
     module = run(lightning)["Invariant"](given["model"], coordinates)
-    print("the three snippets run; loss", *(f"{loss.item():.3f}" for loss in fitted(module, given["batches"])))
+    print("the snippets run; loss", *(f"{loss.item():.3f}" for loss in fitted(module, given["batches"])))
 
 
 if __name__ == "__main__":
