@@ -1,6 +1,6 @@
 """Torch's own modules, one or two samples of each: the penalties equal naive loops, or say in a sentence why not.
 
-All samples, evaluation mode and other people's networks are in tests/judges/test_zoo.py.
+More samples, evaluation mode and other people's networks are in tests/judges/test_zoo.py.
 """
 
 import pytest
