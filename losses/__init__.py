@@ -26,10 +26,10 @@ from .gradients import WeightGradient as WeightGradient
 from .jacobian import Jacobian as Jacobian
 from .jacobian import JacobianSpectral as JacobianSpectral
 from .large_margin import LargeMargin as LargeMargin
+from .parameters import weights_of as weights_of
 from .penalty import Penalty as Penalty
 from .tangent_prop import TangentProp as TangentProp
 from .verify import verify as verify
 from .weights import L1 as L1
 from .weights import L2 as L2
 from .weights import ElasticNet as ElasticNet
-from .weights import weights_of as weights_of

@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
 
-from .forward import Forward, Tangent
+from .forward import Forward, Inputs, Tangent, points_of, with_points
+from .kernels import Watch, quiet_start
 from .known import (
     PASSES,
     cannot,
@@ -27,18 +28,7 @@ from .known import (
     no_derivative,
     signs_like,
 )
-from .passes import (
-    Inputs,
-    Watch,
-    call_with,
-    one_tensor,
-    points_of,
-    quiet_start,
-    recording,
-    run,
-    undisturbed,
-    with_points,
-)
+from .passes import call_with, one_tensor, recording, run, undisturbed
 from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 

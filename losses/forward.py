@@ -4,13 +4,30 @@ Shapes, here and in all of `losses`: B batch, C outputs, D inputs, K tangents, *
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-from .passes import points_of
+Inputs = Tensor | tuple | dict  # of a model: one tensor, or several by position or by name
+
+
+def points_of(inputs: Inputs) -> dict[str, Tensor]:
+    """Return the inputs by the name under which a penalty asks for them: "inputs", or "inputs.0" or "inputs.NAME"."""
+    if isinstance(inputs, Tensor):
+        return {"inputs": inputs}
+    several = inputs.items() if isinstance(inputs, dict) else enumerate(inputs)
+    return {f"inputs.{name}": tensor for name, tensor in several}
+
+
+def with_points(inputs: Inputs, points: Mapping[str, Tensor]) -> Inputs:
+    """Return inputs of the same form with the tensors of `points`, named as by `points_of`."""
+    if isinstance(inputs, Tensor):
+        return points["inputs"]
+    if isinstance(inputs, dict):
+        return {name: points[f"inputs.{name}"] for name in inputs}
+    return tuple(points[f"inputs.{index}"] for index in range(len(inputs)))
 
 
 class Tangent(NamedTuple):

@@ -9,9 +9,10 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .eager import EagerForward, as_module
-from .forward import Forward
+from .forward import Forward, Inputs, points_of, with_points
+from .kernels import Watch
 from .known import check_losses, known_of, no_derivative, signs_like
-from .passes import Inputs, Watch, points_of, run, undisturbed, with_points
+from .passes import run, undisturbed
 from .penalty import Penalty, any_differentiates, declared_tangents, layers_of
 
 

@@ -26,11 +26,12 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_map
 
 from .eager import EagerForward, as_module
+from .forward import Inputs, points_of
 from .functional import FunctionalForward
 from .gradients import InputGradient
 from .jacobian import unit_vectors
 from .known import WRONG, known_of
-from .passes import Inputs, points_of, undisturbed
+from .passes import undisturbed
 from .penalty import positive_or_null, squared_norm
 
 Model = nn.Module | Callable[..., Any]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .passes import Inputs, call_with, points_of, recording, undisturbed
+from .forward import Inputs, points_of
+from .passes import call_with, recording, undisturbed
 
 PASSES = 3  # that are looked at: what `torch.jit.script` has compiled drops tangents from its second call on
 MIXED = 1e-6  # share of a derivative by other examples that is no rounding

@@ -8,13 +8,9 @@ model, a mean over its examples or a sum over its weights, is (K,). A parameter 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .eager import EagerForward
-
-
-class StackedParameter(nn.Parameter):
-    """A parameter of K models, (K, *shape)."""
 
 
 class StackedForward(EagerForward):
@@ -44,8 +40,3 @@ class StackedForward(EagerForward):
 
     def signs(self, count: int) -> Tensor:
         return torch.cat([self._signs((count, self.batch_size), generator) for generator in self.generator], 1)
-
-
-def for_models(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number for each model, (K,), so that it multiplies a parameter (K, *shape)."""
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))

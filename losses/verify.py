@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .eager import EagerForward, as_module, tracked
+from .forward import Inputs, points_of, with_points
 from .functional import FunctionalForward
 from .known import derivative, first_layer, flat, known_of, mixed_in, signs_like
-from .passes import Inputs, points_of, recording, run, undisturbed, with_points
+from .passes import recording, run, undisturbed
 from .penalty import Penalty
 
 STEPS = (3e-7, 1e-7, 3e-8)  # of finite differences, in float64; a kink spoils one, and seldom another

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import Tensor
 
 from .forward import Forward
+from .parameters import chosen, chosen_of, for_models
 from .penalty import Penalty, at_least, one_of, square, total
-from .stacked import StackedParameter, for_models
 
 
 class L2(Penalty):
@@ -116,73 +113,6 @@ def soft_threshold_(params: list[Tensor], threshold: float | Tensor) -> None:
         torch._foreach_sub_(params, clamped)
 
 
-def weights_of(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters by which a layer multiplies, each once: what `biases=False` leaves in a penalty.
-
-    By their owner: no biases; nothing of a normalisation layer, whatever its shape; of a weight norm the direction, not
-    the length; of a user's own module what is called weight, or has two sizes above 1 (so no layer scale (C, 1, 1)).
-    """
-    names = _weight_names(model)
-    return [param for name, param in model.named_parameters() if name in names]
-
-
-_NAMES: WeakKeyDictionary[nn.Module, tuple[int, frozenset[str]]] = WeakKeyDictionary()
-_IS_WEIGHT = WeakTensorKeyDictionary()  # what was learned of each parameter: `prox_` is given tensors alone
-
-
-def _weight_names(model: nn.Module) -> frozenset[str]:
-    params = dict(model.named_parameters())
-    if _NAMES.get(model, (-1,))[0] != len(params):
-        for name, param in params.items():
-            owner = model.get_submodule(name.rpartition(".")[0])
-            _IS_WEIGHT[param] = _is_weight(model, owner, name, param)
-        _NAMES[model] = len(params), frozenset(name for name, param in params.items() if _IS_WEIGHT[param])
-    return _NAMES[model][1]
-
-
-def _is_weight(model: nn.Module, owner: nn.Module, path: str, param: Tensor) -> bool:
-    parent, _, name = path.rpartition(".")
-    siblings = dict(owner.named_parameters(recurse=False))
-    if isinstance(owner, ParametrizationList):  # at X.parametrizations.weight.original1, of the layer X
-        name, owner = parent.rpartition(".")[2], model.get_submodule(parent.rpartition(".parametrizations")[0])
-        if param.numel() < max(one.numel() for one in siblings.values()):  # the length of a weight norm
-            return False
-    if "bias" in name or any("norm" in kind.__name__.lower() for kind in type(owner).__mro__):
-        return False
-    if (name.endswith("_g") and f"{name[:-1]}v" in siblings) or _dimensions(param) < 2:
-        return False
-    sizes = param.shape[isinstance(param, StackedParameter) :]
-    return "weight" in name or sum(size > 1 for size in sizes) > 1
-
-
-def chosen_of(forward: Forward, biases: bool) -> list[Tensor]:
-    """Return the trained parameters of a pass, without biases and gains unless they are asked for."""
-    params = {name: param for name, param in forward.params.items() if not is_frozen(param)}
-    if biases:
-        return [*params.values()]
-    names = _weight_names(forward.model)
-    return [param for name, param in params.items() if name in names]
-
-
-def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
-    """Return the same of parameters alone: as learned from their model's passes, else by their dimensions."""
-    return [param for param in params if not is_frozen(param) and (biases or _counts(param))]
-
-
-def _counts(param: Tensor) -> bool:
-    known = _IS_WEIGHT.get(param)
-    return _dimensions(param) > 1 if known is None else known
-
-
-def _dimensions(param: Tensor) -> int:
-    return param.ndim - isinstance(param, StackedParameter)
-
-
 def _for_each(params: Sequence[Tensor], value: float | Tensor) -> Any:
     """Return a number as it is, and the numbers of the models of a stack, (K,), shaped for each parameter."""
     return [for_models(value, param) for param in params] if isinstance(value, Tensor) else value
-
-
-def is_frozen(param: Tensor) -> bool:
-    """Tell whether training is to leave a parameter as it is; a plain tensor has no such mark."""
-    return isinstance(param, nn.Parameter) and not param.requires_grad

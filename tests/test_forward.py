@@ -23,7 +23,8 @@ from losses import (
     Tangent,
     TangentProp,
 )
-from losses.passes import TorchDraws, Watch, quiet_start
+from losses.kernels import Watch, quiet_start
+from losses.passes import TorchDraws
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["conv", "relu"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from data import Split
-from losses.passes import Watch
-from losses.stacked import StackedParameter
+from losses.kernels import Watch
+from losses.parameters import StackedParameter
 from runner.build import Components, build
 from runner.config.compose import Composer, project_composer
 from runner.loop import Diverged, Loop

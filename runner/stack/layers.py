@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from losses.stacked import StackedParameter
+from losses.parameters import StackedParameter
 
 
 class StackedLinear(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from losses.stacked import StackedParameter, for_models
+from losses.parameters import StackedParameter, for_models
 
 FACTORS = ("lr", "weight_decay")  # options that are numbers for each model; models share the others, or have pieces
 KERNELS = ("foreach", "fused", "capturable", "differentiable", "maximize")  # of torch's optimizers, by default here
