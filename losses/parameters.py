@@ -68,13 +68,21 @@ def chosen_of(forward: Forward, biases: bool) -> list[Tensor]:
 
 
 def chosen(params: Iterable[Tensor], biases: bool) -> list[Tensor]:
-    """Return the same of parameters alone: as learned from their model's passes, else by their dimensions."""
+    """Return the same of parameters alone, whose layers `weights_of`, or a penalty evaluated on their model, has shown.
+
+    Raises:
+        ValueError: if biases are to be left out and a parameter's layer is not known.
+    """
     return [param for param in params if not is_frozen(param) and (biases or _counts(param))]
 
 
 def _counts(param: Tensor) -> bool:
-    known = _IS_WEIGHT.get(param)
-    return _dimensions(param) > 1 if known is None else known
+    if param not in _IS_WEIGHT:
+        raise ValueError(
+            "biases=False must know the layer of each parameter, got one of a model not seen: call weights_of(model) "
+            "once, before the first step"
+        )
+    return _IS_WEIGHT[param]
 
 
 def _dimensions(param: Tensor) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses import EagerForward
+from losses import EagerForward, weights_of
 from losses.passes import TorchDraws, state_of, undisturbed
 from runner.build import Components
 from runner.metrics import Means
@@ -40,6 +40,7 @@ class Loop:
     def __init__(self, components: Components, config: dict[str, Any], forward_pass: Any = EagerForward) -> None:
         self.components, self.config, self.forward_pass = components, config, forward_pass
         self.params = [param for param in components.model.parameters() if param.requires_grad]
+        weights_of(components.model)  # proximal steps, which are given parameters alone, know their layers from here
         self.generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "penalty"))
         self.augment_generator = torch.Generator(components.device).manual_seed(stream_seed(config["seed"], "augment"))
         seed_torch(stream_seed(config["seed"], "model"), components.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss, softshrink
 
-from losses import L1, L2, EagerForward, ElasticNet, Penalty
+from losses import L1, L2, EagerForward, ElasticNet, Penalty, weights_of
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -117,10 +117,19 @@ def test_a_subgradient_penalty_leaves_the_weights_alone_after_the_step() -> None
 
 @pytest.mark.parametrize("build", [lambda: L1(biases=False), lambda: ElasticNet(l1=1.0, biases=False)])
 def test_biases_can_be_left_out_of_a_proximal_step(build: Callable[[], Penalty]) -> None:
-    weight, bias = drawn(3, 3), drawn(3)
-    build().prox_([weight, bias], 1.0, 0.1)
-    assert torch.equal(bias, drawn(3))
-    assert not torch.equal(weight, drawn(3, 3))
+    layer = nn.Linear(3, 3).double()
+    weight, bias = (param.detach().clone() for param in layer.parameters())
+    weights_of(layer)
+    build().prox_(layer.parameters(), 0.1, 0.1)
+    assert torch.equal(layer.bias, bias)
+    assert not torch.equal(layer.weight, weight)
+
+
+@pytest.mark.parametrize("penalty", [L1(biases=False), ElasticNet(biases=False)])
+def test_a_proximal_step_without_biases_must_know_the_layers(penalty: Penalty) -> None:
+    """By dimensions, layer scale (C, 1, 1) and the gain of a weight norm would count as weights."""
+    with pytest.raises(ValueError, match=r"biases=False must know the layer .* call weights_of\(model\)"):
+        penalty.prox_(nn.Linear(3, 3).parameters(), 0.1, 0.1)
 
 
 @pytest.mark.parametrize("penalty", [L1(), ElasticNet(l1=1.0, l2=1.0)])
