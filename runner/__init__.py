@@ -17,19 +17,20 @@ The story of one run, in this folder:
     signals        Ctrl-C, SIGTERM and a launcher's signals
     seeds          a stream of random numbers for each purpose
     system         cores and memory of this machine
+    api            `train` and `sweep` from Python: the same road, in a process of its own
 
 Rooms beside it:
 
     config/        from the command line to a checked config; never imports torch
-        command_line   all mistakes at once, before Hydra acts
+        command_line   the words of a command -> one checked command, or all mistakes at once
         words          what was typed: text is quoted for Hydra's grammar, what it cannot read gets a sentence
         overrides      options against the config: is there such a choice, such a key
         compose        overrides -> config, by Hydra; its private names
         check          everything that is wrong with a config
         rules          what the value of each key may be
         signature      options against the arguments of a constructor
-        allowlist      which classes may be built, by us and by Hydra
-        hydra_node     what may stand in Hydra's own node
+        allowlist      which classes may be built
+        hydra_node     what may stand in Hydra's own node: launcher, sweeper, mode
         conf_files     the only reader of the files under conf/
         objective      which metrics may be minimised
         help           --help
@@ -82,7 +83,8 @@ Rooms beside it:
         layers         one module that computes K models
         optimizer      torch's optimizers on stacked parameters
     sweep/         many runs, each a job
-        conclude       before a sweep and after it: configs checked, statuses, exit code
+        report         a sweep from its command to its exit code: run, statuses, table
+        grid           what a command sweeps: its jobs checked, and the grid
         arms           several grids in one sweep: weights tried, then compared on fresh seeds
         search         a search: trials proposed, run as jobs, taken over where their process has died
         space          what a search varies, and what it proposes
@@ -98,6 +100,7 @@ Rooms beside it:
 """
 
 import os
+from typing import Any
 
 
 def let_idle_threads_sleep() -> None:
@@ -112,3 +115,11 @@ def let_idle_threads_sleep() -> None:
 
 
 let_idle_threads_sleep()
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("train", "sweep"):  # late: every process imports this package
+        from runner import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -129,16 +129,23 @@ def _calmer_optimizer(config: Mapping[str, Any]) -> list[str]:
     return [f"optimizer.clip below {clip:g}" if clip else "optimizer.clip=5", lr]
 
 
-def report_stored_result(run: Run, trained: bool) -> float:
-    """Print the stored result if nothing was trained and return its objective; exit with code 1 if the run failed."""
+def report_stored_result(run: Run, trained: bool) -> int:
+    """Print the stored result if nothing was trained; return the exit code, 1 if the run failed."""
     result = run.result()
     is_done = result["status"] == Status.DONE
     if not trained:
         lines = summary_lines(result, run.path, uv_prefix()) if is_done else [result["reason"]]
         print("\n".join([f"trained before{device_of(result, run)}; force=true trains again", *lines]))
     if not is_done:
-        sys.exit(FAILED)
-    return objective(run)
+        return FAILED
+    check_objectives([run])
+    return 0
+
+
+def check_objectives(runs: Sequence[Run]) -> None:
+    """Exit with code 2 if a run that is done lacks what is minimised: it was trained before, with other probes."""
+    for run in runs:
+        objective(run)
 
 
 def device_of(result: Mapping[str, Any], run: Run) -> str:
