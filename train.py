@@ -1,6 +1,6 @@
 """Train one model, or with -m a grid of models; `uv run train.py --help` lists the options.
 
-The way to the objective: `main` here -> `runner.run.train_run` -> `runner.loop.Loop.objective`.
+The way to the objective: `main` here -> `runner.run.train_run` -> `runner.training.loop.Loop.objective`.
 The way to many runs: `main` -> `runner.sweep.report.run_sweep` -> a grid, arms or a search -> a launcher's `run_all`.
 """
 

@@ -3,24 +3,26 @@
 The story of one run, in this folder:
 
     run            one run, from a checked config to its result: build, train, evaluate, record, save
-    loop           the training loop, on one page
-    term           a penalty in the objective: its coefficient, and the steps at which it counts
-    build          config -> the components of a run
-    instantiate    a class and its options -> an object, the options checked against the signature
-    compatibility  do the components fit together
-    optimizers     those that torch lacks
-    schedule       learning rates by the epoch or the step
-    metrics        what is measured of a model in training, and which epoch was best
-    console        lines and the progress bar, what a user sees of a run
     results        runs as tables of pandas, a run as a trained network
+    api            `train` and `sweep` from Python: the same road, in a process of its own
+    console        lines and the progress bar, what a user sees of a run
     outcome        how a run ends: exit codes and last sentences
     signals        Ctrl-C, SIGTERM and a launcher's signals
-    seeds          a stream of random numbers for each purpose
     system         cores and memory of this machine
-    api            `train` and `sweep` from Python: the same road, in a process of its own
 
 Rooms beside it:
 
+    training/      a model is trained; it knows no disk and no Hydra
+        loop           the training loop, on one page
+        term           a penalty in the objective: its coefficient, and the steps at which it counts
+        build          config -> the components of a run
+        instantiate    a class and its options -> an object, the options checked against the signature
+        compatibility  do the components fit together
+        optimizers     those that torch lacks
+        schedule       learning rates by the epoch or the step
+        metrics        what is measured of a model in training, and which epoch was best
+        seeds          a stream of random numbers for each purpose
+        faults         what an error says of its cause: memory, a place in a user's own code
     config/        from the command line to a checked config; never imports torch
         command_line   the words of a command -> one checked command, or all mistakes at once
         words          what was typed: text is quoted for Hydra's grammar, what it cannot read gets a sentence

@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.forked import Forks
 
-from runner.build import build
 from runner.config import command_line
 from runner.config.check import ConfigError, problems_of_config
 from runner.config.compose import loader_with
 from runner.config.tree import walk
-from runner.loop import Loop
+from runner.training.build import build
+from runner.training.loop import Loop
 
 # Targets, with arguments by which each would make the file FILE, or do worse.
 HOSTILE: dict[str, dict[str, Any]] = {

@@ -255,7 +255,7 @@ EXAMPLES = [line.strip() for line in INTRODUCTION.partition("Examples\n")[2].spl
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_examples_of_the_help_can_be_trained(composed: Callable[..., Any], example: str) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     words = shlex.split(example)
     assert words[:3] == ["uv", "run", "train.py"]

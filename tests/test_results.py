@@ -23,10 +23,8 @@ from support import ROOT
 from support.forked import Forks
 from support.states import assert_same
 
-from runner.build import build
 from runner.config.check import ConfigError
 from runner.evaluation.predictor import Predictor
-from runner.instantiate import construct, own_options
 from runner.results import Epoch, delete, export, load_epochs, load_model, load_runs
 from runner.run import Session, train_run
 from runner.storage import checkpoint, weights
@@ -34,6 +32,8 @@ from runner.storage.directory import Run
 from runner.storage.identity import identity
 from runner.storage.lock import Busy, locked
 from runner.summary.rows import NothingToShow
+from runner.training.build import build
+from runner.training.instantiate import construct, own_options
 
 Composed = Callable[..., Run]
 QUIET = ("histograms=false", "pictures=false")

@@ -91,7 +91,7 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: S
     if waiting:
         _import_all(waiting)
         _check_metric(waiting[0])
-        from runner import compatibility
+        from runner.training import compatibility
 
         share_with_forks()
         groups = [*stacks, *([run] for runs in alone.values() for run in runs)]
@@ -113,8 +113,8 @@ def _import_all(runs: Sequence[Run]) -> None:
             import matplotlib.backends.backend_agg  # noqa: F401 (the first picture does)
 
             import runner.recording.pictures  # noqa: F401
-    from runner.instantiate import check_signatures
     from runner.storage.provenance import commit
+    from runner.training.instantiate import check_signatures
 
     commit()  # it is remembered
     problems = []

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from runner.config.compose import Composer, with_exact_steps
 from runner.config.words import parsed
-from runner.seeds import stream_seed
+from runner.training.seeds import stream_seed
 
 REPEATS = "repeats"  # attribute of a trial: the number of the failed one whose values it has
 MOST_CHECKED = 200  # values of one key; the trials check theirs again
