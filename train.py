@@ -22,6 +22,11 @@ from runner.system import importing_much
 
 def main(arguments: Sequence[str]) -> int:
     """Do what a command line asks for, and return the exit code; a mistake in it ends with code 2."""
+    if {"-sc", "--shell-completion"} & set(arguments):  # Hydra's own, which asks its whole application
+        import hydra
+
+        hydra.main(version_base="1.3", config_path="conf", config_name="config")(lambda config: None)()
+        return 0
     command = read_command(arguments)
     if command.shown:
         print(command.shown_config(), end="")

@@ -98,7 +98,7 @@ def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
         problems.append("--experimental-rerun is not supported: the same command finds its run again")
     if flags.multirun and flags.cfg:
         problems.append("--cfg shows one config, and -m has many: leave out -m and values behind a comma")
-    for flag in ("hydra_help", "info", "shell_completion"):
+    for flag in ("hydra_help", "info"):
         if getattr(flags, flag):
             problems.append(f"--{flag.replace('_', '-')} is not supported: --help and --cfg tell of the options")
     if flags.config_dir and not os.path.isdir(flags.config_dir):
