@@ -53,7 +53,8 @@ The networks of JAX are those of `tests/judges/networks.py`; the penalties, `tes
 
 A naive loop differentiates one output of one example at a time. The zoo is all that torch tests of its own layers,
 `torch.testing._internal.common_modules`, each with up to 40 of its options, behind a linear layer and tanh: Jacobian,
-tangent prop (random signs and exact) and input gradient, eager and functional. Left out are {left_out}. Where the loop
+tangent prop (random signs and exact) and input gradient, eager and functional. Left out are
+{left_out}. Where the loop
 finds that examples mix, or that torch has no derivative, a sentence must say so. Networks of torchvision's that cancel
 over many layers are demanded to 1e-10.
 
@@ -113,7 +114,7 @@ def heading() -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     machine = f"Python {platform.python_version()}, {platform.machine()}"
     date = datetime.date.today().isoformat()
-    left_out = " and ".join(f"{name} ({why})" for name, why in zoo.LEFT_OUT.items())
+    left_out = " and\n".join(f"{name} ({why})" for name, why in zoo.LEFT_OUT.items())
     return HEAD.format(
         command=COMMAND, date=date, versions=versions, machine=machine, tolerance=TOLERANCE, left_out=left_out
     )
