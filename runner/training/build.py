@@ -34,6 +34,8 @@ from runner.training.schedule import Schedule
 from runner.training.seeds import seed_torch, stream_seed
 from runner.training.term import Term
 
+Prepare = Callable[[nn.Module], None]
+
 
 @dataclass
 class Components:
@@ -51,17 +53,10 @@ class Components:
     channels_last: bool
 
 
-def build(
-    config: Mapping[str, Any],
-    dataset: Dataset | None = None,
-    prepare: Callable[[nn.Module], None] = lambda model: None,
-) -> Components:
-    """Build all components of a run, and try each penalty on two examples.
+def build(config: Mapping[str, Any], dataset: Dataset | None = None, prepare: Prepare | None = None) -> Components:
+    """Build all components of a run, whose data may be at hand, and try each penalty on two examples.
 
-    Args:
-        config: checked.
-        dataset: if it is at hand.
-        prepare: changes the weights of the new model before anything depends on them, as `init_from` does.
+    `prepare` gives a new model its weights before anything depends on them, as `init_from` wants it.
 
     Raises:
         ConfigError: with a sentence for everything that does not fit.
@@ -77,11 +72,7 @@ def build(
     probes = _build_probes(config, dataset, problems)
     with problems.at("augment"):
         augment = construct(config["augment"]).fit(dataset)
-    with problems.at("model"):
-        model = _build_model(config, dataset, device)
-    problems.raise_if_any()
-    with problems.at(""):
-        prepare(model)
+    model = _prepared(config, dataset, device, prepare, problems)
     channels_last = _is_channels_last(config, dataset, terms)
     if channels_last:
         model, dataset = model.to(memory_format=torch.channels_last), dataset.in_channels_last()
@@ -108,6 +99,20 @@ def _build_first(
         dataset = dataset or _build_dataset(config, device)
     problems.raise_if_any()
     return criterion, schedule, dataset
+
+
+def _prepared(
+    config: Mapping[str, Any], dataset: Dataset, device: torch.device, prepare: Prepare | None, problems: Problems
+) -> nn.Module:
+    with problems.at("model"):
+        model = _build_model(config, dataset, device)
+    problems.raise_if_any()
+    with problems.at(""):
+        if prepare:
+            prepare(model)
+        elif config["init_from"] is not None:
+            raise ValueError("init_from must be read by who builds: runner.run.built does it")
+    return model
 
 
 def _freeze(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
