@@ -1,10 +1,11 @@
 """Train one model, or with -m a grid of models; `uv run train.py --help` lists the options.
 
-The way to the objective: `main` here -> `runner.run.train_run` -> `runner.loop.Loop.objective`.
+The way to the objective: `main` here -> `runner.run.train_run` -> `runner.training.loop.Loop.objective`.
+The way to many runs: `main` -> `runner.sweep.report.run_sweep` -> a grid, arms or a search -> a launcher's `run_all`.
 """
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Sequence
 
 from runner.config import help
 
@@ -12,22 +13,33 @@ if __name__ == "__main__" and {"-h", "--help", "--version"} & set(sys.argv[1:]):
     help.show(sys.argv[1:])
     sys.exit()
 
-import hydra
-from omegaconf import DictConfig
-
-from runner.config import command_line
-from runner.config.words import as_read
+from runner.config.command_line import read_command
 from runner.console import Console
 from runner.outcome import exit_on_error, report_stored_result
 from runner.storage.directory import Run
-from runner.sweep.conclude import sweep_report
 from runner.system import importing_much
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float:
-    """Train one model unless its result is stored already, and return the value that a sweeper minimises."""
-    run = Run.of(config)
+def main(arguments: Sequence[str]) -> int:
+    """Do what a command line asks for, and return the exit code; a mistake in it ends with code 2."""
+    if {"-sc", "--shell-completion"} & set(arguments):  # Hydra's own, which asks its whole application
+        import hydra
+
+        hydra.main(version_base="1.3", config_path="conf", config_name="config")(lambda config: None)()
+        return 0
+    command = read_command(arguments)
+    if command.shown:
+        print(command.shown_config(), end="")
+        return 0
+    if command.is_sweep:
+        from runner.sweep.report import run_sweep
+
+        return run_sweep(command)
+    return train(Run(command.config.values, command.config.words))
+
+
+def train(run: Run) -> int:
+    """Train one model unless its result is stored already; return the exit code."""
     finished = run.is_finished
     # At once, for torch takes seconds to import.
     Console().show(run.announcement if finished else "importing torch, then reading the data")
@@ -43,7 +55,4 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = map(as_read, sys.argv[1:])  # where Hydra reads them
-    folder = command_line.check(sys.argv[1:])
-    with sweep_report(folder) if folder else nullcontext():
-        main()
+    sys.exit(main(sys.argv[1:]))

@@ -41,9 +41,8 @@ def verify(
         penalty    <d value / d w, u> by autograd        = (value(w + h u) - value(w - h u)) / 2 h
         functional the same value by `FunctionalForward` = by `EagerForward`
 
-    A derivative is refused only if two of three h agree with each other and none with it, at two points: a kink may lie
-    between f's two arguments, or, once in some hundred deep networks, closer to a point than any h. The model is left
-    as it was. The gradient is not looked at of a penalty that `holds_constant`, nor where a
+    A derivative is refused only if two of three h agree with each other and none with it, at two points: a kink may be
+    near. The model is left as it was. The gradient is not looked at of a penalty that `holds_constant`, nor where a
     pass changes the next one's function, as with spectral norm, whose own gradient is right in the limit alone.
 
     Args:
@@ -52,7 +51,7 @@ def verify(
         examples: how many, the first ones (>= 2).
 
     Raises:
-        ValueError: in one sentence: the penalty, the layer or the weight, got, expected, the cause to look for.
+        ValueError: one sentence with the penalty, the layer or weight, got, expected, the cause to look for.
     """
     module = as_module(model)
     few, wanted = tree_map(lambda tensor: tensor[:examples].detach(), (inputs, targets))

@@ -3,33 +3,36 @@
 The story of one run, in this folder:
 
     run            one run, from a checked config to its result: build, train, evaluate, record, save
-    loop           the training loop, on one page
-    term           a penalty in the objective: its coefficient, and the steps at which it counts
-    build          config -> the components of a run
-    instantiate    a class and its options -> an object, the options checked against the signature
-    compatibility  do the components fit together
-    optimizers     those that torch lacks
-    schedule       learning rates by the epoch or the step
-    metrics        what is measured of a model in training, and which epoch was best
-    console        lines and the progress bar, what a user sees of a run
     results        runs as tables of pandas, a run as a trained network
+    api            `train` and `sweep` from Python: the same road, in a process of its own
+    console        lines and the progress bar, what a user sees of a run
     outcome        how a run ends: exit codes and last sentences
     signals        Ctrl-C, SIGTERM and a launcher's signals
-    seeds          a stream of random numbers for each purpose
     system         cores and memory of this machine
 
 Rooms beside it:
 
+    training/      a model is trained; it knows no disk and no Hydra
+        loop           the training loop, on one page
+        term           a penalty in the objective: its coefficient, and the steps at which it counts
+        build          config -> the components of a run
+        instantiate    a class and its options -> an object, the options checked against the signature
+        compatibility  do the components fit together
+        optimizers     those that torch lacks
+        schedule       learning rates by the epoch or the step
+        metrics        what is measured of a model in training, and which epoch was best
+        seeds          a stream of random numbers for each purpose
+        faults         what an error says of its cause: memory, a place in a user's own code
     config/        from the command line to a checked config; never imports torch
-        command_line   all mistakes at once, before Hydra acts
+        command_line   the words of a command -> one checked command, or all mistakes at once
         words          what was typed: text is quoted for Hydra's grammar, what it cannot read gets a sentence
         overrides      options against the config: is there such a choice, such a key
         compose        overrides -> config, by Hydra; its private names
         check          everything that is wrong with a config
         rules          what the value of each key may be
         signature      options against the arguments of a constructor
-        allowlist      which classes may be built, by us and by Hydra
-        hydra_node     what may stand in Hydra's own node
+        allowlist      which classes may be built
+        hydra_node     what may stand in Hydra's own node: launcher, sweeper, mode
         conf_files     the only reader of the files under conf/
         objective      which metrics may be minimised
         help           --help
@@ -82,7 +85,8 @@ Rooms beside it:
         layers         one module that computes K models
         optimizer      torch's optimizers on stacked parameters
     sweep/         many runs, each a job
-        conclude       before a sweep and after it: configs checked, statuses, exit code
+        report         a sweep from its command to its exit code: run, statuses, table
+        grid           what a command sweeps: its jobs checked, and the grid
         arms           several grids in one sweep: weights tried, then compared on fresh seeds
         search         a search: trials proposed, run as jobs, taken over where their process has died
         space          what a search varies, and what it proposes
@@ -98,6 +102,7 @@ Rooms beside it:
 """
 
 import os
+from typing import Any
 
 
 def let_idle_threads_sleep() -> None:
@@ -112,3 +117,11 @@ def let_idle_threads_sleep() -> None:
 
 
 let_idle_threads_sleep()
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("train", "sweep"):  # late: every process imports this package
+        from runner import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

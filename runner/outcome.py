@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import math
 import os
 import re
 import shlex
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.check import ConfigError, exit_with_problems
@@ -24,12 +21,12 @@ from runner.storage.atomic import free_space
 from runner.storage.directory import Run
 from runner.storage.lock import Busy
 from runner.storage.status import Status
+from runner.training.faults import is_lack_of_memory, place_of
 
 if TYPE_CHECKING:
-    from runner.term import Term  # torch, which comes late
+    from runner.training.term import Term  # torch, which comes late
 
 FAILED, BAD_CONFIG, BUSY = 1, 2, 3  # exit codes; after a signal it is 128 + the signal's number
-OUT_OF_MEMORY = r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
 
 
 @contextmanager
@@ -78,30 +75,6 @@ def reason_of(error: Exception | SystemExit, run: Run) -> str:
     return f"{type(error).__name__}: {text}{advice}"
 
 
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory was not enough, of the machine or of the GPU."""
-    first = next(iter(str(error).splitlines()), "")
-    return isinstance(error, MemoryError) or bool(re.search(OUT_OF_MEMORY, first, re.IGNORECASE))
-
-
-def place_of(error: BaseException, packages: Sequence[str]) -> str:
-    """Return the innermost place in a user's packages that an error comes from, as " (file, line 7)", or nothing."""
-    place = place_of(error.__cause__, packages) if error.__cause__ else ""
-    if place:
-        return place
-    owner = type(getattr(error, "obj", None))  # of an attribute that is missing
-    if owner.__module__.partition(".")[0] in packages:
-        place = _in_words(inspect.getfile(owner), inspect.getsourcelines(owner)[1])
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
-            place = _in_words(frame.f_code.co_filename, line)
-    return place
-
-
-def _in_words(file: str, line: int) -> str:
-    return f" ({os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else file}, line {line})"
-
-
 def remedy_of(config: Mapping[str, Any], terms: Sequence[Term], has_moved: bool) -> str:
     """Return which options may keep a run from diverging, each with the value that is too large or missing.
 
@@ -129,16 +102,23 @@ def _calmer_optimizer(config: Mapping[str, Any]) -> list[str]:
     return [f"optimizer.clip below {clip:g}" if clip else "optimizer.clip=5", lr]
 
 
-def report_stored_result(run: Run, trained: bool) -> float:
-    """Print the stored result if nothing was trained and return its objective; exit with code 1 if the run failed."""
+def report_stored_result(run: Run, trained: bool) -> int:
+    """Print the stored result if nothing was trained; return the exit code, 1 if the run failed."""
     result = run.result()
     is_done = result["status"] == Status.DONE
     if not trained:
         lines = summary_lines(result, run.path, uv_prefix()) if is_done else [result["reason"]]
         print("\n".join([f"trained before{device_of(result, run)}; force=true trains again", *lines]))
     if not is_done:
-        sys.exit(FAILED)
-    return objective(run)
+        return FAILED
+    check_objectives([run])
+    return 0
+
+
+def check_objectives(runs: Sequence[Run]) -> None:
+    """Exit with code 2 if a run that is done lacks what is minimised: it was trained before, with other probes."""
+    for run in runs:
+        objective(run)
 
 
 def device_of(result: Mapping[str, Any], run: Run) -> str:

@@ -121,8 +121,8 @@ def load_model(
     """
     import torch
 
-    from runner.build import build_network, find_own_packages
     from runner.evaluation.predictor import Predictor
+    from runner.training.build import build_network, find_own_packages
 
     state = _state_of(Path(run), epoch)
     config = _config_of_network(Path(run), allow_targets)

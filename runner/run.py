@@ -10,28 +10,17 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TextIO
 
 import torch
 
 from data import Dataset
 from losses.passes import TorchDraws
-from runner.build import Components, build
 from runner.console import Console, summary_lines
 from runner.evaluation.evaluate import Evaluation
 from runner.evaluation.plan import Plan
 from runner.evaluation.predictor import facts_of
-from runner.loop import Diverged, Loop
-from runner.metrics import (
-    best_of,
-    evaluations_of,
-    gradient_ratios,
-    monitor_of,
-    numbers_of,
-    probed,
-    values_of_proximal_penalties,
-    warning_of_chance,
-)
 from runner.outcome import reason_of, remedy_of, uv_prefix
 from runner.recording.recorder import Recorder
 from runner.signals import Interrupted, StopSignals
@@ -43,6 +32,18 @@ from runner.storage.provenance import provenance
 from runner.storage.status import FINISHED, Status
 from runner.summary.settings import changed, group_name
 from runner.system import cores, importing_much, keep_freed_memory
+from runner.training.build import Components, build
+from runner.training.loop import Diverged, Loop
+from runner.training.metrics import (
+    best_of,
+    evaluations_of,
+    gradient_ratios,
+    monitor_of,
+    numbers_of,
+    probed,
+    values_of_proximal_penalties,
+    warning_of_chance,
+)
 
 LEAST_LOSS = 1e-8  # of the histogram of their logarithms: cross-entropy in fp32 is 0 or above it
 EPOCH_SAVE_SECONDS = 1.0  # least time between the checkpoints of two epochs: some epochs last a millisecond
@@ -73,7 +74,7 @@ def built(run: Run, dataset: Dataset | None = None) -> tuple[Components, list[st
     torch.set_num_threads(run.config["threads"] or threads_given())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        components = build(run.config, dataset)
+        components = build(run.config, dataset, partial(weights.start_from, run.config["init_from"]))
     keep_freed_memory()
     line, facts = f"device {components.device}, {torch.get_num_threads()} threads", components.dataset.facts
     told = [*facts.warnings, *(str(warning.message) for warning in caught)]

@@ -20,12 +20,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from losses import L2, ActivationGradient, InputGradient, Jacobian, LargeMargin, Penalty, WeightGradient
-from runner.build import build
 from runner.config.compose import project_composer
 from runner.evaluation.evaluate import BATCH, evaluate
-from runner.loop import CHECK_EVERY, Loop
 from runner.stack.loop import StackedLoop
 from runner.system import keep_freed_memory
+from runner.training.build import build
+from runner.training.loop import CHECK_EVERY, Loop
 
 
 def loop_of(*options: str) -> Loop:

@@ -42,7 +42,7 @@ FIRST_STEP = AS_MAIN.format(
 import importlib.machinery
 class Ending:
     def find_spec(self, name, path=None, target=None):
-        if name != "runner.loop":
+        if name != "runner.training.loop":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module

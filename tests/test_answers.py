@@ -231,13 +231,12 @@ def test_the_best_row_is_the_least_of_the_sweeps_objective(write: Write, tmp_pat
     assert "the test set has chosen" in notes_on_best(summary)[0]
 
 
-def test_the_list_of_a_sweep_knows_its_objective(composed: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    from runner.storage import members
+def test_the_list_of_a_sweep_knows_its_objective(composed: Any, tmp_path: Path) -> None:
+    from runner.storage.members import SweepIndex
 
-    monkeypatch.setenv(members.VARIABLE, "")
-    members.use_list_of(["x"], tmp_path)
-    members.add_to_list([composed("objective_metric=validation/loss")])
-    assert [member.objective for member in members.listed()] == ["validation/loss"]
+    index = SweepIndex(tmp_path, ["x"])
+    index.add([composed("objective_metric=validation/loss")])
+    assert [member.objective for member in index.members()] == ["validation/loss"]
 
 
 def test_the_best_of_many_rows_is_told_to_be_lucky(write: Write, tmp_path: Path) -> None:

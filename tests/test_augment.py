@@ -16,14 +16,14 @@ from data import Adversarial, Augmentation, Dataset, Distortion, GaussianNoise, 
 from data.augment import SIZES
 from data.tangents import FIELDS
 from losses import CrossEntropy, EagerForward, Jacobian, Penalty, SumOfSquares
-from runner.build import build
-from runner.compatibility import check_augment
 from runner.config.check import ConfigError
 from runner.evaluation import Attack
 from runner.evaluation.probes import Subject
-from runner.loop import Loop
 from runner.storage.identity import directory_name, identity, ids
-from runner.term import Term
+from runner.training.build import build
+from runner.training.compatibility import check_augment
+from runner.training.loop import Loop
+from runner.training.term import Term
 
 Composed = Callable[..., Any]
 SMALL = ("epochs=2", "data.train_size=60", "batch_size=20", "data.validation_size=20")

@@ -111,7 +111,7 @@ def test_one_that_no_pass_meets_is_left_as_it_is() -> None:
 
 
 def test_a_run_freezes_the_statistics_of_its_training_split(composed: Callable) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     options = ("model=large_margin_convnet", "data.train_size=501", "batch_norm=frozen", "penalty=jacobian")
     components = build(composed(*options).config)

@@ -28,7 +28,7 @@ from support.states import assert_same
 from runner.storage.atomic import WriteError, read_json, remove_stale_temporaries, write_atomic, write_json
 from runner.storage.checkpoint import CheckpointError, load, save
 
-OWN = ("conf", "data", "hydra_plugins", "losses", "models", "runner", "scripts", "tests")
+OWN = ("conf", "data", "losses", "models", "runner", "scripts", "tests")
 FLIPS, KILLS = 40, 20
 
 # Notes each checkpoint that is done; saves without end at the stage `any`, otherwise kills itself at the given one of

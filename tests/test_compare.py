@@ -520,19 +520,18 @@ def test_trials_alone_are_reported(status: str, write: Write, tmp_path: Path, ca
     assert (tmp_path / "trials.png").exists() == (status == "done")
 
 
-def test_the_list_says_what_each_run_is_for(composed: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
-    from runner.storage import members
+def test_the_list_says_what_each_run_is_for(composed: Callable[..., Any], tmp_path: Path) -> None:
+    from runner.storage.members import SweepIndex
 
-    monkeypatch.setenv(members.VARIABLE, "")
-    members.use_list_of(["x"], tmp_path)
+    index = SweepIndex(tmp_path, ["x"])
     arms = "sweep.arms={l2:{penalty:l2,model:mlp}}"
     line = (arms, "sweep.arm=l2", "sweep.stage=trial", "penalty=l2", "epochs=7", "data=sine", "model=mlp", "loss=mse")
-    members.add_to_list([composed(*line, "seed=3", "data.seed=3")])
-    (found,) = members.listed()
+    index.add([composed(*line, "seed=3", "data.seed=3")])
+    (found,) = index.members()
     assert (found.arm, found.stage, found.baseline) == ("l2", "trial", None)
     shared = [setting for setting in found.setting if not setting.startswith(("runs_dir", "threads", "device"))]
     assert shared == ["data=sine", "epochs=7", "loss=mse"]
     (file,) = (tmp_path / ".sweeps").iterdir()
     assert json.loads(file.read_text())["run"]
     file.write_text(file.read_text() + '{"run": "cut of')
-    assert members.listed() == [found]
+    assert index.members() == [found]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.build import build
+from runner.training.build import build
 
 SMALL = ("data.train_size=40", "data.validation_size=10", "model=mlp", "epochs=4")
 LINE = ("data=line", "model=mlp", "loss=mse", "batch_size=5")

@@ -33,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
     def check(*arguments: str) -> str:
         with pytest.raises(SystemExit) as stop:
-            command_line.check(arguments)
+            command_line.read_command(arguments)
         assert stop.value.code == 2
         assert not list(tmp_path.iterdir())
         return capsys.readouterr().err
@@ -59,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["~epochs"], "~epochs would remove what every run has: set it instead, epochs=..."),
         (["epochs=0"], "epochs must be a whole number of at least 1, got 0"),
         (["data=npz", "data.path=null"], "data.path must be a path, "),
-        (["-m", "epochs=1,2", "--cfg", "job"], "--cfg and --info show one config, and -m has many: leave out -m"),
+        (["-m", "epochs=1,2", "--cfg", "job"], "--cfg shows one config, and -m has many: leave out -m"),
         (["-m", "optimizer.lr=range(0.1,inf,0.1)"], "optimizer.lr=range(0.1,inf,0.1) never ends: write finite ends"),
         (["sweep.ranges={optimizer.lr: [0,1]}"], "sweep.ranges must be a mapping of keys to two numbers above 0"),
         (["epochs=two"], "epochs must be a whole number of at least 1, got 'two'"),
@@ -131,10 +131,11 @@ def test_problem_of_the_command_line(refused: Refused, arguments: list[str], sen
     assert sentence in refused(*arguments)
 
 
-@pytest.mark.parametrize(("arguments", "folder"), [([], None), (["-m"], Path("runs", "train"))])
-def test_nothing_behind_the_command(arguments: list[str], folder: Path | None) -> None:
+@pytest.mark.parametrize(("arguments", "is_sweep"), [([], False), (["-m"], True)])
+def test_nothing_behind_the_command(arguments: list[str], is_sweep: bool) -> None:
     """`uv run train.py` to the letter, the first command of the README."""
-    assert command_line.check(arguments) == folder
+    command = command_line.read_command(arguments)
+    assert (command.is_sweep, command.folder) == (is_sweep, Path("runs", "train"))
 
 
 def test_all_problems_at_once(refused: Refused) -> None:
@@ -254,7 +255,7 @@ EXAMPLES = [line.strip() for line in INTRODUCTION.partition("Examples\n")[2].spl
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_examples_of_the_help_can_be_trained(composed: Callable[..., Any], example: str) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     words = shlex.split(example)
     assert words[:3] == ["uv", "run", "train.py"]
@@ -379,7 +380,7 @@ def test_an_option_that_is_near_brings_its_keys(refused: Refused) -> None:
 
 @pytest.mark.parametrize("arguments", [["penalty=l2", "~penalty.l2"], ["optimizer=glob(s*)", "-m"], ["penalty=[]"]])
 def test_what_makes_sense_passes(arguments: list[str]) -> None:
-    command_line.check(arguments)
+    command_line.read_command(arguments)
 
 
 def test_glob_finds_the_options_of_all_folders(refused: Refused, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -390,7 +391,7 @@ def test_glob_finds_the_options_of_all_folders(refused: Refused, tmp_path_factor
     told = "penalty.l2_mine.weight must be a finite number of at least 0, got -1\n"
     assert refused(*line, "penalty=glob(l2*)") == told
     assert refused(*line, "sweep.arms={a: {penalty: 'glob(l2*)'}}") == f"sweep.arms.a: {told}"
-    command_line.check([*line, "penalty=glob(l2*,exclude=l2_mine)"])
+    command_line.read_command([*line, "penalty=glob(l2*,exclude=l2_mine)"])
 
 
 HEAD = "# @package _global_\n"

@@ -12,11 +12,11 @@ import torch
 from support.forked import Forks
 from support.states import assert_same, timeless
 
-from runner.build import build
-from runner.loop import Loop
 from runner.run import train_run
-from runner.seeds import seed_torch
 from runner.storage import checkpoint
+from runner.training.build import build
+from runner.training.loop import Loop
+from runner.training.seeds import seed_torch
 
 Composed = Callable[..., Any]
 
@@ -98,7 +98,7 @@ def test_another_seed_differs_in_every_way(ended: Callable[..., Any], seed: int)
 
 
 def test_each_stream_of_random_numbers_has_a_seed_of_its_own(composed: Composed) -> None:
-    from runner.seeds import stream_seed
+    from runner.training.seeds import stream_seed
 
     purposes = [
         ("init",),
@@ -177,7 +177,7 @@ def test_torchs_own_generators_are_seeded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_cuda_is_asked_for_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
-    from runner import build
+    from runner.training import build
 
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     asked: list[bool] = []

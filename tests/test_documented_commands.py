@@ -101,9 +101,9 @@ class Net(nn.Sequential):
 CHECK = """
 import sys
 
-from runner.config.command_line import check
+from runner.config.command_line import read_command
 
-check(sys.argv[1:])
+read_command(sys.argv[1:])
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from data import Sine
-from runner.config.command_line import check
+from runner.config.command_line import read_command
 from runner.config.conf_files import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -95,7 +95,7 @@ def test_preset_tells_its_command_and_what_it_gave(preset: str) -> None:
     assert commands_of(preset)
     for command in commands_of(preset):
         assert f"experiment={preset}" in command
-        check(command)  # leaves if there is a mistake in it
+        read_command(command)  # leaves if there is a mistake in it
     assert re.search(r"^# Measured \d{4}-\d\d, \d+ seeds?", head, re.M), "no result, or no number of seeds"
 
 

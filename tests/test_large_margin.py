@@ -14,7 +14,7 @@ from losses import EagerForward, FunctionalForward, LargeMargin
 from losses.criterion import CrossEntropy
 from models import MLP, MNISTConvnet
 from runner.config.conf_files import CONF
-from runner.instantiate import COMMON
+from runner.training.instantiate import COMMON
 
 LAYERS = ["inputs", "tanh1", "fc2"]
 CLASSES = 5
@@ -400,8 +400,8 @@ def test_the_papers_training_is_a_preset(composed):
     config = composed("experiment=large_margin_reference").config
     optimizer = {key: config["optimizer"][key] for key in ("lr", "alpha", "eps", "momentum", "weight_decay", "clip")}
     assert optimizer == {"lr": 0.1, "alpha": 0.9, "eps": 0.01, "momentum": 0, "weight_decay": 0, "clip": 5}
-    assert config["optimizer"]["_target_"] == "runner.optimizers.TensorFlowRMSprop"
-    assert config["scheduler"] == {"_target_": "runner.schedule.Staircase", "factor": 0.96, "steps": 2000}
+    assert config["optimizer"]["_target_"] == "runner.training.optimizers.TensorFlowRMSprop"
+    assert config["scheduler"] == {"_target_": "runner.training.schedule.Staircase", "factor": 0.96, "steps": 2000}
     assert config["model"]["_target_"] == "models.LargeMarginConvnet"
     assert config["model"]["batch_norm"]
     assert config["init"] == {"_target_": "models.XavierUniform", "gain": 1}

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from losses import L1, Forward, Penalty
-from runner.build import build, build_optimizer
-from runner.loop import CHECK_EVERY, Diverged, Loop
 from runner.outcome import remedy_of
-from runner.schedule import Constant
-from runner.term import Term
+from runner.training.build import build, build_optimizer
+from runner.training.loop import CHECK_EVERY, Diverged, Loop
+from runner.training.schedule import Constant
+from runner.training.term import Term
 
 Composed = Callable[..., Any]
 SMALL = ("epochs=2", "data.train_size=60", "batch_size=20", "data.validation_size=20", "optimizer=sgd")

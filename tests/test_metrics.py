@@ -14,12 +14,12 @@ from support.states import assert_same, timeless
 
 from data import Raw, Split, prepare
 from losses import Penalty
-from runner.build import Components, build
-from runner.metrics import Means, best_of, gradient_ratios, probed, warning_of_chance
 from runner.run import train_run
 from runner.storage import checkpoint
 from runner.storage.directory import Run
-from runner.term import Term
+from runner.training.build import Components, build
+from runner.training.metrics import Means, best_of, gradient_ratios, probed, warning_of_chance
+from runner.training.term import Term
 
 LINE = ("data=line", "model=mlp", "model.activation=tanh", "model.widths=[]", "loss=mse", "batch_size=5")
 SMALL = ("epochs=2", "data.train_size=100", "model=convnet", "model.norm=batch", "model.dropout=0.5")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from runner.build import build_optimizer
-from runner.optimizers import TensorFlowRMSprop, evaluates_once
-from runner.schedule import Constant
+from runner.training.build import build_optimizer
+from runner.training.optimizers import TensorFlowRMSprop, evaluates_once
+from runner.training.schedule import Constant
 
 Composed = Callable[..., Any]
 GRADIENTS = np.random.RandomState(0).standard_normal((12, 3)) * [1e-3, 1e-1, 10]

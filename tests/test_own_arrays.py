@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import data
-from runner.build import build
 from runner.config.check import ConfigError
 from runner.results import export, load_model
 from runner.run import train_run
 from runner.storage.identity import ids
+from runner.training.build import build
 
 Composed = Callable[..., Any]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")

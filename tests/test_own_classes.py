@@ -61,7 +61,7 @@ from torch import nn
 
 import data
 from losses import Criterion, Penalty
-from runner.schedule import Schedule
+from runner.training.schedule import Schedule
 
 
 class Misbuilt(nn.Linear):
@@ -196,7 +196,7 @@ def run_with(composed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.M
 def test_a_class_that_fails_before_training(
     run_with: Callable[..., Any], group: str, name: str, sentence: str, tmp_path: Path
 ) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     with pytest.raises(ConfigError) as refusal:
         build(run_with(group, name).config)
@@ -214,7 +214,7 @@ def test_a_class_that_fails_in_training(run_with: Callable[..., Any]) -> None:
 
 
 def test_a_package_that_fails_as_it_is_imported(run_with: Callable[..., Any], tmp_path: Path) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     (tmp_path / "failing" / "__init__.py").write_text("import math\n\nmath.tua\n")
     with pytest.raises(ConfigError) as refusal:

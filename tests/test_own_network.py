@@ -85,7 +85,7 @@ def test_a_network_of_ones_own_trains_with_a_penalty_on_its_layers(
 def test_what_does_not_fit_is_one_sentence(
     composed: Callable, package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network: str, sentence: str
 ) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

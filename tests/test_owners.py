@@ -16,9 +16,9 @@ from torch.nn.utils import parametrizations
 from losses import L1, L2, CrossEntropy, EagerForward, ElasticNet, FunctionalForward, WeightGradient, weights_of
 from models.init import KaimingNormal, Normal
 from models.init import Orthogonal as OrthogonalInit
-from runner.build import build_network
 from runner.config.compose import project_composer
 from runner.results import load_model
+from runner.training.build import build_network
 
 Command = Callable[..., CompletedProcess[str]]
 

@@ -11,7 +11,7 @@ import pytest
 from support import ROOT
 
 from runner.config import hydra_node
-from runner.config.command_line import check
+from runner.config.command_line import read_command
 from runner.config.conf_files import CONF
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,7 +36,7 @@ def anchors_of(page: Path) -> set[str]:
 def test_every_command_passes_the_check(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hydra_node, "EXTRAS", {})  # a launcher's package may be missing here, such as Ray
     for arguments in commands_of(page):
-        check(arguments)  # leaves if there is a mistake in it
+        read_command(arguments)  # leaves if there is a mistake in it
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

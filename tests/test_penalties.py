@@ -20,7 +20,7 @@ from torch.func import functional_call, jacrev
 
 import losses
 from losses import EagerForward, FunctionalForward, Penalty
-from runner.instantiate import COMMON
+from runner.training.instantiate import COMMON
 
 CRITERION = nn.CrossEntropyLoss(reduction="none")
 LAYERS = ["act1", "act2"]  # of both models below

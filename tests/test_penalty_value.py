@@ -11,9 +11,9 @@ from torch import Generator, Tensor, nn
 
 from data import Dataset, Split
 from losses import L2, CrossEntropy, InputGradient, Jacobian, WeightGradient
-from runner.build import build
 from runner.config.check import ConfigError, problems_of_config
 from runner.evaluation import PenaltyValue, Subject
+from runner.training.build import build
 
 COUNTS = {"train": 1100, "test": 3}  # three batches, the last a small one
 

@@ -11,10 +11,10 @@ import torch
 from support.records import table, values
 
 from data import Dataset, Split
-from runner.build import build
 from runner.evaluation.plan import SAMPLE, SMALL, Plan
 from runner.run import train_run
 from runner.storage.directory import Run
+from runner.training.build import build
 
 MNIST, DIGITS, LECTURE, LINE = (54_000, 6_000, 10_000), (900, 100, 10_000), (1_000, 0, 10_000), (5, 0, 5)
 ALL_DIGITS = (1_294, 143, 360)

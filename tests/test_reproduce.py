@@ -102,21 +102,18 @@ def test_what_lowers_the_error_on_mnist_is_what_the_readme_says() -> None:
     assert "distorted images, label smoothing and adversarial training lower" in readme
 
 
-def test_a_study_takes_the_runs_of_the_last_command_in_its_folder(
-    composed: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(members.VARIABLE, "")
+def test_a_study_takes_the_runs_of_the_last_command_in_its_folder(composed: Callable[..., Run], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "train"
 
     def run_sweep(epochs: int, seeds: Sequence[int]) -> None:
-        members.use_list_of([f"epochs={epochs}"], folder)
-        members.start_list()
+        index = members.SweepIndex(folder, [f"epochs={epochs}"])
+        index.start()
         for seed in seeds:
             run = composed(f"epochs={epochs}", f"seed={seed}")
             run.write_config()
             run.write_result({"status": "done", "seed": seed})
             (run.path / "metrics.csv").write_text(f"epoch,test/error\n{epochs},0.5\n")
-            members.add_to_list([run])
+            index.add([run])
 
     for epochs, seeds in ((2, [0, 1]), (25, [0]), (2, [0, 1])):
         run_sweep(epochs, seeds)

@@ -23,17 +23,17 @@ from support import ROOT
 from support.forked import Forks
 from support.states import assert_same
 
-from runner.build import build
 from runner.config.check import ConfigError
 from runner.evaluation.predictor import Predictor
-from runner.instantiate import construct, own_options
 from runner.results import Epoch, delete, export, load_epochs, load_model, load_runs
-from runner.run import Session, train_run
+from runner.run import Session, built, train_run
 from runner.storage import checkpoint, weights
 from runner.storage.directory import Run
 from runner.storage.identity import identity
 from runner.storage.lock import Busy, locked
 from runner.summary.rows import NothingToShow
+from runner.training.build import build
+from runner.training.instantiate import construct, own_options
 
 Composed = Callable[..., Run]
 QUIET = ("histograms=false", "pictures=false")
@@ -359,7 +359,7 @@ def test_a_warm_start_begins_with_the_weights(trained: Composed, composed: Compo
     sources = (f'"{donor.path}"', file, pattern)  # the first in quotes, since it holds = and ,
     runs = [composed(*SHORT, "model.width=0.25", f"init_from={source}") for source in sources]
     for run in runs:
-        model = build(run.config).model
+        model = built(run)[0].model
         for name, value in last["loop"]["model"].items():
             assert torch.equal(model.state_dict()[name], value)
     assert len({(run.run_id, run.path) for run in runs}) == 1  # the path does not count
@@ -426,16 +426,16 @@ def test_what_holds_no_weights_is_one_sentence(trained: Composed, composed: Comp
     }.items():
         run = composed(*MLP, f'init_from="{tmp_path / source}"')
         with pytest.raises(ConfigError, match=f"^init_from .*{sentence}") as refusal:
-            build(run.config)
+            built(run)
         assert len(str(refusal.value).splitlines()) == 1
     with pytest.raises(ConfigError, match=r"^init_from must be .*, got ~nobody-here/x: Could not determine"):
-        build(composed(*MLP, "init_from='~nobody-here/x'").config)
+        built(composed(*MLP, "init_from='~nobody-here/x'"))
 
 
 def test_a_file_of_another_program_is_taken(composed: Composed, tmp_path: Path) -> None:
     wanted = build(composed(*MLP, "seed=5").config).model.state_dict()
     save_file(dict(wanted), tmp_path / "theirs.safetensors")
-    model = build(composed(*MLP, f"init_from={tmp_path}/theirs.safetensors").config).model
+    model = built(composed(*MLP, f"init_from={tmp_path}/theirs.safetensors"))[0].model
     assert all(torch.equal(model.state_dict()[name], value) for name, value in wanted.items())
 
 
@@ -571,9 +571,12 @@ def test_the_examples_of_the_docs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
+    assert names["run"].result["status"] == "done"
+    assert len(names["study"].runs) == 4
+    assert names["study"].answer.startswith("Difference to l2.weight=0")
     assert names["table"]["count"].tolist() == [2, 2]
     assert names["error"] == names["chosen"]["best/test/error"]
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -103,8 +103,8 @@ class Weighted(Penalty):
 @pytest.fixture
 def objective_with(composed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function of the YAML of a user's penalty, and overrides, that returns the objective of step 0 to 2."""
-    from runner.build import build
-    from runner.loop import Loop
+    from runner.training.build import build
+    from runner.training.loop import Loop
 
     (tmp_path / "formulas.py").write_text(PENALTIES_OF_A_USER)
     (tmp_path / "conf" / "penalty").mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_value_that_is_not_one_number_for_each_example_is_refused(objective_wi
 
 
 def test_a_proximal_penalty_takes_no_every(composed: Callable[..., Any]) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     with pytest.raises(ConfigError, match=r"penalty\.l1: every must be 1 for a proximal penalty, got 2"):
         build(composed("penalty=l1", "penalty.l1.every=2").config)
@@ -195,9 +195,9 @@ def test_evaluate_every_does_not_change_training(train: Train) -> None:
 
 def test_epoch_0_is_before_the_first_step(composed: Callable[..., Any]) -> None:
     """And it is in the record alone: neither the result nor the best epoch come from it."""
-    from runner.build import build
-    from runner.metrics import evaluations_of
     from runner.run import train_run
+    from runner.training.build import build
+    from runner.training.metrics import evaluations_of
 
     # Each step makes it worse, so that the best epoch would be epoch 0.
     worse = ("optimizer=sgd", "optimizer.lr=1.2", "epochs=2")
@@ -236,8 +236,8 @@ def test_logarithms_of_losses_where_there_are_any(losses: list[float], expected:
 def test_without_a_trained_epoch_there_are_no_numbers(
     composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runner.loop import Loop
     from runner.run import train_run
+    from runner.training.loop import Loop
 
     monkeypatch.setattr(Loop, "step", lambda *_: 1 / 0)
     directory = composed(*LINE)
@@ -319,7 +319,7 @@ def test_other_contents_of_a_data_file_are_another_run(composed: Callable[..., A
 
 @pytest.mark.parametrize("path", ["absent.npz", "."])
 def test_a_data_file_that_cannot_be_read_is_told_when_it_is_read(composed: Callable[..., Any], path: str) -> None:
-    from runner.build import build
+    from runner.training.build import build
 
     directory = composed("data=npz", f"data.path={path}", "model=mlp")
     with pytest.raises(ConfigError, match=r"data\.path|\.npz|is no sound"):
@@ -409,8 +409,8 @@ def test_a_probe_has_the_number_that_is_to_be_minimised(
 
 
 def test_a_failure_is_recorded_with_its_reason(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from runner.loop import Loop
     from runner.run import train_run
+    from runner.training.loop import Loop
 
     def broken(self: Loop, *arguments: Any) -> None:
         raise RuntimeError("can't allocate memory: you tried to allocate 10 bytes")

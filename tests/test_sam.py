@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from runner.build import build
 from runner.config.compose import project_composer
-from runner.loop import Loop
-from runner.optimizers import SAM, evaluates_once
+from runner.training.build import build
+from runner.training.loop import Loop
+from runner.training.optimizers import SAM, evaluates_once
 
 SMALL = ("data=digits", "model=mlp", "model.widths=[20]", "data.train_size=60", "data.validation_size=0", "device=cpu")
 

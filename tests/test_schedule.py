@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from runner.schedule import Constant, Cosine, Geometric, Staircase, Step
+from runner.training.schedule import Constant, Cosine, Geometric, Staircase, Step
 
 ALL = [Constant(), Step(milestones=[3, 5], values=[0.1, 0.05, 0.2]), Geometric(factor=0.5)]
 ALL += [Staircase(factor=0.5, steps=3), Cosine(final=0.1)]

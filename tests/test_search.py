@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from support.sweeps import FAULTY, TINY, Sweeps
 
-from runner.config.compose import loader_with, project_composer
+from runner.config.compose import project_composer
 from runner.config.conf_files import file_of, load
 from runner.storage.directory import Run
 from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
@@ -287,14 +287,14 @@ def test_what_cannot_be_pruned(
 
 @pytest.fixture
 def space() -> Space:
-    return Space.of(["epochs=3", *RANGES, "seed=range(0,10)", "optimizer=sgd,adam"], loader_with())
+    return Space.of(["epochs=3", *RANGES, "seed=range(0,10)", "optimizer=sgd,adam"], project_composer())
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_a_trial_that_was_cut_off_gets_the_same_values(space: Space, sampler: str, objectives: int) -> None:
     if sampler == "grid":
-        space = Space.of(["seed=range(0,10)", "optimizer=sgd,adam", "epochs=1,2"], loader_with())
+        space = Space.of(["seed=range(0,10)", "optimizer=sgd,adam", "epochs=1,2"], project_composer())
 
     def proposed(cut_off: bool) -> list[dict[str, Any]]:
         study = optuna.create_study(directions=["minimize"] * objectives)
@@ -314,7 +314,7 @@ def test_a_trial_that_was_cut_off_gets_the_same_values(space: Space, sampler: st
 
 
 def test_a_repeated_trial_leaves_no_hole_in_the_grid(space: Space) -> None:
-    space = Space.of(["seed=range(3)", "optimizer=sgd,adam"], loader_with())
+    space = Space.of(["seed=range(3)", "optimizer=sgd,adam"], project_composer())
     study = optuna.create_study(sampler=Proposals(space, "grid", 0, 0))
     for number in range(7):
         if number == 3:
@@ -345,7 +345,7 @@ def test_values_are_those_of_any_sweep(typed: str, values: list[Any]) -> None:
 
     axis = axis_of(OverridesParser.create().parse_override(typed))
     assert list(axis.values) == values
-    space = Space.of([typed], loader_with())
+    space = Space.of([typed], project_composer())
     study = optuna.create_study(sampler=Proposals(space, "tpe", seed=1, startup_trials=10))
     found = set()
     for _ in range(40):
@@ -421,7 +421,7 @@ def test_bad_options_are_told(line: list[str], sentence: str, capsys: pytest.Cap
     from runner.config import command_line
 
     with pytest.raises(SystemExit) as stop:
-        command_line.check(["-m", "hydra/sweeper=optuna", "seed=1,2", *line])
+        command_line.read_command(["-m", "hydra/sweeper=optuna", "seed=1,2", *line])
     assert stop.value.code == 2
     assert sentence in capsys.readouterr().err
 

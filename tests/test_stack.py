@@ -16,14 +16,14 @@ from torch import Tensor
 from data import Split
 from losses.kernels import Watch
 from losses.parameters import StackedParameter
-from runner.build import Components, build
 from runner.config.compose import Composer, project_composer
-from runner.loop import Diverged, Loop
 from runner.stack.components import StackedSplit
 from runner.stack.grouping import _obstacle, lines_of, stacks_of
 from runner.stack.layers import stacked
 from runner.stack.loop import StackedLoop
 from runner.storage.directory import Run
+from runner.training.build import Components, build
+from runner.training.loop import Diverged, Loop
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{words}") for words in ("proximal step is exact", "piecewise linear", "falls")

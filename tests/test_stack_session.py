@@ -200,7 +200,7 @@ def test_a_stack_goes_on_at_the_newest_step_that_all_have(
 CODE = """
 import os, signal, sys
 from runner.config.compose import project_composer
-from runner.loop import Loop
+from runner.training.loop import Loop
 from runner.signals import Interrupted
 from runner.stack.loop import StackedLoop
 from runner.stack.session import train_stack

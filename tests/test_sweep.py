@@ -18,17 +18,19 @@ import pytest
 from hydra.types import RunMode
 from support.sweeps import FAULTY, LONG, REASONS, TIMES, TINY, Sweeps
 
+from runner.config.command_line import read_command
 from runner.config.compose import Composer, composed_of, loader_with
 from runner.config.words import parsed
 from runner.outcome import BUSY
 from runner.signals import Interrupted, StopSignals
-from runner.storage import checkpoint, members
+from runner.storage import checkpoint
 from runner.storage.lock import locked
-from runner.storage.members import Member
+from runner.storage.members import Member, SweepIndex
 from runner.storage.status import Status
 from runner.sweep import pool
-from runner.sweep.conclude import _final_status, _show_table, sweep_report, titles_of
+from runner.sweep.grid import Sweep, titles_of
 from runner.sweep.job import record_exit, train_in_own_process, train_job
+from runner.sweep.report import _final_status, _show_table, run_sweep
 from runner.system import gpus
 
 
@@ -388,22 +390,20 @@ def test_a_sweep_ends_by_its_own_runs_alone(sweeps: Sweeps) -> None:
 
 
 def test_a_sweep_that_is_stopped_before_its_first_job_has_no_table(
-    composed: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for variable in ("PYTHONPATH", "OPENBLAS_NUM_THREADS", members.VARIABLE):
+    for variable in ("PYTHONPATH", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(variable, "")  # restored at the end
-    runs, folder = [composed(f"seed={seed}") for seed in (0, 1)], tmp_path / "runs" / "train"
+    folder = tmp_path / "runs" / "train"
 
-    def stop_after_the_list() -> None:
-        members.add_to_list(runs)
+    def stop_after_the_list(sweep: Sweep) -> int:
+        sweep.runs([["seed=0"], ["seed=1"]])
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit) as stop, sweep_report(folder):
-        stop_after_the_list()
-    assert stop.value.code == 130
+    monkeypatch.setattr(Sweep, "run", stop_after_the_list)
+    assert run_sweep(read_command(["-m", "seed=0,1", f"runs_dir={tmp_path}/runs"])) == 130
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("stopped; go on with: ")
@@ -420,7 +420,7 @@ def test_lines_name_a_job_by_what_tells_it_from_the_others() -> None:
     assert titles_of(near) == ["optimizer.lr=0.01234561", "optimizer.lr=0.01234562"]
 
 
-def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path) -> None:
     class Named:
         def __init__(self, name: str) -> None:
             self.path, self.config = (
@@ -428,16 +428,13 @@ def test_the_list_of_a_sweep_is_that_of_its_command(tmp_path: Path, monkeypatch:
                 {"sweep": {"arm": None, "baseline": None}, "objective_metric": None},
             )
 
-    monkeypatch.setenv(members.VARIABLE, "")
-    members.use_list_of(["-m", "seed=1,2"], tmp_path)
-    members.add_to_list([Named("a"), Named("b")])  # type: ignore[list-item]
-    members.use_list_of(["-m", "seed=3"], tmp_path)
-    members.add_to_list([Named("c")])  # type: ignore[list-item]
-    members.use_list_of(["-m", "force=true", "seed=1,2"], tmp_path)
-    members.add_to_list([Named("b"), Named("d")])  # type: ignore[list-item]
-    assert [member.path for member in members.listed()] == [tmp_path / name for name in "abd"]
-    members.start_list()
-    assert members.listed() == []
+    SweepIndex(tmp_path, ["-m", "seed=1,2"]).add([Named("a"), Named("b")])  # type: ignore[list-item]
+    SweepIndex(tmp_path, ["-m", "seed=3"]).add([Named("c")])  # type: ignore[list-item]
+    index = SweepIndex(tmp_path, ["-m", "force=true", "seed=1,2"])
+    index.add([Named("b"), Named("d")])  # type: ignore[list-item]
+    assert [member.path for member in index.members()] == [tmp_path / name for name in "abd"]
+    index.start()
+    assert index.members() == []
 
 
 def test_an_end_is_recorded_with_the_lock_held(composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 import data
 from data.tangents import FIELDS
-from runner.instantiate import construct
+from runner.training.instantiate import construct
 
 SIGMA = 0.9
 

@@ -28,7 +28,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
     def check(*arguments: str) -> list[str]:
         with pytest.raises(SystemExit) as stop:
-            command_line.check(arguments)
+            command_line.read_command(arguments)
         assert stop.value.code == 2
         return capsys.readouterr().err.splitlines()
 
@@ -214,7 +214,7 @@ def test_any_words_pass_or_are_refused_in_sentences(words: list[str]) -> None:
     said, code = io.StringIO(), None
     with contextlib.redirect_stderr(said):
         try:
-            command_line.check(words)
+            command_line.read_command(words)
         except SystemExit as leaving:
             code = leaving.code
     assert code in (None, 2)

@@ -1,4 +1,4 @@
-"""Which classes may be built, by us and by Hydra: exactly those that the files under conf/ name, group by group.
+"""Which classes may be built: exactly those that the files under conf/ name, group by group.
 
 A prefix would be no boundary (`torch.nn.parallel.distributed.os.system` resolves), so whole names are compared.
 `allow_targets=[package]` on the command line also allows classes that are defined in that package (`resolve`).
@@ -14,8 +14,8 @@ from runner.config.conf_files import texts_matching
 from runner.config.tree import walk
 
 
-def may_be_built_by_hydra(target: Any) -> bool:
-    """Tell whether Hydra may build this launcher or sweeper."""
+def runs_jobs(target: Any) -> bool:
+    """Tell whether a class is a launcher or a sweeper of this project's."""
     return target in _known_targets("hydra")
 
 

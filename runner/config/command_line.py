@@ -1,4 +1,4 @@
-"""The command line, checked before Hydra acts on it: Hydra stops at the first mistake, we report them all."""
+"""From the words of a command line to one checked command; all mistakes are told at once, Hydra stops at the first."""
 
 import os
 import re
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 
 from runner.config.check import exit_with_problems
 from runner.config.compose import (
@@ -29,15 +31,50 @@ from runner.config.words import parsed, read
 PROBLEMS_SHOWN = 20
 
 
-def check(arguments: Sequence[str]) -> Path | None:
-    """Exit with code 2 and a sentence for each problem, unless the command line can be run.
+class Command(NamedTuple):
+    """What a command line asks for, checked.
 
-    Returns:
-        for a sweep, the folder of its runs.
+    Attributes:
+        arguments: as they were typed.
+        lines: the overrides among them, as Hydra's grammar reads them.
+        config: with the first value of each key.
+        composer: of further configs.
+        is_sweep: whether the values of a grid, the arms or the trials are each a job.
+        shown: which part of the config is to be shown, and nothing trained: job, hydra or all.
+        package: key below which it is shown (null: all of it).
+        resolve: show values in the place of `${...}`.
     """
+
+    arguments: Sequence[str]
+    lines: Sequence[str]
+    config: Composed
+    composer: Composer
+    is_sweep: bool
+    shown: str | None = None
+    package: str | None = None
+    resolve: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the runs."""
+        return Path(self.config.values["runs_dir"], self.config.values["name"])
+
+    def shown_config(self) -> str:
+        """Return the part of the config that is to be shown, as YAML; exit with code 1 if there is none."""
+        config = self.composer.config(self.lines)
+        parts = {"job": [key for key in config if key != "hydra"], "hydra": ["hydra"], "all": list(config)}
+        if self.resolve:
+            OmegaConf.resolve(config)
+        part = OmegaConf.masked_copy(config, parts[str(self.shown)])  # type: ignore[arg-type]
+        found = OmegaConf.select(part, self.package) if self.package else part
+        if found is None:
+            exit_with_problems([f"--package={self.package} is not in the config"])
+        return OmegaConf.to_yaml(found) if OmegaConf.is_config(found) else f"{found}\n"
+
+
+def read_command(arguments: Sequence[str]) -> Command:
+    """Return what a command line asks for; exit with code 2 and a sentence for each problem, unless it can be run."""
     flags, unknown = arguments_parser().parse_known_args(list(arguments))
-    if flags.shell_completion:
-        return None
     words = [*flags.overrides, *unknown]
     lines, unread = read([word for word in arguments if word in words])
     problems = list(unread.values())
@@ -46,12 +83,11 @@ def check(arguments: Sequence[str]) -> Path | None:
     if refused := _problems_of_flags(flags, lines):
         exit_with_problems([*problems, *refused])
     flags.multirun |= any(re.search("write (-m|--multirun)$", sentence) for sentence in problems)
-    config, told = _checked(lines, flags, not unread)
+    command, told = _checked(arguments, lines, flags, not unread)
     problems += [problem for problem in told if not _is_about(problem, unread)]
-    if problems or config is None:
+    if problems or command is None:
         exit_with_problems(problems)
-    is_sweep = _is_sweep(flags, config) and not (flags.cfg or flags.hydra_help or flags.info)
-    return Path(config.values["runs_dir"], config.values["name"]) if is_sweep else None
+    return command
 
 
 def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
@@ -60,8 +96,11 @@ def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
         problems.append("--config-path and --config-name are not supported: add a folder of yours by --config-dir")
     if flags.experimental_rerun:  # Hydra would take the overrides from a file, and `allow_targets` with them
         problems.append("--experimental-rerun is not supported: the same command finds its run again")
-    if flags.multirun and (flags.cfg or flags.info):
-        problems.append("--cfg and --info show one config, and -m has many: leave out -m and values behind a comma")
+    if flags.multirun and flags.cfg:
+        problems.append("--cfg shows one config, and -m has many: leave out -m and values behind a comma")
+    for flag in ("hydra_help", "info"):
+        if getattr(flags, flag):
+            problems.append(f"--{flag.replace('_', '-')} is not supported: --help and --cfg tell of the options")
     if flags.config_dir and not os.path.isdir(flags.config_dir):
         problems.append(f"--config-dir must be a folder, got {flags.config_dir!r}")
     if any(SEARCH_PATH in line and "pkg://" in line for line in lines):  # it would be imported
@@ -69,9 +108,11 @@ def _problems_of_flags(flags: Namespace, lines: Sequence[str]) -> list[str]:
     return problems
 
 
-def _checked(lines: Sequence[str], flags: Namespace, are_all: bool) -> tuple[Composed | None, list[str]]:
-    """Return the config with the first values of all options, and what is wrong with these."""
-    config, problems = None, list[str]()
+def _checked(
+    arguments: Sequence[str], lines: Sequence[str], flags: Namespace, are_all: bool
+) -> tuple[Command | None, list[str]]:
+    """Return the command whose config has the first values of all options, and what is wrong with these."""
+    command, problems = None, list[str]()
     try:
         paths = [line for line in lines if parsed(line).key_or_group == SEARCH_PATH]
         is_own = flags.config_dir or paths
@@ -79,15 +120,13 @@ def _checked(lines: Sequence[str], flags: Namespace, are_all: bool) -> tuple[Com
         right, problems = sorted_out([composer.parsed(line) for line in lines], composer)
         problems += islice(problems_of_values(right, composer, are_all and not problems), PROBLEMS_SHOWN)
         config = composer.compose(next(variants(right)))
-        problems += _problems_of_swept(right, config, _is_sweep(flags, config))
+        is_sweep = flags.multirun or str(config.hydra["mode"]).endswith("MULTIRUN")
+        problems += _problems_of_swept(right, config, is_sweep)
         problems += _problems_of_arms(config, right, composer, problems)
+        command = Command(arguments, lines, config, composer, is_sweep, flags.cfg, flags.package, flags.resolve)
     except COMPOSITION_ERRORS as error:
         problems.append(one_line(error))
-    return config, problems
-
-
-def _is_sweep(flags: Namespace, config: Composed) -> bool:
-    return flags.multirun or str(config.hydra["mode"]).endswith("MULTIRUN")
+    return command, problems
 
 
 def _is_about(problem: str, unread: Mapping[str, str]) -> bool:

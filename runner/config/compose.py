@@ -4,10 +4,13 @@ Hydra takes 80 ms to compose a config. So it composes once for each choice of op
 values are then set on a copy, by the function that Hydra itself uses.
 """
 
+from __future__ import annotations
+
 import copy
 import itertools
 import math
 import os
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -20,7 +23,6 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType, RangeSweep, ValueType
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
@@ -38,7 +40,7 @@ class Composed(NamedTuple):
 
     Attributes:
         values: the config, resolved but for `sweep.arms`, as plain dicts, lists and values, without Hydra's own node.
-        overrides: the lines that were typed, or that a sweep made.
+        overrides: the lines that were typed, or that a sweep made, without those of Hydra's own node.
         hydra: Hydra's own node, plain but not resolved.
     """
 
@@ -88,13 +90,20 @@ class Composer:
         """Return the names of a group's options, those in the user's folders included."""
         return self._files.get_group_options(group)
 
+    def config(self, lines: Sequence[str]) -> DictConfig:
+        """Return Hydra's own config with some overrides, not resolved."""
+        return self._loader.load_configuration("config", [*self._common, *lines], RunMode.RUN, from_shell=False)
+
+    def for_jobs(self, lines: Sequence[str]) -> Composer:
+        """Return the composer of a sweep's jobs: overrides of Hydra's own node are common to all."""
+        return Composer(self._loader, [line for line in lines if is_hydras(line)])
+
     def compose(self, lines: Sequence[str]) -> Composed:
         """Return the config with some overrides, each with one value."""
         overrides = {line: parsed(line) for line in lines}
         choices = tuple(line for line in lines if self.is_choice(overrides[line]))
         if choices not in self._bases:
-            every = [*self._common, *choices]
-            config = self._loader.load_configuration("config", every, RunMode.RUN, from_shell=False)
+            config = self.config(choices)
             self._bases[choices] = config, composed_of(config, config.hydra, choices)
         config, base = self._bases[choices]
         rest = [overrides[line] for line in lines if line not in choices]
@@ -103,10 +112,19 @@ class Composer:
             for override in rest:
                 parent, _, key = override.key_or_group.rpartition(".")
                 value_at(values, parent)[key] = with_home(override.value())
-            return Composed(values, list(lines), base.hydra)
+            return Composed(values, _of_a_job(lines), base.hydra)
         config = copy.deepcopy(config)
         ConfigLoaderImpl._apply_overrides_to_config(rest, config)
         return composed_of(config, config.hydra, lines)
+
+
+def is_hydras(line: str) -> bool:
+    """Tell whether an override is of Hydra's own node: of the launcher, the sweeper, the search path."""
+    return re.match(r"hydra[./]", parsed(line).key_or_group) is not None
+
+
+def _of_a_job(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if not is_hydras(line)]
 
 
 def _has_references(config: DictConfig) -> bool:
@@ -132,13 +150,7 @@ def composed_of(config: DictConfig, hydra: DictConfig, lines: Sequence[str]) -> 
     if arms:
         values["sweep"]["arms"] = OmegaConf.to_container(arms, resolve=False) if OmegaConf.is_config(arms) else arms
     node: Any = OmegaConf.to_container(hydra, resolve=False)
-    return Composed(values, list(lines), node)
-
-
-def composed_by_hydra(config: DictConfig) -> Composed:
-    """Return the config that Hydra has composed for the run or the job of this process."""
-    hydra: Any = HydraConfig.get()
-    return composed_of(config, hydra, hydra.overrides.task)
+    return Composed(values, _of_a_job(lines), node)
 
 
 def arguments_parser() -> ArgumentParser:
@@ -155,7 +167,7 @@ def arguments_parser() -> ArgumentParser:
 
 
 def loader_with(folder: str | None = None) -> ConfigLoader:
-    """Return a loader of configs that sees what `hydra.main` will see.
+    """Return a loader of configs, which reads the project's files.
 
     Args:
         folder: of the user's own configs (null: none).

@@ -1,7 +1,7 @@
-"""What may stand in Hydra's own node, `hydra`: Hydra builds what it finds there, before any code of ours has a say.
+"""What may stand in Hydra's own node, `hydra`: what this project reads of it, the launcher, the sweeper and the mode.
 
-Every key must have the value that the project's files give it, except the launcher and the sweeper: of these, the
-class must be one that `allowlist` names, and its options plain values.
+Every other key must have the value that Hydra gives it. The class of launcher and sweeper must be one that `allowlist`
+names, and its options plain values.
 """
 
 import importlib.util
@@ -9,26 +9,25 @@ import re
 from functools import cache
 from typing import Any
 
-from runner.config.allowlist import may_be_built_by_hydra
+from runner.config.allowlist import runs_jobs
 from runner.config.compose import project_composer
 from runner.config.conf_files import file_of, load, texts_matching
 from runner.config.rules import problems_of_values
 from runner.config.tree import as_yaml, value_at, walk
 
-PLAIN = ("launcher", "sweeper", "mode", "searchpath", "job.name", "job.id", "job.num")  # may be set
+PLAIN = ("launcher", "sweeper", "mode", "searchpath")  # may be set
 RECORDS = ("overrides", "runtime", "job.override_dirname", "job.config_name")  # what was typed
-REASONS = dict.fromkeys(
-    ("callbacks", "job_logging", "hydra_logging"), "any class that is named there would be built"
-) | {
+REASONS = {
+    "run": "runs_dir and name tell where a run lies",
     "sweep": "runs_dir and name tell where a sweep lies",
     "job.env_set": "set variables in the shell",
 }
 NOT_SWEPT = ("hydra", "allow_targets", "name", "runs_dir")  # by a file: only the command line may set these
 DATABASES = r"sqlite:///(?!:memory:).|postgresql://."  # optuna's other storages unpickle what they find
-SEARCH = "hydra_plugins.local_launcher.SearchSweeper"
+SEARCH = "runner.sweep.search.Search"
 EXTRAS = {  # launcher -> the package that it needs, and the extra that brings this
-    "hydra_plugins.local_launcher.RayLauncher": ("ray", "ray"),
-    "hydra_plugins.local_launcher.SlurmLauncher": ("submitit", "slurm"),
+    "runner.sweep.ray_engine.RayEngine": ("ray", "ray"),
+    "runner.sweep.slurm.SlurmEngine": ("submitit", "slurm"),
 }
 
 
@@ -37,7 +36,7 @@ def problems_of_hydra(hydra: dict[str, Any]) -> list[str]:
     usual = _usual_parts()
     problems = [
         f"hydra.{path} must stay {as_yaml(usual.get(path))}, got {as_yaml(found)}: "
-        + REASONS.get(path, "only the options of launchers and sweepers can be set")
+        + REASONS.get(path, "nothing of it is read but launcher, sweeper and mode")
         for path, found in _parts_of(hydra).items()
         if path not in (*PLAIN, *RECORDS) and found != usual.get(path)
     ]
@@ -61,7 +60,7 @@ def _usual_parts() -> dict[str, Any]:
 def _problems_of_options(path: str, node: Any) -> list[str]:
     problems = []
     for inner, value in [(path, node), *((f"{path}.{below}", value) for below, value in walk(node))]:
-        if inner.endswith("_target_") and not (isinstance(value, str) and may_be_built_by_hydra(value)):
+        if inner.endswith("_target_") and not (isinstance(value, str) and runs_jobs(value)):
             wanted = "a launcher or sweeper that this project names"
             problems.append(f"{inner} must be {wanted}, got {value!r}")
         if isinstance(value, str) and "${" in value and value not in _references():

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from runner.config.conf_files import GROUPS, main_config, options
 
 PATHS = ("runs_dir", "init_from", "data.root", "data.path")
-FLAGS = ("--help", "--multirun", "--cfg", "--resolve", "--config-dir", "--version", "--info", "-m", "-h")
+FLAGS = ("--help", "--multirun", "--cfg", "--resolve", "--config-dir", "--version", "-m", "-h")
 KEY = re.compile(r"[+~]{0,2}[a-zA-Z_][\w./@-]*", re.ASCII)
 TEXT = re.compile(r"(?!=)[\w\u0300-\u036f./~:@%+=*?$\\ -]+")  # a value in which no sign has a meaning of its own
 DASHES, QUOTES = "\u2010\u2013\u2014\u2212", "\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a"

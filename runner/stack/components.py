@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from data import Split
-from runner.build import Components
-from runner.loop import Loop
 from runner.stack.layers import stacked
 from runner.stack.optimizer import StackedOptimizer
-from runner.term import Term
+from runner.training.build import Components
+from runner.training.loop import Loop
+from runner.training.term import Term
 
 
 def stacked_components(loops: Sequence[Loop]) -> Components:

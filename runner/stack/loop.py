@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from losses.stacked import StackedForward
-from runner.loop import Diverged, Loop
 from runner.stack.components import stacked_components
+from runner.training.loop import Diverged, Loop
 
 
 class StackedLoop(Loop):

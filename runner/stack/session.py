@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 from data import Dataset
-from runner.build import Components
-from runner.loop import Diverged, Loop
 from runner.outcome import reason_of
 from runner.run import EPOCH_SAVE_SECONDS, Session, built, opened
 from runner.signals import Interrupted, StopSignals
@@ -19,6 +17,8 @@ from runner.storage import checkpoint
 from runner.storage.directory import Run
 from runner.storage.lock import Busy, locked
 from runner.storage.status import Status
+from runner.training.build import Components
+from runner.training.loop import Diverged, Loop
 
 
 def train_stack(runs: Sequence[Run], stream: TextIO | None = None) -> None:

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
 
-from runner.config.check import exit_with_problems, problems_of
-from runner.config.compose import composed_by_hydra
 from runner.storage.atomic import read_json, write_atomic, write_json
 from runner.storage.identity import directory_name, ids
 from runner.storage.status import ENDED, FINISHED, Status
@@ -37,14 +34,6 @@ class Run:
         if config["data"]["_target_"] == "data.Npz" and not self.path.exists():  # begun with a copy of the file?
             self.path = _directory_of(self.run_id, folder) or self.path
         self.title = title or self.path.name
-
-    @classmethod
-    def of(cls, config: DictConfig) -> Run:
-        """Return the run of the config that Hydra has composed; exit with code 2 if that is bad."""
-        composed = composed_by_hydra(config)
-        if problems := problems_of(composed):
-            exit_with_problems(problems)
-        return cls(composed.values, composed.words)
 
     @property
     def announcement(self) -> str:

@@ -2,11 +2,10 @@
 
 The file `.sweeps/<id>` has a line of JSON for each run: the name of its directory and, in a sweep with arms, what it is
 there for. The id is a hash of the command, so the same command finds its list again, and several sweeps can share a
-folder. The processes of a sweep know the file by an environment variable.
+folder.
 """
 
 import json
-import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any, NamedTuple
 
 from runner.storage.directory import Run
 from runner.storage.identity import SEEDS, digest
-
-VARIABLE = "PENALTY_LAB_SWEEP"
 
 
 class Member(NamedTuple):
@@ -38,25 +35,31 @@ class Member(NamedTuple):
     objective: str | None = None
 
 
-def use_list_of(arguments: Sequence[str], folder: Path) -> None:
-    """Choose the list of a command for this process and those that it starts; nothing is written yet."""
-    command = digest({"arguments": [word for word in arguments if not word.startswith("force=")]})
-    os.environ[VARIABLE] = str((folder / ".sweeps" / command).absolute())
+class SweepIndex:
+    """The list of a sweep's runs; nothing is written before the first.
 
+    Args:
+        folder: of the runs.
+        arguments: of the command.
+    """
 
-def start_list() -> None:
-    """Remove the list, if there is one: the sweep is going to say all its runs anew."""
-    if VARIABLE in os.environ:
-        Path(os.environ[VARIABLE]).unlink(missing_ok=True)
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        command = digest({"arguments": [word for word in arguments if not word.startswith("force=")]})
+        self.path = (folder / ".sweeps" / command).absolute()
 
+    def start(self) -> None:
+        """Remove the list, if there is one: the sweep is going to say all its runs anew."""
+        self.path.unlink(missing_ok=True)
 
-def add_to_list(runs: Sequence[Run]) -> None:
-    """Write down that some runs belong to the sweep, in one go, since other processes may do the same."""
-    if VARIABLE in os.environ:
-        path = Path(os.environ[VARIABLE])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+    def add(self, runs: Sequence[Run]) -> None:
+        """Write down that some runs belong to the sweep, in one go, since other processes may do the same."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
             file.write("".join(json.dumps({"run": run.path.name, **_purpose_of(run)}) + "\n" for run in runs))
+
+    def members(self) -> list[Member]:
+        """Return the members, each run once."""
+        return listed(self.path)
 
 
 def _purpose_of(run: Run) -> dict[str, Any]:
@@ -73,12 +76,8 @@ def _is_below(key: str, others: Collection[str]) -> bool:
     return any(key == other or key.startswith(f"{other}.") for other in others)
 
 
-def listed(path: Path | None = None) -> list[Member]:
-    """Return the members of a list, each run once; of this process's own sweep if no file is given.
-
-    A line that is not whole, as a full disk leaves it, is left out.
-    """
-    path = path or Path(os.environ[VARIABLE])
+def listed(path: Path) -> list[Member]:
+    """Return the members of a list; a line that is not whole, as a full disk leaves it, is left out."""
     found = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         with suppress(ValueError):

@@ -18,7 +18,7 @@ from runner.storage.atomic import read_json, write_atomic
 from runner.storage.status import Status
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PREFIX = "network."  # of the network's tensors in a file, which holds its normalisation too
 SHOWN = 3  # misfits in a sentence
@@ -165,3 +165,16 @@ def _refusing(reader: Any, path: Path) -> Any:
 def _of_network(tensors: Mapping[str, Any]) -> dict[str, Any]:
     own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
     return own or dict(tensors)
+
+
+def start_from(source: str | None, model: nn.Module) -> None:
+    """Replace a model's weights by those of a run's directory or a file, `init_from`; none: they stay.
+
+    Raises:
+        ValueError: if there are none, or if they do not fit; one sentence.
+    """
+    if source is not None:
+        found = read(source)
+        if wrong := misfit(found, model.state_dict()):
+            raise ValueError(f"init_from must be weights that fit the model, got {source}: {wrong}")
+        model.load_state_dict(found)

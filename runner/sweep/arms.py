@@ -12,11 +12,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
-
 from runner.config.check import exit_with_problems
-from runner.config.compose import Composer, composed_of, grid, typed_lines
+from runner.config.compose import Composer, grid, typed_lines
 from runner.config.objective import loss_beside, problems_of_choosing
 from runner.config.text import wrapped
 from runner.config.words import parsed
@@ -31,24 +28,24 @@ NO_VALIDATION = "sweep.trials needs validation examples, got none: choose data.v
 Jobs = list[list[str]]
 
 
-def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], launch: Callable[[Jobs], None]) -> None:
-    """Run the trials of all arms, then the comparison with what they have chosen; exit with code 1 if one is left out.
+def run_arms(
+    sweep: dict[str, Any], shared: Sequence[str], composer: Composer, train: Callable[[Jobs], list[Run]]
+) -> int:
+    """Run the trials of all arms, then the comparison with what they have chosen; return 1 if one is left out, else 0.
 
     Args:
-        loader: Hydra's.
-        config: of the sweep.
+        sweep: the config's node.
         shared: overrides of all arms, as they are typed.
-        launch: runs some jobs, however they end.
+        composer: of the jobs' configs.
+        train: trains some jobs, however they end.
     """
-    composer = Composer(loader, config.hydra.overrides.hydra)
-    sweep = composed_of(config, config.hydra, ()).values["sweep"]
     found = points_of(sweep, shared, composer)
     trials = [point.trials(sweep["trials"], sweep["tuning_seeds"]) for point in found]
     if jobs := [job for point in trials for each in point.values() for job in each]:
         count = sum(map(len, trials))
         best = "the best trial of each arm on validation goes into the comparison"
         print(f"{count} trial{'s' * (count != 1)} in {len(jobs)} run{'s' * (len(jobs) != 1)}; {best}", flush=True)
-        launch(jobs)
+        train(jobs)
     jobs, is_missing = [], False
     for point, tried in zip(found, trials, strict=True):
         means = validated(tried, lambda job: Run(composer.compose(job).values))
@@ -62,9 +59,8 @@ def run_arms(loader: ConfigLoader, config: DictConfig, shared: Sequence[str], la
             print(wrapped(f"{point.arm}: {words}"), flush=True)
         jobs += point.comparison(choice)
     if jobs:
-        launch(jobs)
-    if is_missing:
-        sys.exit(FAILED)
+        train(jobs)
+    return FAILED if is_missing else 0
 
 
 class Tried(NamedTuple):

@@ -5,17 +5,17 @@ What differs from cluster to cluster is an `Engine` and its `Job`s. How a run st
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runner.config.check import exit_with_problems
-from runner.outcome import FAILED, objective
+from runner.outcome import FAILED, check_objectives
 from runner.signals import StopSignals
 from runner.storage.directory import Run
 from runner.storage.status import Status
-from runner.sweep.conclude import Submitted
 from runner.sweep.job import record_exit
 from runner.sweep.overview import Overview, name_of
 
@@ -24,6 +24,23 @@ STARTS_SECONDS = 5.0  # between looks for runs that have begun
 GRACE_SECONDS = 60.0  # for stopped jobs to save; then they are killed
 LAG_SECONDS = 10.0  # until a shared file system shows what a job on another machine has written
 RECORDERS = 16  # ends recorded at a time: one may wait for the silence of a dead machine (`runner.storage.lock`)
+
+
+Jobs = Sequence[Sequence[str]]  # the overrides of each job
+StopCheck = Callable[[Run], str | None]  # why to stop a run; None if it may go on
+
+
+class Submitted(Exception):
+    """Jobs are left in the queue of a cluster, which does not need this process any more.
+
+    Args:
+        number: of the jobs.
+        code: exit code of the command.
+    """
+
+    def __init__(self, number: int, code: int) -> None:
+        super().__init__(number)
+        self.number, self.code = number, code
 
 
 class Refused(RuntimeError):
@@ -57,9 +74,35 @@ class Job(Protocol):
         """Return how the job ended, None while it is queued or running. It is asked often, and answers at once."""
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """What starts jobs on a cluster."""
 
+    def run_all(self, runs: Sequence[Run], stop_check: StopCheck | None = None) -> None:
+        """Train all runs that need it.
+
+        Args:
+            runs: of checked configs; one that occurs twice is trained once.
+            stop_check: not used: jobs here cannot be stopped one by one.
+
+        Raises:
+            Submitted: if jobs are queued or running and are not waited for.
+        """
+        jobs = {run.path: run for run in runs}
+        waiting = [run for run in jobs.values() if not run.needs_no_training]
+        try:
+            attached = self.attached(waiting)
+        except Refused as refusal:
+            exit_with_problems([str(refusal)])
+        print(
+            f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them ended before, "
+            f"{len(attached)} queued or running already",
+            flush=True,
+        )
+        if waiting:
+            _Watch(self, waiting, attached, len(jobs)).run(waiting[0].config["sweep"]["wait"])
+        check_objectives(runs)
+
+    @abstractmethod
     def attached(self, runs: Sequence[Run]) -> Mapping[Path, Job]:
         """Return the jobs of an earlier command that are still queued or running, by the directory of their run.
 
@@ -67,6 +110,7 @@ class Engine(Protocol):
             Refused: if the engine does not answer.
         """
 
+    @abstractmethod
     def submit(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Job]]:
         """Submit a job for each run, which calls `runner.sweep.job.train_in_engines_process`.
 
@@ -74,35 +118,9 @@ class Engine(Protocol):
             Refused: if the engine does not take the jobs that are left.
         """
 
-    def cancel(self, jobs: Sequence[Job], at_once: bool) -> None:
+    @abstractmethod
+    def cancel(self, jobs: Sequence[Any], at_once: bool) -> None:
         """End jobs: those that run save their states first, unless it is to be at once."""
-
-
-def run_all(runs: Sequence[Run], engine: Engine, wait: bool = True) -> list[float]:
-    """Train all runs that need it, and return what a sweeper minimises.
-
-    Args:
-        runs: of checked configs; one that occurs twice is trained once.
-        engine: that runs the jobs.
-        wait: for the jobs.
-
-    Raises:
-        Submitted: if jobs are queued or running and are not waited for.
-    """
-    jobs = {run.path: run for run in runs}
-    waiting = [run for run in jobs.values() if not run.needs_no_training]
-    try:
-        attached = engine.attached(waiting)
-    except Refused as refusal:
-        exit_with_problems([str(refusal)])
-    print(
-        f"sweep of {len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(waiting)} of them ended before, "
-        f"{len(attached)} queued or running already",
-        flush=True,
-    )
-    if waiting:
-        _Watch(engine, waiting, attached, len(jobs)).run(wait)
-    return [objective(run) for run in runs]
 
 
 class _Watch:

@@ -12,19 +12,20 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from runner.config.check import ConfigError, exit_with_problems
 from runner.config.text import wrapped
-from runner.outcome import BAD_CONFIG, FAILED, objective
+from runner.outcome import BAD_CONFIG, FAILED, check_objectives
 from runner.signals import StopSignals
 from runner.stack.grouping import lines_of, stacks_of
 from runner.storage.directory import Run
 from runner.storage.lock import is_held
 from runner.storage.status import Status
+from runner.sweep.cluster import StopCheck
 from runner.sweep.job import record_exit, train_in_own_process
 from runner.sweep.overview import Overview
 from runner.system import cores, gpus, importing_much, share_with_forks
@@ -33,11 +34,39 @@ GRACE_SECONDS = 30.0  # for a stopped job to end its step and save, mostly a fra
 TICK_SECONDS = 0.1  # between looks at signals and redrawings
 POLL_SECONDS = 1.0  # between looks at the runs that other processes train
 
-Reason = Callable[[Run], str | None]  # to stop a run; None if it may go on
+
+class Local:
+    """Each job in a process of its own on this machine, some at a time; a bad job ends alone.
+
+    Args:
+        n_jobs: jobs at a time (>= 1; null: as many as cores).
+    """
+
+    largest = 1
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        self.n_jobs = n_jobs
+
+    def run_all(self, runs: Sequence[Run], stop_check: StopCheck | None = None) -> None:
+        """Train all runs that need it; one is stopped as soon as there is a reason to."""
+        run_all(runs, self.n_jobs, self.largest, stop_check)
 
 
-def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: Reason | None = None) -> list[float]:
-    """Train all runs that need it, and return what a sweeper minimises.
+class Stacked(Local):
+    """Trains jobs that differ in numbers alone as one stack of models in a process, and the others as `Local` does.
+
+    Args:
+        n_jobs: stacks, or single jobs, at a time (>= 1; null: as many as cores).
+        largest: number of jobs in a stack (>= 2).
+    """
+
+    def __init__(self, n_jobs: int | None = None, largest: int = 64) -> None:
+        super().__init__(n_jobs)
+        self.largest = largest
+
+
+def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: StopCheck | None = None) -> None:
+    """Train all runs that need it.
 
     Args:
         runs: of checked configs; one that occurs twice is trained once.
@@ -62,14 +91,14 @@ def run_all(runs: Sequence[Run], n_jobs: int | None, largest: int = 1, reason: R
     if waiting:
         _import_all(waiting)
         _check_metric(waiting[0])
-        from runner import compatibility
+        from runner.training import compatibility
 
         share_with_forks()
         groups = [*stacks, *([run] for runs in alone.values() for run in runs)]
         pool = _Pool(n_jobs, threads, devices, waiting[0].config["sweep"]["on_error"], len(jobs), reason)
         with tempfile.TemporaryDirectory() as compatibility.VERIFIED:
             pool.run(groups, waiting)
-    return [objective(run) for run in runs]
+    check_objectives(runs)
 
 
 def _import_all(runs: Sequence[Run]) -> None:
@@ -84,8 +113,8 @@ def _import_all(runs: Sequence[Run]) -> None:
             import matplotlib.backends.backend_agg  # noqa: F401 (the first picture does)
 
             import runner.recording.pictures  # noqa: F401
-    from runner.instantiate import check_signatures
     from runner.storage.provenance import commit
+    from runner.training.instantiate import check_signatures
 
     commit()  # it is remembered
     problems = []
@@ -135,7 +164,7 @@ class _Pool:
     """
 
     def __init__(
-        self, n_jobs: int, threads: int, devices: Sequence[str], on_error: str, total: int, reason: Reason | None
+        self, n_jobs: int, threads: int, devices: Sequence[str], on_error: str, total: int, reason: StopCheck | None
     ) -> None:
         self.n_jobs, self.threads, self.on_error, self.total, self.reason = n_jobs, threads, on_error, total, reason
         self.devices = devices

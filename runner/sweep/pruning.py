@@ -17,7 +17,7 @@ from optuna.trial import Trial
 
 from runner.storage.directory import Run
 
-LAUNCHER = "hydra_plugins.local_launcher.LocalLauncher"  # the one that can stop a single job
+LAUNCHER = "runner.sweep.pool.Local"  # the one that can stop a single job
 REASON = "pruned"  # attribute of a trial: why its run is stopped
 MEASURED = ("train/", "validation/", "test/")  # what the metrics begin with that each evaluated epoch has
 

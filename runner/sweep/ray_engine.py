@@ -20,7 +20,7 @@ from runner.outcome import FAILED
 from runner.signals import STOP_CODES
 from runner.storage.directory import Run
 from runner.storage.lock import is_held
-from runner.sweep.cluster import End, Job, Refused
+from runner.sweep.cluster import End, Engine, Job, Refused
 from runner.sweep.job import train_in_engines_process
 
 # As of 2.47 Ray repeats `uv run` in its workers, in an environment without Ray: they never start.
@@ -40,7 +40,7 @@ REASONS = {
 }
 
 
-class RayEngine:
+class RayEngine(Engine):
     """A Ray cluster.
 
     Args:

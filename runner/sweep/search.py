@@ -8,19 +8,17 @@ The same command continues the study, and a search ends when no trial of its fol
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 import yaml
-from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from runner.config.check import exit_with_problems
-from runner.config.compose import Composer
 from runner.config.objective import loss_beside, problems_of_metric
 from runner.config.text import wrapped
 from runner.outcome import objective
@@ -28,11 +26,9 @@ from runner.storage.atomic import write_atomic
 from runner.storage.directory import Run
 from runner.storage.identity import digest
 from runner.storage.lock import is_held, machine
-from runner.storage.members import add_to_list, start_list
 from runner.storage.status import FINISHED
 from runner.summary.best import least
-from runner.sweep.conclude import checked_runs
-from runner.sweep.pool import Reason
+from runner.sweep.grid import Sweep
 from runner.sweep.pruning import Pruning, problems_of_pruning, pruner_of
 from runner.sweep.space import REPEATS, Proposals, Space, place_of
 from runner.sweep.study import exit_if_lost, open_study
@@ -42,12 +38,9 @@ OWNER = "owner"  # attribute of a trial: the process that runs it
 GRACE_SECONDS = 5.0  # for another process to complete the trial that it has just begun
 POLL_SECONDS = 1.0  # between looks at what other processes are doing
 
-Jobs = list[list[str]]
-Train = Callable[[Jobs, Reason | None], list[Run]]
-Launch = Callable[[Jobs, Reason | None], None]
 
-
-class Options(NamedTuple):
+@dataclass(frozen=True)
+class Search:
     """What can be chosen of a search; conf/hydra/sweeper/optuna.yaml explains each."""
 
     sampler: str
@@ -61,42 +54,26 @@ class Options(NamedTuple):
     storage: str | None
     study_name: str | None
 
-
-def run_search(
-    loader: ConfigLoader, config: DictConfig, lines: Sequence[str], options: Options, launch: Launch
-) -> None:
-    """Run trials until the study has as many as it is to have, then report the best ones.
-
-    Args:
-        loader: Hydra's.
-        config: of the sweep.
-        lines: overrides, as they are typed; the last one of a key counts.
-        options: of the search.
-        launch: runs some jobs, however they end; a run is stopped as soon as there is a reason to.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = Space.of(lines, loader)
-    if problems := space.problems(options.sampler):
-        exit_with_problems(problems)
-    first, *_ = checked_runs(loader, config, list(map(space.lines, space.samples())))
-    if problems := _problems_of_search(options, first, config.hydra.launcher._target_):
-        exit_with_problems(problems)
-    if len(options.objectives or ()) == 1:  # the runs, and their table, are to know it
-        space.fixed.append(f"objective_metric={options.objectives[0]}")  # type: ignore[index]
-    start_list()
-
-    def train(jobs: Jobs, reason: Reason | None) -> list[Run]:
-        runs = checked_runs(loader, config, jobs)
-        launch(jobs, reason)
-        return runs
-
-    search = _Search(Composer(loader, config.hydra.overrides.hydra), space, options, first, train)
-    with exit_if_lost():
-        search.run()
-        search.report()
+    def run(self, sweep: Sweep) -> int:
+        """Run trials until the study has as many as it is to have, then report the best ones."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        space = Space.of(sweep.lines, sweep.composer)
+        if problems := space.problems(self.sampler):
+            exit_with_problems(problems)
+        first, *_ = sweep.runs(list(map(space.lines, space.samples())))
+        if problems := _problems_of_search(self, first, sweep.nodes["launcher"]["_target_"]):
+            exit_with_problems(problems)
+        if len(self.objectives or ()) == 1:  # the runs, and their table, are to know it
+            space.fixed.append(f"objective_metric={self.objectives[0]}")  # type: ignore[index]
+        sweep.index.start()
+        study = _Study(sweep, space, self, first)
+        with exit_if_lost():
+            study.run()
+            study.report()
+        return 0
 
 
-def _problems_of_search(options: Options, first: Run, launcher: str) -> list[str]:
+def _problems_of_search(options: Search, first: Run, launcher: str) -> list[str]:
     names, problems = options.objectives or (), list[str]()
     for name in names:
         problems += problems_of_metric("hydra.sweeper.objectives", name, first.config)
@@ -113,19 +90,18 @@ def _this_process(folder: Path) -> dict[str, Any]:
     return {"machine": machine(), "pid": process, "birth": birth_of(process), "folder": place}
 
 
-class _Search:
+class _Study:
     """One process's part in a study.
 
     Args:
-        composer: of configs.
+        sweep: that trains the jobs.
         space: what is varied.
         options: of the search.
         first: a run of the space; the others differ from it in what is varied.
-        train: runs some jobs, however they end, and returns their runs.
     """
 
-    def __init__(self, composer: Composer, space: Space, options: Options, first: Run, train: Train) -> None:
-        self.composer, self.space, self.options, self.train = composer, space, options, train
+    def __init__(self, sweep: Sweep, space: Space, options: Search, first: Run) -> None:
+        self.sweep, self.space, self.options = sweep, space, options
         self.folder, self.config = first.path.parent.absolute(), first.config
         self.metrics = list(options.objectives or [first.config["objective_metric"]])
         self.n_trials = min(options.n_trials, space.size) if options.sampler == "grid" else options.n_trials
@@ -140,7 +116,7 @@ class _Search:
         self.study.pruner = pruner_of(options.pruner, options.prune_after, options.startup_trials)
 
     def _run_of(self, params: dict[str, Any]) -> Run:
-        return Run(self.composer.compose(self.space.lines(params)).values)
+        return Run(self.sweep.composer.compose(self.space.lines(params)).values)
 
     def run(self) -> None:
         """Run trials until there are enough and none of this folder is left running."""
@@ -170,7 +146,7 @@ class _Search:
 
     def _list_runs(self) -> None:
         ours = [trial.params for trial in self._trials() if self._is_here(trial) and self._is_whole(trial)]
-        add_to_list([run for run in map(self._run_of, ours) if run.path.exists()])  # some may have been deleted
+        self.sweep.index.add([run for run in map(self._run_of, ours) if run.path.exists()])
 
     def _repeat_failed(self) -> None:
         repeated = {trial.user_attrs.get(REPEATS) for trial in self._trials()}
@@ -219,7 +195,7 @@ class _Search:
         reason = None
         if self.options.pruner:
             reason = Pruning([(self._run_of(trial.params), trial) for trial in trials], self.metrics[0]).reason
-        runs = self.train(jobs, reason)
+        runs = self.sweep.train(jobs, reason)
         for attempt in count():
             held = [is_held(run.path) for run in runs]
             # If the other process was stopped meanwhile, its run has not ended: it is our turn, once.
@@ -228,7 +204,7 @@ class _Search:
                 break
             while any(is_held(run.path) for run in runs):
                 time.sleep(POLL_SECONDS)
-            self.train([job for job, *why in zip(jobs, held, ours, strict=True) if any(why)], reason)
+            self.sweep.train([job for job, *why in zip(jobs, held, ours, strict=True) if any(why)], reason)
         is_pruned = [bool(reason and reason(run)) for run in runs]  # before any trial's end changes the median
         for trial, run, pruned in zip(trials, runs, is_pruned, strict=True):
             is_result = run.status in FINISHED and not pruned

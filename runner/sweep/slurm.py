@@ -20,7 +20,7 @@ import submitit
 from runner.signals import STOP_CODES
 from runner.storage.directory import Run
 from runner.storage.slurm import ENDS, NoAnswer, Queue, Ticket, queue, queued
-from runner.sweep.cluster import End, Job, Refused
+from runner.sweep.cluster import End, Engine, Job, Refused
 from runner.sweep.job import train_in_engines_process
 from runner.sweep.pool import reason_of_death
 
@@ -92,7 +92,7 @@ def _exit_code(status: int) -> int:
     return 128 - code if 128 < code < 160 and code not in STOP_CODES else code
 
 
-class SlurmEngine:
+class SlurmEngine(Engine):
     """Jobs on the Slurm cluster of this machine, in arrays.
 
     Args:

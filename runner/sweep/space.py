@@ -10,17 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from runner.config.compose import with_exact_steps
+from runner.config.compose import Composer, with_exact_steps
 from runner.config.words import parsed
-from runner.seeds import stream_seed
+from runner.training.seeds import stream_seed
 
 REPEATS = "repeats"  # attribute of a trial: the number of the failed one whose values it has
 MOST_CHECKED = 200  # values of one key; the trials check theirs again
@@ -79,9 +77,9 @@ class Space(NamedTuple):
     empty: list[str]
 
     @classmethod
-    def of(cls, lines: Sequence[str], loader: ConfigLoader) -> Space:
+    def of(cls, lines: Sequence[str], composer: Composer) -> Space:
         """Return the space of some overrides, as they are typed; the last one of a key counts."""
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
+        overrides = map(composer.parsed, lines)
         axes, fixed, empty = {}, [], []
         for key, override in sorted({override.get_key_element(): override for override in overrides}.items()):
             if not override.is_sweep_override():

@@ -12,13 +12,13 @@ from benchmark import compare
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from runner.build import build
 from runner.config import conf_files
-from runner.loop import Loop
 from runner.summary.compare import Interval, holm
 from runner.summary.groups import summarize
 from runner.summary.runs import config_of, read_run
 from runner.system import keep_freed_memory
+from runner.training.build import build
+from runner.training.loop import Loop
 from studies import style
 from studies.study import Folders, Text, studies_of
 from studies.tables import interval, missed, paired, range_end, spread, table

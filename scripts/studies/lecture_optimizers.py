@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from data import Split
 from losses import Criterion
-from runner.build import build, build_optimizer
 from runner.config.compose import project_composer
 from runner.results import load_model
-from runner.schedule import Constant
 from runner.summary.runs import config_of, read_run
+from runner.training.build import build, build_optimizer
+from runner.training.schedule import Constant
 from studies import style
 from studies.study import Folders, Text, epochs_of, runs_of, studies_of
 from studies.tables import interval, paired, spread, table

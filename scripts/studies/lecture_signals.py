@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from runner.build import Components, build, build_network
 from runner.config.compose import project_composer
 from runner.evaluation import Signal, Subject
 from runner.results import load_runs
 from runner.summary.runs import config_of, read_run
+from runner.training.build import Components, build, build_network
 from studies import style
 from studies.study import Folders, Text, directories_of, epochs_of, studies_of
 from studies.tables import interval, paired, spread, table

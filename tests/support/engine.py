@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runner.storage.directory import Run
-from runner.sweep.cluster import End, Job, Refused
+from runner.sweep.cluster import End, Engine, Job, Refused
 from runner.sweep.job import train_in_engines_process
 
 # Run by `Forks.start`: train.py, with the local launcher's jobs on the fake engine.
@@ -19,8 +19,8 @@ import os, runpy, sys
 from pathlib import Path
 sys.path.insert(1, os.environ["TESTS"])
 from support.engine import ForkEngine
-from runner.sweep import cluster, pool
-pool.run_all = lambda runs, *options: cluster.run_all(runs, ForkEngine())
+from runner.sweep.pool import Local
+Local.run_all = lambda self, runs, stop_check=None: ForkEngine().run_all(runs)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -52,7 +52,7 @@ class ForkJob:
         return End(code, "left the queue without a result" if self.fault == "early" else f"ended with code {code}")
 
 
-class ForkEngine:
+class ForkEngine(Engine):
     """Starts all jobs at once; refuses what FAULTS, a file, says."""
 
     def __init__(self) -> None:

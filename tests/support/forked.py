@@ -201,8 +201,8 @@ def instrument(
     import torch
 
     import runner.run
-    from runner.build import build
-    from runner.loop import Loop
+    from runner.training.build import build
+    from runner.training.loop import Loop
 
     made, file = 0, os.open(notes or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     step, objective, load, replace = Loop.step, Loop.objective, Loop.load_state_dict, os.replace

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ from data import Augmentation, Dataset, prepare
 from losses.criterion import Criterion
 from models import freeze_batch_norm
 from models.batch_norm import keep_in_evaluation
-from runner.compatibility import (
+from runner.config.check import ConfigError
+from runner.evaluation.penalties import PenaltyValue
+from runner.evaluation.probes import Probe
+from runner.training.compatibility import (
     check_augment,
     check_criterion,
     check_derivatives,
@@ -26,14 +29,12 @@ from runner.compatibility import (
     value_of,
     warn_of_options,
 )
-from runner.config.check import ConfigError
-from runner.evaluation.penalties import PenaltyValue
-from runner.evaluation.probes import Probe
-from runner.instantiate import Problems, check_signatures, common_options, construct, own_options
-from runner.schedule import Schedule
-from runner.seeds import seed_torch, stream_seed
-from runner.storage import weights
-from runner.term import Term
+from runner.training.instantiate import Problems, check_signatures, common_options, construct, own_options
+from runner.training.schedule import Schedule
+from runner.training.seeds import seed_torch, stream_seed
+from runner.training.term import Term
+
+Prepare = Callable[[nn.Module], None]
 
 
 @dataclass
@@ -52,8 +53,10 @@ class Components:
     channels_last: bool
 
 
-def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Components:
+def build(config: Mapping[str, Any], dataset: Dataset | None = None, prepare: Prepare | None = None) -> Components:
     """Build all components of a run, whose data may be at hand, and try each penalty on two examples.
+
+    `prepare` gives a new model its weights before anything depends on them, as `init_from` wants it.
 
     Raises:
         ConfigError: with a sentence for everything that does not fit.
@@ -64,22 +67,12 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     be_deterministic(device)
     check_signatures(config)
     problems = Problems(config["allow_targets"])
-    with problems.at("loss"):
-        criterion = construct(own_options(config["loss"], "loss"))
-    with problems.at("scheduler"):
-        schedule = checked_schedule(construct(config["scheduler"]), config["epochs"])
-    with problems.at("data"):
-        dataset = dataset or _build_dataset(config, device)
-    problems.raise_if_any()  # the rest depends on these
+    criterion, schedule, dataset = _build_first(config, dataset, device, problems)
     terms = _build_terms(config, dataset, problems)
     probes = _build_probes(config, dataset, problems)
     with problems.at("augment"):
         augment = construct(config["augment"]).fit(dataset)
-    with problems.at("model"):
-        model = _build_model(config, dataset, device)
-    problems.raise_if_any()
-    with problems.at(""):
-        _start_from(config["init_from"], model)
+    model = _prepared(config, dataset, device, prepare, problems)
     channels_last = _is_channels_last(config, dataset, terms)
     if channels_last:
         model, dataset = model.to(memory_format=torch.channels_last), dataset.in_channels_last()
@@ -92,6 +85,34 @@ def build(config: Mapping[str, Any], dataset: Dataset | None = None) -> Componen
     _check_together(config, components, problems)
     _freeze(config, components, problems)
     return _verified(config, components, problems)
+
+
+def _build_first(
+    config: Mapping[str, Any], dataset: Dataset | None, device: torch.device, problems: Problems
+) -> tuple[Criterion, Schedule, Dataset]:
+    """Return what depends on nothing, and all else on this."""
+    with problems.at("loss"):
+        criterion = construct(own_options(config["loss"], "loss"))
+    with problems.at("scheduler"):
+        schedule = checked_schedule(construct(config["scheduler"]), config["epochs"])
+    with problems.at("data"):
+        dataset = dataset or _build_dataset(config, device)
+    problems.raise_if_any()
+    return criterion, schedule, dataset
+
+
+def _prepared(
+    config: Mapping[str, Any], dataset: Dataset, device: torch.device, prepare: Prepare | None, problems: Problems
+) -> nn.Module:
+    with problems.at("model"):
+        model = _build_model(config, dataset, device)
+    problems.raise_if_any()
+    with problems.at(""):
+        if prepare:
+            prepare(model)
+        elif config["init_from"] is not None:
+            raise ValueError("init_from must be read by who builds: runner.run.built does it")
+    return model
 
 
 def _freeze(config: Mapping[str, Any], components: Components, problems: Problems) -> None:
@@ -237,14 +258,6 @@ def _settle(network: nn.Module, input_shape: Sequence[int]) -> None:
         network.train()
     for module in owned:
         keep_in_evaluation(module)
-
-
-def _start_from(source: str | None, model: nn.Module) -> None:
-    if source is not None:
-        found = weights.read(source)
-        if wrong := weights.misfit(found, model.state_dict()):
-            raise ValueError(f"init_from must be weights that fit the model, got {source}: {wrong}")
-        model.load_state_dict(found)
 
 
 def _check_outputs(model: nn.Module, dataset: Dataset) -> None:

@@ -9,7 +9,7 @@ from runner.config.allowlist import resolve
 from runner.config.check import ConfigError
 from runner.config.conf_files import NAMED, SINGLE
 from runner.config.signature import parameters_of, problems_of_options
-from runner.outcome import is_lack_of_memory, place_of
+from runner.training.faults import is_lack_of_memory, place_of
 
 # Keys of a group that are the runner's own; all others go to the constructor.
 COMMON = {

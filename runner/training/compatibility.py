@@ -19,7 +19,7 @@ from runner.config.objective import is_measured
 from runner.config.text import near
 from runner.evaluation.evaluate import MOST_OUTPUTS
 from runner.evaluation.probes import Probe, Subject
-from runner.schedule import Schedule
+from runner.training.schedule import Schedule
 
 EXAMPLES = 4  # on which derivatives are looked at
 VERIFIED: str | None = None  # a folder of the sweep's, in its jobs: a file for each kind of penalty and model looked at

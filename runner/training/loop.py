@@ -10,11 +10,11 @@ from torch import Tensor
 
 from losses import EagerForward, weights_of
 from losses.passes import TorchDraws, state_of, undisturbed
-from runner.build import Components
-from runner.metrics import Means
-from runner.optimizers import evaluates_once, make_step
-from runner.seeds import seed_torch, stream_seed
-from runner.term import Term
+from runner.training.build import Components
+from runner.training.metrics import Means
+from runner.training.optimizers import evaluates_once, make_step
+from runner.training.seeds import seed_torch, stream_seed
+from runner.training.term import Term
 
 CHECK_EVERY = 50  # steps between checks of the objectives: each check waits for the device
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from data import Dataset, Split
 from losses import EagerForward, Forward
-from runner.build import Components
-from runner.compatibility import value_of
 from runner.evaluation.evaluate import Evaluation, evaluate
 from runner.evaluation.probes import Subject
-from runner.seeds import stream_seed
+from runner.training.build import Components
+from runner.training.compatibility import value_of
+from runner.training.seeds import stream_seed
 
 AT_CHANCE = 0.95  # part of the error of a guess, from which on nothing was learned
 
