@@ -264,7 +264,7 @@ class EagerForward(Forward):
     def _pull(self, cotangent: Tensor, of: str, at: str) -> tuple[Tensor, Tensor]:
         """Return a cotangent v and v^T J, as a function of v."""
         with recording():
-            cotangent = cotangent.detach().requires_grad_()
+            cotangent = tracked(cotangent)
             self._pulled[of, at] = cotangent, self.vjp(cotangent, (at,), of)[0]
         return self._pulled[of, at]
 
