@@ -146,6 +146,12 @@ class EagerForward(Forward):
                 return product if create_graph else product.detach()
         return self._by_two_reverse_passes(direction, of, at, create_graph)
 
+    def power_step(self, direction: Tensor, scaled: Callable[[Tensor], Tensor], at: str = "inputs") -> Tensor:
+        if ("outputs", at) in self._pulled:
+            return super().power_step(direction, scaled, at)
+        pulled = self._pull(direction, "outputs", at)[1]  # of which J t can be taken, too
+        return self.jvp(scaled(pulled.detach()), create_graph=False, at=at)
+
     def loss_gradient(self) -> Tensor:
         with recording() if torch.is_inference_mode_enabled() else nullcontext():
             (gradient,) = derivative([self.losses], [self.outputs], [torch.ones_like(self.losses)], create_graph=True)
@@ -248,15 +254,19 @@ class EagerForward(Forward):
 
     def _by_two_reverse_passes(self, direction: Tensor, of: str, at: str, create_graph: bool) -> Tensor:
         """Return J t as the derivative of <v^T J, t> by the cotangent v: no further pass of the model."""
+        cotangent, pulled = self._pulled.get((of, at)) or self._pull(torch.zeros_like(self.point(of)), of, at)
         with recording():
-            if (of, at) not in self._pulled:
-                cotangent = torch.zeros_like(self.point(of)).requires_grad_()
-                self._pulled[of, at] = cotangent, self.vjp(cotangent, (at,), of)[0]
-            cotangent, pulled = self._pulled[of, at]
             (product,) = derivative([pulled], [cotangent], [direction], create_graph)
         if product is None and pulled.requires_grad:
             raise ValueError(cannot("a function is marked once_differentiable"))
         return torch.zeros_like(cotangent) if product is None else product
+
+    def _pull(self, cotangent: Tensor, of: str, at: str) -> tuple[Tensor, Tensor]:
+        """Return a cotangent v and v^T J, as a function of v."""
+        with recording():
+            cotangent = tracked(cotangent)
+            self._pulled[of, at] = cotangent, self.vjp(cotangent, (at,), of)[0]
+        return self._pulled[of, at]
 
     def _zero(self, name: str, of: str) -> Tensor:
         """Return the zero that stands for a derivative without a path; raise ValueError if it is no zero."""

@@ -4,7 +4,7 @@ Shapes, here and in all of `losses`: B batch, C outputs, D inputs, K tangents, *
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -124,6 +124,16 @@ class Forward(ABC):
             create_graph: False for a value that is to be held constant.
             at: the point: "inputs", "inputs.NAME" or a recorded layer.
         """
+
+    def power_step(self, direction: Tensor, scaled: Callable[[Tensor], Tensor], at: str = "inputs") -> Tensor:
+        """Return J scaled(J^T v), held constant: a step of power iteration on J J^T.
+
+        Args:
+            direction: v, shaped like the outputs.
+            scaled: changes lengths alone, so that nothing overflows on the way.
+            at: the point by which J is taken.
+        """
+        return self.jvp(scaled(self.vjp(direction, (at,), create_graph=False)[0]), create_graph=False, at=at)
 
     @abstractmethod
     def loss_gradient(self) -> Tensor:

@@ -141,8 +141,7 @@ class JacobianSpectral(Penalty):
     def _iterated(self, forward: Forward, iterations: int) -> Tensor:
         (direction,) = random_directions(forward, forward.outputs, 1, "sphere")
         for _ in range(iterations):
-            tangent = unit_length(forward.vjp(direction, (self.at,), create_graph=False)[0])
-            direction = unit_length(forward.jvp(tangent, create_graph=False, at=self.at))
+            direction = unit_length(forward.power_step(direction, unit_length, self.at))
         return direction
 
 

@@ -23,7 +23,7 @@ WRONG = 1e-2  # relative difference of two ways to one derivative that is no rou
 
 @dataclass
 class Known:
-    """What is known of a model in one mode, training or evaluation.
+    """What is known of a model in one mode: each of its modules in training or in evaluation.
 
     Attributes:
         passes: how many were looked at.
@@ -53,7 +53,7 @@ class Known:
         return self.needs_formulas or self.passes < PASSES
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, dict[bool, Known]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[bool, ...], Known]] = WeakKeyDictionary()
 
 
 def known_of(model: nn.Module) -> Known:
@@ -61,7 +61,7 @@ def known_of(model: nn.Module) -> Known:
     modes = _KNOWN.get(model)
     if modes is None:
         modes = _KNOWN[model] = {}
-    mode = model.training
+    mode = tuple(module.training for module in model.modules())  # a batch norm alone may be in another one
     if mode not in modes:
         modes[mode] = Known()
     return modes[mode]

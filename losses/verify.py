@@ -75,8 +75,12 @@ def _verify_one(module: nn.Module, criterion: Any, few: Inputs, wanted: Tensor, 
             if wrong is None:
                 return
         raise ValueError(wrong)
-    except (RuntimeError, TypeError):  # a network or a penalty for one precision alone: its rows can be seen
-        with undisturbed(module, device):
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and not isinstance(error.__cause__, RuntimeError):
+            raise
+        with undisturbed(
+            module, device
+        ):  # a network, criterion or penalty for one precision alone: its rows can be seen
             check = _Check(module, criterion, few, wanted, penalty, output)
             check.value(check.forward(check.inputs))
 

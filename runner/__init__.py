@@ -102,7 +102,6 @@ Rooms beside it:
 """
 
 import os
-from typing import Any
 
 
 def let_idle_threads_sleep() -> None:
@@ -117,11 +116,3 @@ def let_idle_threads_sleep() -> None:
 
 
 let_idle_threads_sleep()
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("train", "sweep"):  # late: every process imports this package
-        from runner import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

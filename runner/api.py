@@ -1,6 +1,6 @@
 """Training from Python, by the same road as from the command line.
 
-    from runner import sweep, train
+    from runner.api import sweep, train
 
     run = train("penalty=l2", "penalty.l2.weight=0.01", "epochs=5")
     run.result["test/error"], run.metrics, run.model()

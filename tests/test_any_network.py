@@ -289,6 +289,16 @@ def test_a_mixing_layer_is_named() -> None:
     EagerForward(model.eval(), CrossEntropy(), X, Y, [Jacobian()])
 
 
+def test_a_batch_norm_that_is_unfrozen_later_is_looked_at_again() -> None:
+    """The model itself stays in training mode; earlier passes, with the norm in evaluation mode, were right."""
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6).eval(), nn.Linear(6, 3))
+    for _ in range(4):
+        assert value_and_slope(model, REVERSE, X)[0] > 0
+    model[1].train()
+    with pytest.raises(ValueError, match=r"mix in 1 \(BatchNorm1d\)"):
+        value_and_slope(model, REVERSE, X)
+
+
 def test_the_large_margin_with_batch_norm_is_warned_of() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
     with pytest.warns(UserWarning, match=r"LargeMargin: the examples of a batch mix in 1 \(BatchNorm1d\)"):

@@ -12,8 +12,7 @@ import torch
 from support import ROOT
 from support.forked import Forks, wait_until
 
-from runner import sweep, train
-from runner.api import TrainedRun
+from runner.api import TrainedRun, sweep, train
 from runner.storage.atomic import read_json
 
 QUIET = ("data=line", "model=mlp", "loss=mse", "histograms=false", "pictures=false", "threads=1", "device=cpu")
@@ -82,7 +81,7 @@ def test_a_run_that_does_not_end_well_says_so() -> None:
 def test_after_a_ctrl_c_the_same_call_goes_on(folder: Path) -> None:
     """The caller alone gets the signal, as a notebook's kernel does."""
     line = [*QUIET, "epochs=400", "checkpoint_seconds=1e-6"]
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runner import train\ntrain(*{line!r})"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runner.api import train\ntrain(*{line!r})"
     with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, start_new_session=True) as caller:
         wait_until(lambda: list(folder.glob("runs/*/*/metrics.csv")), lambda: caller.poll() is None)
         os.kill(caller.pid, signal.SIGINT)

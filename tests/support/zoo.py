@@ -105,9 +105,9 @@ def only(output: Any) -> Tensor:
 class Behind(nn.Module):
     """A linear layer and tanh, the module, and a linear layer with three outputs."""
 
-    def __init__(self, sample: Sample, dtype: torch.dtype) -> None:
+    def __init__(self, sample: Sample, dtype: torch.dtype, seed: int = 1) -> None:
         super().__init__()
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         first = sample.args[0] if sample.args else sample.kwargs[sample.place]
         self.is_index = not first.is_floating_point()
         self.shape, self.sample, self.module = first.shape[1:], sample, sample.module
@@ -200,6 +200,16 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """Return the norm of the difference of all numbers by that of the right ones."""
     flat = [torch.cat([t.detach().double().flatten() for t in tensors]) for tensors in (ours, theirs)]
     return ((flat[0] - flat[1]).norm() / flat[1].norm().clamp(min=1e-9)).item()
+
+
+def has_gradients(network: nn.Module, values: dict[str, Tensor]) -> bool:
+    """Tell whether torch has the derivatives of all values by the weights."""
+    try:
+        for value in values.values():
+            gradients(value, network)
+    except RuntimeError:
+        return False
+    return True
 
 
 MODULES = {f"{index:03} {info.module_cls.__name__}": info for index, info in enumerate(module_db)}
