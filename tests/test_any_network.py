@@ -289,6 +289,34 @@ def test_a_mixing_layer_is_named() -> None:
     EagerForward(model.eval(), CrossEntropy(), X, Y, [Jacobian()])
 
 
+@pytest.mark.parametrize("receiver", [0, 1])
+def test_one_example_that_depends_on_its_neighbour_is_seen(receiver: int) -> None:
+    """In one direction alone: the outputs of even examples by the inputs of odd ones, or the other way round."""
+
+    def mix(hidden: Tensor) -> Tensor:
+        gift = torch.zeros_like(hidden)
+        gift[receiver] = 1
+        return hidden + gift * hidden[[1, 0, 3, 2]]
+
+    with pytest.raises(ValueError, match="the examples of a batch mix"):
+        value_and_slope(Net(mix), REVERSE, X.double())
+
+
+def test_outputs_have_a_row_for_each_example() -> None:
+    for shrink in (lambda h: h.mean(0, keepdim=True), lambda h: h[:3]):
+        with pytest.raises(ValueError, match="the model's outputs must have a row for each of the 4 examples, got"):
+            value_and_slope(Net(shrink), WeightGradient(), X.double())
+
+
+@pytest.mark.parametrize("penalty", [REVERSE, TANGENT, InputGradient()])
+def test_what_torch_cannot_differentiate_twice_is_told_by_the_pass(penalty: Penalty) -> None:
+    """Not by torch's error within the user's own backward."""
+    with pytest.raises(
+        ValueError, match="torch cannot differentiate this model as the penalty needs it: derivative for"
+    ):
+        EagerForward(Net(torch.ops.aten.hardsigmoid), CrossEntropy(), X.double(), Y, [penalty])
+
+
 def test_a_batch_norm_that_is_unfrozen_later_is_looked_at_again() -> None:
     """The model itself stays in training mode; earlier passes, with the norm in evaluation mode, were right."""
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6).eval(), nn.Linear(6, 3))
