@@ -317,6 +317,16 @@ def test_what_torch_cannot_differentiate_twice_is_told_by_the_pass(penalty: Pena
         EagerForward(Net(torch.ops.aten.hardsigmoid), CrossEntropy(), X.double(), Y, [penalty])
 
 
+def test_the_formula_of_instance_norm_counts_its_statistics_as_torch_does() -> None:
+    ours = nn.Sequential(nn.InstanceNorm1d(2, affine=True, track_running_stats=True), nn.Flatten(), nn.Linear(6, 3))
+    theirs, inputs = copy.deepcopy(ours), X.view(4, 2, 3)
+    theirs(inputs)
+    EagerForward(ours, CrossEntropy(), inputs, Y, [TangentProp(tangents=ones)])
+    assert not torch.equal(ours[0].running_mean, torch.zeros(2))
+    for name, buffer in theirs[0].named_buffers():
+        torch.testing.assert_close(ours[0].get_buffer(name), buffer)
+
+
 def test_a_batch_norm_that_is_unfrozen_later_is_looked_at_again() -> None:
     """The model itself stays in training mode; earlier passes, with the norm in evaluation mode, were right."""
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6).eval(), nn.Linear(6, 3))
