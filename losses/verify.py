@@ -78,11 +78,11 @@ def _verify_one(module: nn.Module, criterion: Any, few: Inputs, wanted: Tensor, 
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ValueError) and not isinstance(error.__cause__, RuntimeError):
             raise
-        with undisturbed(
-            module, device
-        ):  # a network, criterion or penalty for one precision alone: its rows can be seen
+        # A network, criterion or penalty for one precision alone: its rows can be seen, and whether it has a gradient.
+        with undisturbed(module, device):
             check = _Check(module, criterion, few, wanted, penalty, output)
-            check.value(check.forward(check.inputs))
+            value = check.value(check.forward(check.inputs))
+            derivative([value], [*check.params.values()], [torch.ones_like(value)])
 
 
 class _Check:

@@ -120,7 +120,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> TrainedRun:
         raise ValueError("train makes one run, and these overrides are a sweep: call sweep")
     run = Run(command.config.values)
     _in_own_process(command.arguments)
-    return TrainedRun(run.path)
+    return TrainedRun(run.path.absolute())
 
 
 def sweep(*overrides: str, config_dir: str | Path | None = None) -> Study:
@@ -130,7 +130,7 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Study:
     """
     command = _checked(overrides, config_dir, ["-m"])
     _in_own_process(command.arguments)
-    return Study(command.folder, SweepIndex(command.folder, command.arguments))
+    return Study(command.folder.absolute(), SweepIndex(command.folder, command.arguments))
 
 
 def _checked(overrides: Sequence[str], config_dir: str | Path | None, flags: Sequence[str]) -> Command:

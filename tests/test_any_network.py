@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -325,6 +326,20 @@ def test_the_formula_of_instance_norm_counts_its_statistics_as_torch_does() -> N
     assert not torch.equal(ours[0].running_mean, torch.zeros(2))
     for name, buffer in theirs[0].named_buffers():
         torch.testing.assert_close(ours[0].get_buffer(name), buffer)
+
+
+def test_verify_asks_for_a_gradient_of_what_is_for_one_precision_alone() -> None:
+    """In float64 the network fails; in its own precision the penalty has a value, and torch lacks its gradient."""
+
+    class OfInputs(Penalty):
+        def __call__(self, forward: Any) -> Tensor:
+            return forward.vjp(torch.ones_like(forward.outputs))[0].square().sum(1)
+
+    constant = torch.eye(6)
+    for function, is_sound in ((torch.tanh, True), (torch.ops.aten.hardsigmoid, False)):
+        model = Net(lambda h, f=function: f(h @ constant), torch.float32)  # type: ignore[misc]
+        with nullcontext() if is_sound else pytest.raises(ValueError, match="torch cannot differentiate this model"):
+            verify(model, CrossEntropy(), X, Y, [OfInputs()])
 
 
 def test_a_batch_norm_that_is_unfrozen_later_is_looked_at_again() -> None:

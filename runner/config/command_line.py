@@ -60,7 +60,7 @@ class Command(NamedTuple):
         return Path(self.config.values["runs_dir"], self.config.values["name"])
 
     def shown_config(self) -> str:
-        """Return the part of the config that is to be shown, as YAML; exit with code 1 if there is none."""
+        """Return the part of the config that is to be shown, as YAML; exit with code 2 if there is none."""
         config = self.composer.config(self.lines)
         parts = {"job": [key for key in config if key != "hydra"], "hydra": ["hydra"], "all": list(config)}
         if self.resolve:
